@@ -1,0 +1,107 @@
+#!/bin/bash
+# The one install path: packages, .venv in the project's root, bpffs. Used by make, CI and Vagrant.
+# Run it as often as you like: it does only what is missing.
+set -euo pipefail
+
+die() { echo "provision.sh: $2" >&2; exit "$1"; }
+
+self=$(realpath "${BASH_SOURCE[0]}")
+root=$(dirname "$(dirname "$self")")
+venv=$root/.venv
+
+extra='[test]'
+case "$*" in
+    '') ;;
+    --no-test) extra='' ;;
+    *) die 2 "unknown arguments: $*; usage: vagrant/provision.sh [--no-test]" ;;
+esac
+
+# shellcheck source=/dev/null
+distribution=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") || true
+case "$distribution" in
+    'debian 12' | 'debian 13' | 'ubuntu 24.04') ;;
+    *) die 2 "distribution '${distribution:-unknown}' is not supported: use Debian 12, Debian 13 or Ubuntu 24.04" ;;
+esac
+
+if ((EUID != 0)); then
+    command -v sudo >/dev/null || die 2 "needs root and sudo is not installed: run 'su -c $self'"
+    exec sudo -H bash "$self" "$@"
+fi
+
+# --- packages ---
+packages=(
+    python3-bpfcc # compiles and loads the BPF programs
+    libbpf1       # pinning and test runs, which bcc's Python lacks
+    python3-venv  # .venv
+    iproute2      # ip: namespaces and routes of the demo and tests
+    ethtool       # veth: GRO on the receiving end; native XDP features
+    iputils-ping  # tests ask Linux which way a ping goes
+    procps        # sysctl: forwarding, hash policy
+    make          # the Makefile is the front door
+)
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || true
+    [[ $state == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]})); then
+    echo "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # A fresh VM may be upgrading itself: wait for the lock.
+    apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+    "${apt[@]}" update >/dev/null ||
+        die 1 "package lists: apt-get update failed; check the network, then run this again"
+    "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+        die 1 "packages: apt-get install failed; try 'apt-get install ${missing[*]}' (Ubuntu: needs 'universe')"
+fi
+
+# --- .venv ---
+# Other Python settings of the caller must not leak in; neither may root's own ~/.local, which
+# other users of the .venv would miss.
+unset PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE=1
+
+# /usr/bin/python3 and not python3: bcc is in the distribution's Python only.
+python=/usr/bin/python3
+# A .venv that was moved here, or made by another Python (a tree shared with a VM), is made anew.
+identity="$venv $("$python" -V)"
+if [[ $(cat "$venv/.identity" 2>/dev/null) != "$identity" ]]; then
+    "$python" -m venv --clear --system-site-packages "$venv" ||
+        die 1 "$venv: cannot create it; remove it, then run this again"
+    echo "$identity" >"$venv/.identity"
+fi
+
+# pip is slow even with nothing to do, so remember what was installed. Having the test extra is
+# more than --no-test asks for.
+digest=$(sha256sum <"$root/pyproject.toml")
+installed=$(cat "$venv/.installed" 2>/dev/null) || true
+if [[ $installed != "$digest$extra" && $installed != "${digest}[test]" ]]; then
+    echo "installing xdpecmp$extra into $venv"
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --root-user-action=ignore --editable "$root$extra" ||
+        die 1 "$venv: pip install failed; check the network, then run this again"
+    echo "$digest$extra" >"$venv/.installed"
+fi
+[[ -z $extra ]] || touch "$venv/.provisioned" # make's stamp
+
+# Leave nothing of root's in a user's tree. Some shared folders refuse chown, and need none.
+chown -Rh --reference="$root" "$venv" "$root"/xdpecmp.egg-info 2>/dev/null || true
+
+# --- bpffs ---
+if [[ $(stat -f -c %T /sys/fs/bpf 2>/dev/null) != bpf_fs ]]; then
+    report=$(mount -t bpf bpf /sys/fs/bpf 2>&1) ||
+        die 1 "/sys/fs/bpf: cannot mount bpffs (${report%%$'\n'*}); in a container, start it privileged (docker run --privileged)"
+fi
+
+# --- check ---
+report=$("$venv/bin/python" - 2>&1 <<'EOF'
+import ctypes, platform
+import bcc
+bcc.BPF  # the unrelated "bcc" of the Python index has none
+libbpf = ctypes.CDLL("libbpf.so.1")
+libbpf.libbpf_version_string.restype = ctypes.c_char_p
+print(f"xdpecmp is ready: Python {platform.python_version()}, bcc {bcc.__version__}, "
+      f"libbpf {libbpf.libbpf_version_string().decode()}")
+EOF
+) || die 1 "bcc or libbpf does not load (${report##*$'\n'}); try 'apt-get install --reinstall python3-bpfcc libbpf1', or remove .venv and run this again"
+echo "$report"

@@ -1,0 +1,1 @@
+"""Linux multipath routing at XDP speed."""
