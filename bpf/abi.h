@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef XDPECMP_ABI_H
+#define XDPECMP_ABI_H
+/*
+ * What the program and the control plane share: every struct and number that both see.
+ *
+ * The control plane writes while packets flow, so nothing here may ever be seen half-written. Two
+ * rules give that without a lock:
+ *   - what takes several words is written to a slot that nobody points to yet, and then one
+ *     aligned 4- or 8-byte word is stored that points to it;
+ *   - where fields change in place, those that must agree share one 8-byte word, and words that
+ *     do not share one mean something each on its own.
+ * Byte order: addresses, ports, MACs, VLAN TCIs are as on the wire; all else is the host's.
+ */
+#include <linux/types.h>
+
+/* Why: see reasons.def. Every reason but FORWARDED means XDP_PASS. */
+enum reason {
+#define X(name, text) REASON_##name,
+#include "reasons.def"
+#undef X
+	REASON_COUNT
+};
+
+enum icmp_error {
+	ICMP_ERROR_BASE = REASON_COUNT, /* counters of both lists share the map reason_stats */
+#define X(name, family, type, code, text) ICMP_ERROR_##name,
+#include "icmp_errors.def"
+#undef X
+	STAT_COUNT
+};
+/* ICMP_ERROR_BASE itself counts nothing: "not an ICMP error". */
+
+/* control[0]: the two words that the agent stores most often. */
+struct control {
+	__u64 lease_jiffies; /* the program works while bpf_jiffies64() is below this */
+	__u32 config_slot;   /* the entry of `config` in force */
+	__u32 nexthops_used; /* entries of `nexthops` from this one on were never used */
+};
+_Static_assert(sizeof(struct control) == 16, "control");
+
+#define LOCAL4_FILTER_WORDS 8
+
+/* config[slot]: what holds for the whole network namespace. Written whole, then pointed to. */
+struct config {
+	__u64 sip_start[4];      /* SipHash state v0..v3 for the kernel's key, nothing hashed yet */
+	__u64 sip_after_zero[4]; /* the same after four zero words: how each IPv4 policy 0 key begins */
+	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter over our own IPv4 addresses */
+	__u8 policy4;            /* net.ipv4.fib_multipath_hash_policy */
+	__u8 policy6;            /* net.ipv6.fib_multipath_hash_policy */
+	__u8 pass4;              /* enum reason: not FORWARDED = pass all IPv4 */
+	__u8 pass6;              /* likewise IPv6 */
+	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
+	__u8 pass_multipath6;    /* likewise IPv6 */
+	__u8 pad[2];
+	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed, for `status`; 0 = not known */
+	__u32 pad2;
+};
+_Static_assert(sizeof(struct config) == 144, "config");
+
+#define INTERFACE_FORWARD4 0x01
+#define INTERFACE_FORWARD6 0x02
+#define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
+#define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
+
+/* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
+struct interface {
+	__u8 mac[6];
+	__u8 flags;
+	__u8 rp_filter; /* 0 off, 1 strict, 2 loose: the greater of `all` and the interface's */
+	__u32 ifindex;  /* 0 = free; stored last */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct interface) == 16, "interface");
+
+/* Key of vlans: the tags of a frame, outermost first, as 802.1Q VLAN ids in host order; 0 = none. */
+struct vlan_key {
+	__u32 ifindex; /* the device the frame came in on */
+	__u16 outer_tpid; /* as on the wire */
+	__u16 outer_vid;
+	__u16 inner_tpid;
+	__u16 inner_vid;
+};
+_Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
+
+/* Keys of the LPM tries. */
+struct route4_key {
+	__u32 prefixlen;
+	__be32 address;
+};
+struct route6_key {
+	__u32 prefixlen;
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct route4_key) == 8, "route4_key");
+_Static_assert(sizeof(struct route6_key) == 20, "route6_key");
+
+enum group_kind {
+	GROUP_PASS,      /* `first` is an enum reason */
+	GROUP_SINGLE,    /* `first` is a next hop */
+	GROUP_THRESHOLD, /* paths[first .. first+count-1] by hash-threshold, RFC 2992 */
+};
+
+/* groups[id]: what a route leads to. One 8-byte word, so it flips at once. */
+struct group {
+	__u32 first;
+	__u16 count;
+	__u8 kind;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct group) == 8, "group");
+
+/* paths[]: ascending bounds of one group lie side by side. */
+struct path {
+	__u32 bound;   /* takes hashes up to and including this one; 31 bits */
+	__u16 nexthop; /* index into nexthops and path_stats */
+	__u16 weight;  /* minus one, as rtnh_hops has it; for `routes` */
+};
+_Static_assert(sizeof(struct path) == 8, "path");
+
+/* nexthops[id]: an adjacency, for good that of (via, ifindex). Each 8-byte word changes alone. */
+struct nexthop {
+	/* word 0: where to; never changes while the slot is in use */
+	__u32 ifindex; /* the device of the route, a VLAN device too */
+	__u16 device;  /* slot in the devmap: the device that really transmits */
+	__u16 pad;
+	/* word 1: the neighbour */
+	__u8 neighbour_mac[6];
+	__u8 reason; /* enum reason: FORWARDED = usable, else why packets pass */
+	__u8 family; /* of `via`: 4, 6, or 0 where there is none (directly connected) */
+	/* word 2: the egress device */
+	__u8 device_mac[6];
+	__u16 mtu; /* bytes of the L3 packet; larger MTUs are stored as 65535 */
+	/* word 3: tags to push, outermost first; TPID 0 = none */
+	__be16 outer_tpid, outer_tci;
+	__be16 inner_tpid, inner_tci;
+	/* words 4 and 5: for readers only */
+	__u8 via[16]; /* IPv4 in the first four */
+	__u64 reserved[2];
+};
+_Static_assert(sizeof(struct nexthop) == 64, "nexthop");
+
+/* path_stats[nexthop], per CPU. */
+struct traffic {
+	__u64 packets;
+	__u64 bytes; /* of the frame as it leaves, Ethernet header included, FCS not */
+};
+_Static_assert(sizeof(struct traffic) == 16, "traffic");
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef XDPECMP_REWRITE_H
+#define XDPECMP_REWRITE_H
+/*
+ * What a router does to a packet that it forwards: padding off, TTL or hop limit down by one, MACs
+ * and VLAN tags of the egress. Byte for byte as Linux does it: ip_rcv_core() trims, and
+ * ip_decrease_ttl() in include/net/ip.h updates the checksum (RFC 1624).
+ */
+#include "parse.h"
+
+/* The adjacency as read once, word by word; see struct nexthop. */
+struct egress {
+	__u64 neighbour_word; /* MAC in the low 48 bits */
+	__u64 device_word;    /* MAC in the low 48 bits */
+	__be16 outer_tpid, outer_tci;
+	__be16 inner_tpid, inner_tci;
+};
+
+static __always_inline __u32 egress_tag_bytes(const struct egress *egress)
+{
+	if (!egress->outer_tpid)
+		return 0;
+	return egress->inner_tpid ? 8 : 4;
+}
+
+/* Makes the frame end with the packet and begin with room for the egress tags, no more no less. */
+static __always_inline enum reason resize(struct xdp_md *ctx, const struct link_layer *link,
+					  __u32 l3_length, const struct egress *egress)
+{
+	__u32 frame = ctx->data_end - ctx->data;
+	__u32 wanted = link->l3_offset + l3_length;
+	int surplus = (int)(link->l3_offset - sizeof(struct ethernet_header)) -
+		      (int)egress_tag_bytes(egress);
+
+	if (surplus && bpf_xdp_adjust_head(ctx, surplus))
+		return REASON_NO_HEADROOM;
+	if (frame > wanted)
+		bpf_xdp_adjust_tail(ctx, (int)wanted - (int)frame);
+	return REASON_FORWARDED;
+}
+
+static __always_inline void write_link_layer(struct ethernet_header *eth, __be16 l3_proto,
+					     const struct egress *egress)
+{
+	__u16 *words = (__u16 *)eth;
+	struct vlan_tag *tag = (struct vlan_tag *)(eth + 1);
+
+	*(__u32 *)&words[0] = egress->neighbour_word;
+	words[2] = egress->neighbour_word >> 32;
+	*(__u32 *)&words[3] = egress->device_word;
+	words[5] = egress->device_word >> 32;
+	if (!egress->outer_tpid) {
+		eth->proto = l3_proto;
+		return;
+	}
+	eth->proto = egress->outer_tpid;
+	tag[0].tci = egress->outer_tci;
+	if (!egress->inner_tpid) {
+		tag[0].proto = l3_proto;
+		return;
+	}
+	tag[0].proto = egress->inner_tpid;
+	tag[1].tci = egress->inner_tci;
+	tag[1].proto = l3_proto;
+}
+
+static __always_inline void decrease_ttl(struct ipv4_header *ip)
+{
+	__u32 sum = (__u32)ip->checksum + be16(0x0100);
+
+	ip->checksum = sum + (sum >= 0xffff);
+	ip->ttl--;
+}
+
+/* Call after resize(), which made this frame: only the verifier needs the checks against its end. */
+static __always_inline enum reason rewrite(struct xdp_md *ctx, __be16 l3_proto,
+					   const struct egress *egress)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *l3 = data + sizeof(struct ethernet_header) + egress_tag_bytes(egress);
+
+	if (l3 + sizeof(struct ipv4_header) > end)
+		return REASON_MALFORMED;
+	write_link_layer(data, l3_proto, egress);
+	if (l3_proto == ETHERTYPE_IPV4)
+		decrease_ttl(l3);
+	else
+		((struct ipv6_header *)l3)->hop_limit--;
+	return REASON_FORWARDED;
+}
+
+#endif
