@@ -1,0 +1,91 @@
+"""The numbers and names that the BPF program and the control plane share, read from the C sources.
+
+`bpf/abi.h`, `bpf/reasons.def` and `bpf/icmp_errors.def` are the one place where they are written;
+this module reads them, so that nothing is typed twice. The structs come from bcc, which compiles
+them (see `maps`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BPF_DIR = Path(__file__).parent / "bpf"
+"""The BPF sources: beside this file in a wheel, a link to the project's `bpf/` in a checkout."""
+
+CAPACITY = {
+    "INTERFACES_MAX": 4096,
+    "VLANS_MAX": 4096,
+    "ROUTES4_MAX": 2_000_000,
+    "ROUTES6_MAX": 1_000_000,
+    "GROUPS_MAX": 65_536,
+    "PATHS_MAX": 1 << 20,
+    "NEXTHOPS_MAX": 65_536,
+    "DEVICES_MAX": 1024,
+}
+"""How many entries each map holds. LPM tries take memory for what is in them only."""
+
+MAX_PATHS = 1024
+"""Paths of one group that the data path searches (bpf/select.h); longer ones pass to Linux."""
+
+
+@cache
+def _source(name: str) -> str:
+    return (BPF_DIR / name).read_text()
+
+
+def _rows(name: str) -> list[tuple[str, ...]]:
+    """The X(...) rows of a .def file, each as its arguments without quotes."""
+    rows = re.findall(r"^X\((.*)\)$", _source(name), re.MULTILINE)
+    argument = re.compile(r'"[^"]*"|[^,\s]+')
+    return [tuple(a.strip('"') for a in argument.findall(row)) for row in rows]
+
+
+def _enum_members(name: str) -> list[str]:
+    match = re.search(rf"^enum {name} {{(.*?)^}};", _source("abi.h"), re.MULTILINE | re.DOTALL)
+    assert match, f"abi.h has no enum {name}"
+    body = re.sub(r"/\*.*?\*/", "", match[1], flags=re.DOTALL)
+    return [member.strip() for member in body.split(",") if member.strip()]
+
+
+def _defines(prefix: str) -> dict[str, int]:
+    rows = re.findall(rf"^#define {prefix}(\w+) (\w+)", _source("abi.h"), re.MULTILINE)
+    return {name: int(value, 0) for name, value in rows}
+
+
+def _enum(name: str, members: list[str]) -> Any:
+    """An IntEnum that counts from 0 as C does; Any, since no type checker reads C."""
+    return IntEnum(name, [(member, i) for i, member in enumerate(members)])
+
+
+_REASONS = _rows("reasons.def")
+_ICMP_ERRORS = _rows("icmp_errors.def")
+
+Reason = _enum("Reason", [row[0] for row in _REASONS])
+"""Why a packet got its verdict: FORWARDED (0), or why it was passed to Linux (reasons.def)."""
+
+REASON_TEXT: dict[str, str] = {row[0]: row[1] for row in _REASONS}
+
+ICMP_ERROR_INDEX: dict[str, int] = {
+    row[0]: len(_REASONS) + 1 + i for i, row in enumerate(_ICMP_ERRORS)
+}
+"""Name of an ICMP error type → its counter in `reason_stats`."""
+
+ICMP_ERROR_TEXT: dict[str, str] = {row[0]: row[4] for row in _ICMP_ERRORS}
+
+GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members("group_kind")])
+"""What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD."""
+
+INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
+LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
+
+
+@cache
+def abi_id() -> str:
+    """Names the layout of the maps: programs with equal ids can share pinned maps."""
+    text = "".join(_source(n) for n in ("abi.h", "reasons.def", "icmp_errors.def"))
+    return hashlib.sha256((text + repr(CAPACITY)).encode()).hexdigest()[:12]

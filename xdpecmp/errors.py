@@ -1,0 +1,76 @@
+"""Everything that xdpecmp itself raises.
+
+    XdpecmpError                 message and hint, one line each
+    ├── NotPermitted             the kernel asks for more privileges (EPERM, EACCES)
+    ├── NoSuchNamespace          no network namespace of that name
+    ├── NoSuchInterface          no device of that name or index in the namespace
+    ├── ForeignProgram           another XDP program than the expected one is in place
+    ├── RouteNotFound            no such route in the kernel's tables
+    ├── RouteNotWeighable        the route's weights cannot be set, and why
+    ├── KernelRefused            any other error answer; `errno` holds its number
+    ├── DumpInterrupted          the tables changed during each of several dumps
+    └── MalformedMessage         bytes that are not the netlink messages they should be
+
+`message` names the thing and the cause; `hint` is what to do next, a command to type if there is
+one, or "". Nothing here knows of click: the command line turns these into text and exit status.
+"""
+
+from __future__ import annotations
+
+
+class XdpecmpError(Exception):
+    """Base of all errors that a user may meet."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NotPermitted(XdpecmpError):
+    """The calling process lacks privileges."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: not permitted", "run it again as root, with sudo")
+
+
+class NoSuchNamespace(XdpecmpError):
+    """There is no network namespace of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no network namespace named {name}", "list them: ip netns list")
+
+
+class NoSuchInterface(XdpecmpError):
+    """There is no device of that name, or of that index (`#7`), in the namespace."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no network device {name}", "list them: ip link show")
+
+
+class ForeignProgram(XdpecmpError):
+    """An XDP program that is not the expected one is attached to the device."""
+
+
+class RouteNotFound(XdpecmpError):
+    """The kernel has no such route (any more)."""
+
+
+class RouteNotWeighable(XdpecmpError):
+    """The route has no weights of its own, or not these."""
+
+
+class KernelRefused(XdpecmpError):
+    """The kernel answered with an error; `errno` is its (positive) number."""
+
+    def __init__(self, message: str, errno: int, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.errno = errno
+
+
+class DumpInterrupted(XdpecmpError):
+    """What was to be read changed while it was read, several times in a row."""
+
+
+class MalformedMessage(XdpecmpError):
+    """Bytes that should be a netlink message and are not: a kernel never seen before, or a bug."""

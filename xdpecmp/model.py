@@ -1,0 +1,195 @@
+"""What a network namespace's routing looks like, as plain values.
+
+`netlink` makes these from what the kernel says, `compile` turns them into map contents. Nothing
+here does input or output. Addresses are packed bytes in network order (4 or 16 of them), so that
+they compare, hash and go into maps as they are; the kernel's numbers (interface indexes, table
+ids, metrics) are plain integers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+class Prefix(NamedTuple):
+    """An IPv4 or IPv6 prefix: the address is packed (4 or 16 bytes) with its host bits zero."""
+
+    address: bytes
+    length: int
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return 4 if len(self.address) == 4 else 6
+
+    @classmethod
+    def parse(cls, text: str) -> Prefix:
+        """Read `10.0.0.0/8`, `2001:db8::/32`, `default` (IPv4) or a bare address (a host prefix).
+
+        Raises ValueError for anything else, host bits that are not zero included.
+        """
+        network = ipaddress.ip_network("0.0.0.0/0" if text == "default" else text)
+        return cls(network.network_address.packed, network.prefixlen)
+
+    def __str__(self) -> str:
+        return f"{ipaddress.ip_address(self.address)}/{self.length}"
+
+
+class RouteKind(Enum):
+    """What a route does with a packet, in the kernel's words (RTN_*), as far as we tell apart."""
+
+    UNICAST = "unicast"
+    LOCAL = "local"
+    """RTN_LOCAL and RTN_ANYCAST: the packet is for this host."""
+    SPECIAL = "special"
+    """Blackhole, unreachable, prohibit, broadcast, multicast."""
+    UNSUPPORTED = "unsupported"
+    """Anything whose meaning we do not know or do not carry out: Linux must handle it."""
+
+
+class NextHop(NamedTuple):
+    """Where a path leads: a gateway on a device, or the device alone (directly connected).
+
+    `via` is the gateway's packed address, of either family (RTA_GATEWAY or RTA_VIA), or b"".
+    """
+
+    via: bytes
+    ifindex: int
+
+    def __str__(self) -> str:
+        via = str(ipaddress.ip_address(self.via)) if self.via else "on-link"
+        return f"{via} dev #{self.ifindex}"
+
+
+class Path(NamedTuple):
+    """One next hop of a route with its weight (1 to 65,536) and the kernel's RTNH_F_* flags."""
+
+    nexthop: NextHop
+    weight: int = 1
+    flags: int = 0
+
+    @property
+    def dead(self) -> bool:
+        """RTNH_F_DEAD: the kernel leaves this path out."""
+        return bool(self.flags & 0x01)
+
+    @property
+    def linkdown(self) -> bool:
+        """RTNH_F_LINKDOWN: left out too where `ignore_routes_with_linkdown` is set."""
+        return bool(self.flags & 0x10)
+
+
+class Route(NamedTuple):
+    """One route of one table. Paths stand in the kernel's order: it decides the bounds."""
+
+    prefix: Prefix
+    table: int
+    metric: int
+    kind: RouteKind
+    paths: tuple[Path, ...] = ()
+    protocol: int = 0
+    """RTPROT_*: who installed it (186 BGP, 188 OSPF, 12 BIRD …)."""
+    scope: int = 0
+    tos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device of the namespace."""
+
+    ifindex: int
+    name: str
+    mac: bytes
+    """Six bytes, or b"" where the device has none (tun, loopback counts as none)."""
+    mtu: int
+    up: bool
+    """Administratively up and with carrier (IFF_UP and IFF_LOWER_UP)."""
+    kind: str = ""
+    """IFLA_INFO_KIND: veth, vlan, bridge …; "" for a physical device."""
+    master: int = 0
+    """Index of the bridge, bond, team or VRF that it is enslaved to; 0 = none."""
+    lower: int = 0
+    """For a VLAN device: index of the device below it (IFLA_LINK); 0 otherwise."""
+    vlan_id: int = 0
+    """For a VLAN device: its VLAN id, host order; 0 otherwise."""
+    vlan_protocol: int = 0
+    """For a VLAN device: 0x8100 or 0x88a8, host order; 0 otherwise."""
+    xdp_prog_id: int = 0
+    """Id of the XDP program attached to it, 0 = none."""
+    xdp_mode: str = ""
+    """"native", "generic", "offload" or "" (none)."""
+    can_transmit_xdp: bool = True
+    """Whether frames may be redirected to it in native mode (NETDEV_XDP_ACT_NDO_XMIT).
+    True where the kernel cannot tell (before 6.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A resolved or failed neighbour: ARP or ND entry."""
+
+    address: bytes
+    ifindex: int
+    mac: bytes
+    """Six bytes, or b"" while there is none."""
+    state: int
+    """NUD_* bits (include/uapi/linux/neighbour.h)."""
+    managed: bool = False
+    """NTF_EXT_MANAGED: the kernel keeps it resolved by itself."""
+
+    @property
+    def valid(self) -> bool:
+        """NUD_VALID: REACHABLE, STALE, DELAY, PROBE, PERMANENT or NOARP."""
+        return bool(self.state & 0xDE)
+
+    @property
+    def usable(self) -> bool:
+        """Valid and with a MAC: packets can be sent to it."""
+        return len(self.mac) == 6 and self.valid
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSettings:
+    """The sysctls of one interface, already combined with those of `all` as the kernel does."""
+
+    forwarding4: bool = False
+    forwarding6: bool = False
+    rp_filter: int = 0
+    """max(all, interface): 0 off, 1 strict, 2 loose."""
+    send_redirects: bool = True
+    """all or interface."""
+    ignore_linkdown4: bool = False
+    """net.ipv4.conf.*.ignore_routes_with_linkdown, all or interface."""
+    ignore_linkdown6: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The sysctls of the namespace that decide which path a flow takes."""
+
+    policy4: int = 0
+    policy6: int = 0
+    seed: int | None = None
+    """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
+    use_neigh: bool = False
+    """net.ipv4.fib_multipath_use_neigh."""
+    ip_forward_use_pmtu: bool = False
+    interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that decides where a packet goes, at one moment."""
+
+    links: Mapping[int, Link]
+    neighbours: Mapping[tuple[bytes, int], Neighbour]
+    """By (packed address, ifindex)."""
+    routes: tuple[Route, ...]
+    """Of the tables main, local and default, both families."""
+    settings: Settings
+    custom_rules4: bool = False
+    """Policy rules other than the three (IPv6: two) default ones exist."""
+    custom_rules6: bool = False
