@@ -1,0 +1,241 @@
+"""The bpf(2) system call by way of libbpf.so.1, which bcc depends on already.
+
+Only what bcc's Python lacks or what must work without compiling: pins, map access by file
+descriptor, test runs. Keys and values are bytes, laid out as the C structs (see `maps`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from errno import ENOENT
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BPF_MAP_TYPE_PERCPU_ARRAY = 6
+BPF_F_MMAPABLE = 1 << 10
+BATCH = 4096
+
+
+@cache
+def _library() -> Any:
+    library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    # libbpf writes what we report ourselves to stderr
+    library.libbpf_set_print(None)
+    return library
+
+
+class BpfError(OSError):
+    """A bpf(2) call failed; `filename` says on what."""
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        errno = ctypes.get_errno() or -result
+        raise BpfError(errno, os.strerror(errno), what)
+    return result
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map or program a name in bpffs."""
+    _check(_library().bpf_obj_pin(fd, os.fsencode(path)), str(path))
+
+
+def get_pinned(path: Path) -> int:
+    """A new file descriptor for what is pinned at `path`; the caller closes it."""
+    return _check(_library().bpf_obj_get(os.fsencode(path)), str(path))
+
+
+# --- programs -----------------------------------------------------------------------------------
+
+
+class _ProgInfo(ctypes.Structure):
+    """The beginning of struct bpf_prog_info (include/uapi/linux/bpf.h)."""
+
+    _fields_ = [("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("tag", ctypes.c_uint8 * 8)]
+
+
+def prog_id(fd: int) -> int:
+    """The kernel's number of a program, as `bpftool prog` and `ip link` show it."""
+    info, length = _ProgInfo(), ctypes.c_uint32(ctypes.sizeof(_ProgInfo))
+    _check(_library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "prog")
+    return int(info.id)
+
+
+def program_by_id(number: int) -> int:
+    """A new file descriptor for the program of that id; the caller closes it."""
+    return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
+
+
+class _TestRunOpts(ctypes.Structure):
+    """struct bpf_test_run_opts (libbpf's bpf.h)."""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    ]
+
+
+class _XdpMd(ctypes.Structure):
+    """struct xdp_md (include/uapi/linux/bpf.h)."""
+
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in (
+            "data",
+            "data_end",
+            "data_meta",
+            "ingress_ifindex",
+            "rx_queue_index",
+            "egress_ifindex",
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What BPF_PROG_TEST_RUN gave: verdict, frame afterwards, mean nanoseconds a run."""
+
+    verdict: int
+    frame: bytes
+    nanoseconds: int
+
+
+MIN_TEST_FRAME = 14
+
+
+def test_run(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> TestRun:
+    """Run an XDP program on a frame (at least 14 bytes) as if it had come in on `ifindex`, a device
+    of the caller's namespace. The frame is not reset between repeats: see the kernel's docs."""
+    size = max(len(frame), 1)
+    data_in = ctypes.create_string_buffer(frame, size)
+    data_out = ctypes.create_string_buffer(size + 256)
+    context = _XdpMd(data_end=len(frame), ingress_ifindex=ifindex)
+    options = _TestRunOpts(
+        sz=ctypes.sizeof(_TestRunOpts),
+        data_in=ctypes.addressof(data_in),
+        data_size_in=len(frame),
+        data_out=ctypes.addressof(data_out),
+        data_size_out=len(data_out),
+        repeat=repeat,
+    )
+    if ifindex:
+        options.ctx_in = ctypes.addressof(context)
+        options.ctx_size_in = ctypes.sizeof(context)
+    _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
+    return TestRun(options.retval, data_out.raw[: options.data_size_out], options.duration)
+
+
+# --- maps ---------------------------------------------------------------------------------------
+
+
+class _MapInfo(ctypes.Structure):
+    """The beginning of struct bpf_map_info (include/uapi/linux/bpf.h)."""
+
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in ("type", "id", "key_size", "value_size", "max_entries", "map_flags")
+    ]
+
+
+def map_info(fd: int) -> Any:
+    """type, id, key_size, value_size, max_entries and map_flags of a map."""
+    info, length = _MapInfo(), ctypes.c_uint32(ctypes.sizeof(_MapInfo))
+    _check(_library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "map")
+    return info
+
+
+def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """The value under `key`, `size` bytes of it (all CPUs' for a per-CPU map), None if absent."""
+    value = ctypes.create_string_buffer(size)
+    if _library().bpf_map_lookup_elem(fd, key, value) < 0:
+        return None
+    return value.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Store `value` under `key`, whether it was there or not."""
+    _check(_library().bpf_map_update_elem(fd, key, value, ctypes.c_uint64(0)), "map update")
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Delete `key`; it may be absent."""
+    _library().bpf_map_delete_elem(fd, key)
+
+
+def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
+    """All of a hash or LPM map: keys concatenated, values concatenated, how many."""
+    info = map_info(fd)
+    keys = ctypes.create_string_buffer(info.key_size * BATCH)
+    values = ctypes.create_string_buffer(info.value_size * BATCH)
+    # hash maps use four bytes as the position, others a whole key
+    position, following = (ctypes.create_string_buffer(max(info.key_size, 4)) for _ in range(2))
+    start = None
+    while True:
+        count = ctypes.c_uint32(BATCH)
+        result = _library().bpf_map_lookup_batch(
+            fd, start, following, keys, values, ctypes.byref(count), None
+        )
+        done = result < 0
+        if done and ctypes.get_errno() != ENOENT:  # which says that this was the last batch
+            _check(result, "map lookup")
+        yield (
+            keys.raw[: count.value * info.key_size],
+            values.raw[: count.value * info.value_size],
+            count.value,
+        )
+        if done:
+            return
+        position.raw = following.raw
+        start = position
+
+
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Store `count` keys and values, each concatenated."""
+    done = ctypes.c_uint32(count)
+    _check(
+        _library().bpf_map_update_batch(fd, keys, values, ctypes.byref(done), None),
+        "map update",
+    )
+
+
+@cache
+def possible_cpus() -> int:
+    """How many values a per-CPU map holds for each key."""
+    return _check(_library().libbpf_num_possible_cpus(), "CPUs")
+
+
+_MEMBARRIER_NUMBER = {"x86_64": 324, "aarch64": 283}
+_MEMBARRIER_CMD_GLOBAL = 1
+_LONGEST_PACKET_SECONDS = 0.2
+
+
+def wait_for_readers() -> None:
+    """Return when every packet that was being handled at the call has been handled.
+
+    membarrier(2)'s MEMBARRIER_CMD_GLOBAL is synchronize_rcu() from user space, and an XDP program
+    runs inside an RCU read side. Where it isn't to be had (nohz_full), wait far longer than any
+    packet takes.
+    """
+    number = _MEMBARRIER_NUMBER.get(os.uname().machine)
+    if number is not None:
+        if ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0) == 0:
+            return
+    threading.Event().wait(_LONGEST_PACKET_SECONDS)

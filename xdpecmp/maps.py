@@ -1,0 +1,172 @@
+"""Typed access to the data path's maps.
+
+The layout of keys and values comes from bcc, which compiled the C structs: `Layout` holds its
+descriptions, which are kept beside the pins so that reading commands need neither bcc nor a
+compiler. Array maps are mapped into memory: a store of an aligned word is one store, which no
+packet can see half done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import libbpf
+from .model import Prefix
+
+_SCALARS: dict[str, Any] = {
+    "unsigned char": ctypes.c_uint8,
+    "unsigned short": ctypes.c_uint16,
+    "unsigned int": ctypes.c_uint32,
+    "int": ctypes.c_int32,
+    "unsigned long": ctypes.c_uint64,
+    "unsigned long long": ctypes.c_uint64,
+}
+
+MAPPED = ("control", "config", "interfaces", "groups", "paths", "nexthops")
+"""The maps that are reached through memory."""
+
+NAMES = (*MAPPED, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
+"""Every map of the data path."""
+
+
+class Layout:
+    """The key and value types of each map, from bcc's descriptions."""
+
+    def __init__(self, descriptions: dict[str, tuple[Any, Any]]) -> None:
+        """`descriptions`: map name → (key, value) as bcc's bpf_table_*_desc give them, parsed."""
+        self.descriptions = descriptions
+        self._types: dict[str, tuple[Any, Any]] = {
+            name: (_ctype(key), _ctype(value)) for name, (key, value) in descriptions.items()
+        }
+
+    def key(self, name: str) -> Any:
+        return self._types[name][0]
+
+    def value(self, name: str) -> Any:
+        return self._types[name][1]
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.descriptions))
+
+    @classmethod
+    def load(cls, path: Path) -> Layout:
+        """Raises FileNotFoundError where nothing was saved."""
+        return cls(json.loads(path.read_text()))
+
+
+def _ctype(description: Any) -> Any:
+    """bcc's description of a C type as a ctypes type: a scalar's name, or [name, fields, kind]."""
+    if isinstance(description, str):
+        return _SCALARS[description]
+    name, fields = description[0], description[1]
+    members = []
+    for field in fields:
+        kind = _ctype(field[1])
+        for length in reversed(field[2] if len(field) > 2 else []):
+            kind = kind * length
+        members.append((field[0], kind))
+    # our structs pad by hand, so packed and natural layout are one
+    return type(str(name), (ctypes.LittleEndianStructure,), {"_pack_": 1, "_fields_": members})
+
+
+class MappedArray:
+    """An array map in memory: `entries[i]` is a ctypes struct, `words[i]` its 8-byte words."""
+
+    def __init__(self, fd: int, value: Any) -> None:
+        info = libbpf.map_info(fd)
+        self.count: int = info.max_entries
+        self.stride = ctypes.sizeof(value)
+        size = -(-self.count * self.stride // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(fd, size)
+        self.entries: Any = (value * self.count).from_buffer(memory)
+        self.words: Any = (ctypes.c_uint64 * (size // 8)).from_buffer(memory)
+        self._words_each = self.stride // 8
+
+    def store_word(self, index: int, word: int, value: int) -> None:
+        """Store one aligned 8-byte word of an entry: readers see the old one or the new one."""
+        self.words[index * self._words_each + word] = value
+
+    def store(self, index: int, value: Any, publish: int = 0) -> None:
+        """Store the words of an entry that differ from `value` (a ctypes struct of the map's type),
+        the word number `publish` last: the one that makes a fresh entry count."""
+        raw = bytes(value)
+        order = [word for word in range(self._words_each) if word != publish] + [publish]
+        for word in order:
+            new = int.from_bytes(raw[word * 8 : word * 8 + 8], "little")
+            position = index * self._words_each + word
+            if self.words[position] != new:
+                self.words[position] = new
+
+
+class Maps:
+    """All maps of one instance, opened from their pins."""
+
+    def __init__(self, directory: Path, layout: Layout) -> None:
+        """Raises libbpf.BpfError where a pin is missing or may not be opened."""
+        self.layout = layout
+        self.fds: dict[str, int] = {}
+        try:
+            for name in NAMES:
+                self.fds[name] = libbpf.get_pinned(directory / name)
+            self.arrays = {name: MappedArray(self.fds[name], layout.value(name)) for name in MAPPED}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the descriptors; the memory goes with the last reference to the arrays."""
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+
+    def __enter__(self) -> Maps:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> MappedArray:
+        return self.arrays[name]
+
+    def items(self, name: str) -> Iterator[tuple[Any, int]]:
+        """Keys (ctypes) and values of one of the maps whose values are 32-bit numbers."""
+        key_type = self.layout.key(name)
+        size = ctypes.sizeof(key_type)
+        for keys, values, count in libbpf.map_batches(self.fds[name]):
+            numbers = memoryview(values).cast("I")
+            for i in range(count):
+                yield key_type.from_buffer_copy(keys, i * size), numbers[i]
+
+    def group_of(self, prefix: Prefix) -> int | None:
+        """The group of this prefix or, where it has no entry, of the longest one that covers it."""
+        key = prefix.length.to_bytes(4, "little") + prefix.address
+        value = libbpf.map_lookup(self.fds[f"routes{prefix.family}"], key, 4)
+        return None if value is None else int.from_bytes(value, "little")
+
+    def numbers(self, name: str) -> Counter[int]:
+        """The values of such a map, and how often each is there."""
+        found: Counter[int] = Counter()
+        for _, values, _ in libbpf.map_batches(self.fds[name]):
+            found.update(memoryview(values).cast("I"))
+        return found
+
+    def per_cpu(self, name: str, index: int) -> Any:
+        """The values of one entry of a per-CPU array, one a CPU."""
+        value = self.layout.value(name)
+        stride = -(-ctypes.sizeof(value) // 8) * 8
+        cpus = libbpf.possible_cpus()
+        raw = libbpf.map_lookup(self.fds[name], index.to_bytes(4, "little"), stride * cpus)
+        assert raw is not None, f"{name} has no entry {index}"
+        return [value.from_buffer_copy(raw, cpu * stride) for cpu in range(cpus)]
+
+    def clear_per_cpu(self, name: str, index: int) -> None:
+        """Set one entry of a per-CPU array to zero."""
+        size = -(-ctypes.sizeof(self.layout.value(name)) // 8) * 8 * libbpf.possible_cpus()
+        libbpf.map_update(self.fds[name], index.to_bytes(4, "little"), bytes(size))
