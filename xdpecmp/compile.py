@@ -434,6 +434,7 @@ def _winner(rivals: list[Route], target_of: Callable[[Route], Target | None]) ->
     if (
         second is not None
         and first.prefix.family == 6
+        and first.kind is RouteKind.UNICAST
         and (first.table, first.metric) == (second.table, second.metric)
     ):
         return int(Reason.ROUTE_UNSUPPORTED)  # the kernel takes turns between them

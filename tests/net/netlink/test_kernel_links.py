@@ -1,0 +1,174 @@
+"""Links with their XDP features, policy rules, sysctls, and the snapshot of it all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from tests.net.netlink.helpers import expect
+from tests.netns import Namespace
+from xdpecmp.netlink import Kernel
+
+pytestmark = pytest.mark.root
+
+
+def test_links(router: Namespace, kernel: Kernel, peer: Namespace) -> None:
+    router.ip("link set eth0 address 02:00:00:00:00:05 mtu 1400")
+    router.ip("link add br.0 type bridge")
+    router.ip("link set eth1 master br.0")
+    links = {link.name: link for link in kernel.links().values()}
+    eth0 = links["eth0"]
+    assert eth0.ifindex == router.ifindex("eth0")
+    assert (eth0.mac, eth0.mtu, eth0.up, eth0.kind) == (b"\2\0\0\0\0\5", 1400, True, "veth")
+    assert (eth0.master, eth0.lower, eth0.xdp_prog_id, eth0.xdp_mode) == (0, 0, 0, "")
+    assert (links["br.0"].kind, links["br.0"].up) == ("bridge", False)
+    assert links["eth1"].master == links["br.0"].ifindex
+    assert links["lo"].mac == b""
+    peer.ip("link set peer0 down")
+    assert not kernel.links()[eth0.ifindex].up
+
+
+def test_features_and_their_notification(
+    router: Namespace, kernel: Kernel, peer: Namespace
+) -> None:
+    eth0 = router.ifindex("eth0")
+    assert kernel.links()[eth0].can_transmit_xdp  # veth() turns GRO on at the peer
+    with kernel.monitor() as monitor:
+        for state, able in (("off", False), ("on", True)):
+            peer.run("ethtool", "-K", "peer0", "gro", state)
+            expect(monitor, lambda changes: changes.links)
+            assert kernel.links()[eth0].can_transmit_xdp is able
+    assert not next(n for n in kernel.links().values() if n.name == "lo").can_transmit_xdp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "custom"),
+    [
+        ("", (False, False)),
+        ("rule add from 10.0.0.0/8 table 100", (True, False)),
+        ("-6 rule add from fd00::/8 table 100", (False, True)),
+        ("rule add fwmark 5 table main", (True, False)),
+        ("rule add table 100 priority 40000", (True, False)),
+        ("rule add not from all table main", (True, False)),
+        ("rule del priority 32767", (True, False)),
+        ("rule add table main suppress_prefixlength 0", (True, False)),
+    ],
+)
+def test_rules(
+    router: Namespace, kernel: Kernel, arguments: str, custom: tuple[bool, bool]
+) -> None:
+    if arguments:
+        router.ip(arguments)
+    assert kernel.custom_rules() == custom
+
+
+def test_settings(router: Namespace, kernel: Kernel) -> None:
+    router.ip("link set eth1 down")
+    router.ip("link set eth1 name a.b")  # a dot in a name must not become a directory
+    links = kernel.links()
+    eth0, dotted = router.ifindex("eth0"), router.ifindex("a.b")
+    settings = kernel.settings(links.values())
+    assert (settings.policy4, settings.policy6, settings.seed) == (0, 0, None)
+    assert not settings.use_neigh
+    assert not settings.ip_forward_use_pmtu
+    assert set(settings.interfaces) == set(links)
+    plain = settings.interfaces[eth0]
+    assert plain.rp_filter in (0, 1, 2)
+    assert (plain.forwarding4, plain.forwarding6, plain.ignore_linkdown4) == (False,) * 3
+    for key, value in {
+        "net/ipv4/fib_multipath_hash_policy": 1,
+        "net/ipv6/fib_multipath_hash_policy": 2,
+        "net/ipv4/fib_multipath_use_neigh": 1,
+        "net/ipv4/ip_forward_use_pmtu": 1,
+        "net/ipv4/conf/a.b/forwarding": 1,
+        "net/ipv4/conf/all/rp_filter": 1,
+        "net/ipv4/conf/a.b/rp_filter": 2,
+        "net/ipv4/conf/eth0/rp_filter": 0,
+        "net/ipv4/conf/all/send_redirects": 0,
+        "net/ipv4/conf/eth0/send_redirects": 0,
+        "net/ipv4/conf/a.b/send_redirects": 1,
+        "net/ipv4/conf/a.b/ignore_routes_with_linkdown": 1,
+        "net/ipv6/conf/all/forwarding": 1,
+        "net/ipv6/conf/a.b/disable_ipv6": 1,
+        "net/ipv6/conf/eth0/ignore_routes_with_linkdown": 1,
+    }.items():
+        router.sysctl(key, value)
+    settings = kernel.settings(kernel.links().values())
+    assert (settings.policy4, settings.policy6) == (1, 2)
+    assert settings.use_neigh
+    assert settings.ip_forward_use_pmtu
+    one, two = settings.interfaces[eth0], settings.interfaces[dotted]
+    assert (one.forwarding4, two.forwarding4) == (False, True)
+    assert (one.forwarding6, two.forwarding6) == (True, False)
+    assert (one.rp_filter, two.rp_filter) == (1, 2)
+    assert (one.send_redirects, two.send_redirects) == (False, True)
+    assert (one.ignore_linkdown4, two.ignore_linkdown4) == (False, True)
+    assert (one.ignore_linkdown6, two.ignore_linkdown6) == (True, False)
+
+
+def test_seed(router: Namespace, kernel: Kernel) -> None:
+    path = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
+    if not path.exists():
+        pytest.skip("no fib_multipath_hash_seed before Linux 6.11")
+    router.sysctl("net.ipv4.fib_multipath_hash_seed", 0xDEADBEEF)
+    assert kernel.settings([]).seed == 0xDEADBEEF
+
+
+def test_force_forwarding(router: Namespace, kernel: Kernel) -> None:
+    if not Path("/proc/sys/net/ipv6/conf/lo/force_forwarding").exists():
+        pytest.skip("no force_forwarding before Linux 6.17")
+    router.sysctl("net.ipv6.conf.eth0.force_forwarding", 1)
+    interfaces = kernel.settings(kernel.links().values()).interfaces
+    assert interfaces[router.ifindex("eth0")].forwarding6
+    assert not interfaces[router.ifindex("eth1")].forwarding6
+
+
+def test_snapshot_is_that_of_the_namespace(router: Namespace, kernel: Kernel) -> None:
+    router.sysctl("net.ipv4.fib_multipath_hash_policy", 1)
+    snapshot = kernel.snapshot()
+    assert {link.name for link in snapshot.links.values()} >= {"lo", "eth0", "eth1"}
+    assert snapshot.settings.policy4 == 1
+    assert snapshot.routes == kernel.routes()
+    assert (snapshot.custom_rules4, snapshot.custom_rules6) == (False, False)
+
+
+def test_a_snapshot_is_quick(router: Namespace, kernel: Kernel) -> None:
+    """1,000 routes, 50 neighbours: of the 50 ms that a change may take, half are for reading."""
+    batch = [
+        f"route add 20.{i >> 8}.{i & 255}.0/24 nexthop via 10.0.0.{2 + i % 99} nexthop via 10.0.1.2"
+        for i in range(1000)
+    ]
+    batch += [f"neigh add 10.0.0.{i} lladdr 02:00:00:00:00:09 dev eth0" for i in range(2, 52)]
+    router.run("ip", "-batch", "-", input="\n".join(batch))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        kernel.snapshot()
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.025
+
+
+def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> None:
+    """Opened in one, used from another and from another thread, changes included."""
+    eth0 = router.ifindex("eth0")
+    seen: list[set[str]] = []
+    with router.enter():
+        kernel = Kernel()
+
+    def elsewhere() -> None:
+        with peer.enter(), kernel.monitor() as monitor:
+            kernel.manage_neighbour(ip_address("10.0.0.2").packed, eth0)
+            expect(monitor, lambda changes: changes.neighbours)
+            seen.append({link.name for link in kernel.snapshot().links.values()})
+
+    with kernel:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert seen
+    assert "eth0" in seen[0]
+    assert "peer0" not in seen[0]

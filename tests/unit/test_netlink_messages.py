@@ -1,0 +1,227 @@
+"""Links, neighbours, rules, features and events from hand-built messages; netlink's own answers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xdpecmp.errors import (
+    KernelRefused,
+    MalformedMessage,
+    NoSuchInterface,
+    NotPermitted,
+)
+from xdpecmp.model import Link, Neighbour
+from xdpecmp.netlink import wire
+from xdpecmp.netlink.features import parse_features
+from xdpecmp.netlink.links import parse_link
+from xdpecmp.netlink.monitor import Changes, classify
+from xdpecmp.netlink.neighbours import parse_neighbour
+from xdpecmp.netlink.rules import plain_rule
+from xdpecmp.netlink.wire import attribute
+
+MAC = bytes.fromhex("020000000001")
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("=I", value)
+
+
+def message(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+
+
+def link(*attrs: bytes, hardware: int = 1, flags: int = 0x10001) -> Link:
+    return parse_link(struct.pack("=BxHiII", 0, hardware, 3, flags, 0) + b"".join(attrs))
+
+
+def test_link() -> None:
+    assert link(
+        attribute(3, b"eth0.5\0"),
+        attribute(1, MAC),
+        attribute(4, u32(9000)),
+        attribute(10, u32(9)),
+        attribute(18, attribute(1, b"veth\0")),
+        attribute(5, u32(2)),  # a veth's IFLA_LINK is its peer: not something below it
+    ) == Link(3, "eth0.5", MAC, 9000, True, kind="veth", master=9)
+
+
+def test_vlan_link() -> None:
+    data = attribute(1, struct.pack("=H", 100)) + attribute(5, b"\x88\xa8")
+    vlan = attribute(18, attribute(1, b"vlan\0") + attribute(2, data))
+    found = link(attribute(5, u32(2)), vlan)
+    assert (found.kind, found.lower, found.vlan_id, found.vlan_protocol) == (
+        "vlan", 2, 100, 0x88A8,
+    )  # fmt: skip
+    # IFLA_LINK_NETNSID: the device below is in another namespace, its index means nothing here
+    assert link(attribute(5, u32(2)), attribute(37, u32(0)), vlan).lower == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "up"), [(0x10001, True), (0x1, False), (0x10000, False), (0, False)]
+)
+def test_link_up_means_admin_and_carrier(flags: int, up: bool) -> None:
+    assert link(flags=flags).up is up
+
+
+def test_only_ethernet_has_a_mac() -> None:
+    assert link(attribute(1, bytes(6)), hardware=772).mac == b""  # loopback
+    assert link(attribute(1, bytes(20)), hardware=32).mac == b""  # InfiniBand
+
+
+@pytest.mark.parametrize(
+    ("block", "mode", "program"),
+    [
+        (attribute(2, b"\0"), "", 0),
+        (attribute(2, b"\1") + attribute(4, u32(7)) + attribute(5, u32(7)), "native", 7),
+        (attribute(2, b"\2") + attribute(4, u32(8)) + attribute(6, u32(8)), "generic", 8),
+        (attribute(2, b"\4") + attribute(6, u32(8)) + attribute(5, u32(9)), "native", 9),
+    ],
+    ids=["none", "native", "generic", "several"],
+)
+def test_link_xdp(block: bytes, mode: str, program: int) -> None:
+    found = link(attribute(43, block))
+    assert (found.xdp_mode, found.xdp_prog_id) == (mode, program)
+
+
+def neighbour(*attrs: bytes, family: int = socket.AF_INET, flags: int = 0) -> bytes:
+    return struct.pack("=BxxxiHBB", family, 3, 0x02, flags, 1) + b"".join(attrs)
+
+
+def test_neighbour() -> None:
+    to = attribute(1, bytes(4))
+    assert parse_neighbour(neighbour(to, attribute(2, MAC), attribute(15, u32(1)), flags=0x10)) == (
+        Neighbour(bytes(4), 3, MAC, 0x02, managed=True), 0x10,
+    )  # fmt: skip
+    assert parse_neighbour(neighbour(to)) == (Neighbour(bytes(4), 3, b"", 0x02), 0)
+    assert parse_neighbour(neighbour(to, flags=0x08)) is None  # proxy
+    assert parse_neighbour(neighbour(family=socket.AF_BRIDGE)) is None
+    with pytest.raises(MalformedMessage):
+        parse_neighbour(neighbour(attribute(1, bytes(16))))
+
+
+def rule(*attrs: bytes, bits: int = 0, tos: int = 0, action: int = 1, flags: int = 0) -> bytes:
+    header = struct.pack("=BBBBBxxBI", socket.AF_INET, 0, bits, tos, 254, action, flags)
+    return header + b"".join(attrs)
+
+
+MAIN = (attribute(6, u32(32766)), attribute(15, u32(254)), attribute(14, u32(0xFFFFFFFF)))
+
+
+def test_plain_rule() -> None:
+    assert plain_rule(rule(*MAIN, attribute(21, b"\2"))) == (32766, 254)
+    assert plain_rule(rule()) == (0, 254)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        rule(*MAIN, attribute(10, u32(1))),
+        rule(*MAIN, attribute(3, b"eth0\0")),
+        rule(*MAIN, attribute(19, b"\1")),
+        rule(*MAIN[:2], attribute(14, u32(0))),
+        rule(*MAIN, bits=8),
+        rule(*MAIN, tos=8),
+        rule(*MAIN, action=6),
+        rule(*MAIN, flags=2),
+        rule(*MAIN, attribute(99, b"")),
+    ],
+    ids=["mark", "iif", "l3mdev", "suppress", "from", "tos", "blackhole", "not", "unknown"],
+)
+def test_rules_that_pick_packets(message: bytes) -> None:
+    assert plain_rule(message) is None
+
+
+def test_features() -> None:
+    def answer(bits: int) -> bytes:
+        features = attribute(1, u32(3)) + attribute(3, struct.pack("=Q", bits))
+        return struct.pack("=BBH", 1, 1, 0) + features
+
+    assert parse_features(answer(0x7)) == (3, True)
+    assert parse_features(answer(0x43)) == (3, False)
+
+
+ROUTES, LINKS, NONE = Changes(routes=True), Changes(links=True, routes=True), Changes()
+
+
+def route_event(table: int = 254, flags: int = 0) -> bytes:
+    return struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, table, 0, 0, 1, flags)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "changes"),
+    [
+        (16, bytes(16), LINKS),
+        (17, bytes(16), LINKS),
+        (16, bytes([socket.AF_BRIDGE]) + bytes(15), NONE),
+        (20, bytes(8), ROUTES),
+        (24, route_event(), ROUTES),
+        (25, route_event(255), ROUTES),
+        (24, route_event(100), NONE),
+        (24, route_event(252), NONE),
+        (24, route_event(flags=0x200), NONE),
+        (28, neighbour(), Changes(neighbours=True)),
+        (29, neighbour(family=socket.AF_INET6), Changes(neighbours=True)),
+        (28, neighbour(family=socket.AF_BRIDGE), NONE),
+        (28, neighbour(flags=8), NONE),
+        (32, bytes(12), Changes(rules=True)),
+        (80, bytes(4), Changes(settings=True)),
+        (104, bytes(8), ROUTES),
+        (105, bytes(8), ROUTES),
+        (9999, b"", NONE),
+    ],
+)
+def test_events(kind: int, body: bytes, changes: Changes) -> None:
+    assert classify(message(kind, body)) == changes
+    assert bool(changes) is (changes != NONE)
+
+
+def test_changes_add_up() -> None:
+    assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
+
+
+def error(number: int, text: str = "", kind: int = 2) -> bytes:
+    body = struct.pack("=i", -number) + (bytes(16) if kind == 2 else b"")
+    told = attribute(1, text.encode() + b"\0") if text else b""
+    return message(kind, body + told, flags=0x200 if text else 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "text"),
+    [
+        (error(1), NotPermitted, "thing: not permitted"),
+        (error(13), NotPermitted, "thing: not permitted"),
+        (error(19), NoSuchInterface, "thing"),
+        (error(22), KernelRefused, "thing: Invalid argument"),
+        (error(22, "Nexthop has invalid gateway"), KernelRefused, "thing: Nexthop has"),
+        (error(2, "FIB table does not exist", kind=3), KernelRefused, "thing: FIB table"),
+    ],
+)
+def test_errors_name_thing_and_cause(data: bytes, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        wire.raise_error(data, 0, len(data), "thing")
+
+
+def test_no_error() -> None:
+    wire.raise_error(error(0), 0, len(error(0)), "thing")
+
+
+@pytest.mark.parametrize(
+    "parse", [parse_link, parse_neighbour, plain_rule, parse_features, classify]
+)
+@given(data=st.binary(max_size=120))
+def test_arbitrary_bytes(parse: Callable[[bytes], object], data: bytes) -> None:
+    with contextlib.suppress(MalformedMessage):
+        parse(data)
+
+
+@given(st.sampled_from([16, 24, 28, 80]), st.binary(max_size=20))
+def test_arbitrary_events(kind: int, body: bytes) -> None:
+    with contextlib.suppress(MalformedMessage):
+        classify(message(kind, body))

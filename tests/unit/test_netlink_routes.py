@@ -1,0 +1,331 @@
+"""Route messages built by hand come out as the right `Route`, by the fast path as by the slow."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xdpecmp.errors import DumpInterrupted, MalformedMessage, RouteNotWeighable
+from xdpecmp.model import NextHop, Path, Prefix, Route, RouteKind
+from xdpecmp.netlink.routes import RouteReader, parse_route
+from xdpecmp.netlink.weights import with_weights
+from xdpecmp.netlink.wire import NLM_F_DUMP_INTR, attribute, attribute_map
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+UNICAST = 1
+DST, SRC, OIF, GATEWAY, PRIORITY, METRICS, MULTIPATH = 1, 2, 4, 5, 6, 8, 9
+CACHEINFO, TABLE, VIA, ENCAP_TYPE, ENCAP, EXPIRES, NH_ID = 12, 15, 18, 21, 22, 23, 30
+TEN = bytes((10, 0, 0, 0))
+GATEWAY1, GATEWAY2 = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
+GATEWAY6 = socket.inet_pton(socket.AF_INET6, "fe80::1")
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("=I", value)
+
+
+def u16(value: int) -> bytes:
+    return struct.pack("=H", value)
+
+
+def route(*attrs: tuple[int, bytes], **fields: int) -> bytes:
+    """An RTM_NEWROUTE message without netlink header: by default IPv4, /8, unicast, main."""
+    header = {
+        "family": V4, "dst_len": 8, "src_len": 0, "tos": 0,
+        "table": 254, "protocol": 3, "scope": 0, "type": UNICAST, "flags": 0,
+    } | fields  # fmt: skip
+    return struct.pack("=BBBBBBBBI", *header.values()) + b"".join(attribute(*a) for a in attrs)
+
+
+def hop(ifindex: int, *attrs: tuple[int, bytes], hops: int = 0, flags: int = 0) -> bytes:
+    """A struct rtnexthop with its attributes."""
+    inner = b"".join(attribute(*a) for a in attrs)
+    return struct.pack("=HBBi", 8 + len(inner), flags, hops, ifindex) + inner
+
+
+def datagram(*messages: bytes, kind: int = 24, flags: int = 2) -> bytes:
+    """Messages, each with its netlink header."""
+    return b"".join(
+        struct.pack("=IHHII", 16 + len(m), kind, flags, 1, 0) + m + bytes(-len(m) % 4)
+        for m in messages
+    )
+
+
+TO_TEN = ((TABLE, u32(254)), (DST, TEN))
+VIA_ONE = ((GATEWAY, GATEWAY1), (OIF, u32(7)))
+
+
+def parsed(*attrs: tuple[int, bytes], **fields: int) -> Route:
+    result = parse_route(route(*attrs, **fields))
+    assert result is not None
+    return result
+
+
+def test_single_path() -> None:
+    assert parsed(*TO_TEN, (PRIORITY, u32(20)), *VIA_ONE, tos=8, scope=253, protocol=186) == Route(
+        prefix=Prefix(TEN, 8),
+        table=254,
+        metric=20,
+        kind=RouteKind.UNICAST,
+        paths=(Path(NextHop(GATEWAY1, 7)),),
+        protocol=186,
+        scope=253,
+        tos=8,
+    )
+
+
+def test_no_destination_is_the_default_route_and_no_priority_metric_0() -> None:
+    result = parsed(*VIA_ONE, dst_len=0)
+    assert result.prefix == Prefix(bytes(4), 0)
+    assert result.metric == 0
+
+
+def test_paths_keep_order_weights_and_flags() -> None:
+    block = hop(7, (GATEWAY, GATEWAY2), hops=4) + hop(8, (GATEWAY, GATEWAY1), flags=0x11)
+    assert parsed(*TO_TEN, (MULTIPATH, block)).paths == (
+        Path(NextHop(GATEWAY2, 7), 5, 0),
+        Path(NextHop(GATEWAY1, 8), 1, 0x11),
+    )
+
+
+def test_flags_of_a_single_path_are_the_low_byte_of_the_routes() -> None:
+    (path,) = parsed(*TO_TEN, *VIA_ONE, flags=0x4000 | 0x14).paths
+    assert path.flags == 0x14
+    assert path.linkdown
+
+
+def test_ipv4_over_an_ipv6_gateway() -> None:
+    via = (VIA, u16(V6) + GATEWAY6)
+    block = hop(7, via) + hop(8)
+    assert parsed(*TO_TEN, via, (OIF, u32(7))).paths == (Path(NextHop(GATEWAY6, 7)),)
+    result = parsed(*TO_TEN, (MULTIPATH, block))
+    assert [p.nexthop for p in result.paths] == [NextHop(GATEWAY6, 7), NextHop(b"", 8)]
+    assert result.kind is RouteKind.UNICAST
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (1, RouteKind.UNICAST),
+        (2, RouteKind.LOCAL),
+        (3, RouteKind.SPECIAL),
+        (4, RouteKind.LOCAL),
+        (5, RouteKind.SPECIAL),
+        (6, RouteKind.SPECIAL),
+        (7, RouteKind.SPECIAL),
+        (8, RouteKind.SPECIAL),
+        (9, RouteKind.UNSUPPORTED),  # throw
+        (10, RouteKind.UNSUPPORTED),  # nat
+        (11, RouteKind.UNSUPPORTED),  # xresolve
+        (200, RouteKind.UNSUPPORTED),
+    ],
+)
+def test_kinds(number: int, kind: RouteKind) -> None:
+    assert parsed(*TO_TEN, *VIA_ONE, type=number).kind is kind
+
+
+@pytest.mark.parametrize(
+    "attr",
+    [
+        (NH_ID, u32(5)),
+        (ENCAP_TYPE, u16(1)),
+        (ENCAP, b""),
+        (SRC, bytes(4)),
+        (METRICS, attribute(2, u32(1400))),
+        (METRICS, attribute(1, u32(1 << 8))),
+    ],
+    ids=["nhid", "encap type", "encap", "source", "mtu", "lock"],
+)
+def test_what_the_data_path_does_not_do(attr: tuple[int, bytes]) -> None:
+    result = parsed(*TO_TEN, *VIA_ONE, attr)
+    assert result.kind is RouteKind.UNSUPPORTED
+    assert result.paths  # still shown
+
+
+def test_unsupported_for_other_reasons() -> None:
+    block = hop(7, (GATEWAY, GATEWAY1)) + hop(8, (ENCAP_TYPE, u16(1)), (ENCAP, b""))
+    assert parsed(*TO_TEN, (MULTIPATH, block)).kind is RouteKind.UNSUPPORTED
+    assert parsed(*TO_TEN, *VIA_ONE, src_len=8).kind is RouteKind.UNSUPPORTED
+    assert parsed(*TO_TEN, (VIA, u16(28) + b"\0\0\0"), (OIF, u32(7))).kind is RouteKind.UNSUPPORTED
+    assert parsed(*TO_TEN).kind is RouteKind.UNSUPPORTED  # unicast to nowhere
+
+
+def test_harmless_metrics() -> None:
+    metrics = attribute(8, u32(1400)) + attribute(11, u32(10))  # advmss, initcwnd
+    assert parsed(*TO_TEN, *VIA_ONE, (METRICS, metrics)).kind is RouteKind.UNICAST
+
+
+def test_a_blackhole_has_no_path() -> None:
+    assert parsed(*TO_TEN, type=6).paths == ()
+
+
+@pytest.mark.parametrize("table", [254, 255, 253])
+def test_tables_that_count(table: int) -> None:
+    assert parsed((TABLE, u32(table)), (DST, TEN), *VIA_ONE, table=0).table == table
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        route(*TO_TEN, *VIA_ONE, flags=0x200),
+        route((TABLE, u32(100)), (DST, TEN), *VIA_ONE),
+        route((TABLE, u32(1000)), (DST, TEN), *VIA_ONE, table=252),
+    ],
+    ids=["cloned", "table 100", "table 1000"],
+)
+def test_left_out(message: bytes) -> None:
+    assert parse_route(message) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        route()[:-1],
+        route(family=28),
+        route((DST, bytes(16))),
+        route((GATEWAY, bytes(5)), (OIF, u32(1))),
+        route((OIF, bytes(3))),
+        route(*TO_TEN)[:-1],
+        route((MULTIPATH, struct.pack("=HBBi", 7, 0, 0, 1))),
+        route((MULTIPATH, struct.pack("=HBBi", 12, 0, 0, 1))),
+        route() + struct.pack("=HH", 3, 1),
+    ],
+)
+def test_malformed(message: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_route(message)
+
+
+# The fast path
+
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+
+attr_values = st.one_of(st.binary(max_size=20), st.integers(0, 300).map(u32))
+# All but RTA_DST, which comes once at most: of two, each path would take another one.
+attrs = st.lists(st.tuples(st.sampled_from([*range(2, 31)]), attr_values), max_size=5)
+bodies = st.builds(
+    lambda default, lead, more, fields: route(*(TO_TEN[:1] if default else lead), *more, **fields),
+    st.booleans(),
+    st.binary(min_size=4, max_size=4).map(lambda a: (TO_TEN[0], (DST, a))),
+    attrs,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "dst_len": st.integers(0, 32),
+            "type": st.integers(0, 11),
+            "flags": st.sampled_from([0, 4, 0x200]),
+            "tos": st.integers(0, 255),
+        },
+    ),
+)
+
+
+def slow(messages: list[bytes]) -> list[Route] | None:
+    try:
+        found = [parse_route(m) for m in messages]
+    except MalformedMessage:
+        return None
+    return [r for r in found if r is not None]
+
+
+@given(st.lists(bodies, max_size=6))
+def test_the_fast_path_is_a_memo_of_the_slow_one(messages: list[bytes]) -> None:
+    messages = messages * 2  # the second half comes from the dictionary
+    expected = slow(messages)
+    reader = RouteReader(V4)
+    data = datagram(*messages)
+    if expected is None:
+        with pytest.raises(MalformedMessage):
+            reader.take(data + DONE)
+    else:
+        assert reader.take(data + DONE) == len(data)
+        assert reader.routes == expected
+
+
+def test_it_is_fast_for_what_kernels_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RTA_TABLE, RTA_DST, the rest: one message is parsed, the others are looked up."""
+    calls: list[bytes] = []
+
+    def counted(message: bytes) -> Route | None:
+        calls.append(message)
+        return parse_route(message)
+
+    monkeypatch.setattr("xdpecmp.netlink.routes.parse_route", counted)
+    for family, size in ((V4, 4), (V6, 16)):
+        calls.clear()
+        reader = RouteReader(family)
+        messages = [
+            route(
+                (TABLE, u32(254)), (DST, bytes([i]) * size), (OIF, u32(3)),
+                family=family, dst_len=8 + i % 8,
+            )
+            for i in range(1, 100)
+        ]  # fmt: skip
+        assert reader.take(datagram(*messages)) == len(datagram(*messages))
+        assert [r.prefix.address[0] for r in reader.routes] == list(range(1, 100))
+        assert [r.prefix.length for r in reader.routes] == [8 + i % 8 for i in range(1, 100)]
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_interrupted_dump_is_noticed_anywhere(place: int) -> None:
+    pieces = [datagram(route(*TO_TEN, *VIA_ONE)) for _ in range(3)]
+    pieces[place] = datagram(route(*TO_TEN, *VIA_ONE), flags=2 | NLM_F_DUMP_INTR)
+    with pytest.raises(DumpInterrupted):
+        RouteReader(V4).take(b"".join(pieces))
+
+
+@given(st.binary(max_size=200), st.sampled_from([V4, V6]))
+def test_arbitrary_bytes(data: bytes, family: int) -> None:
+    with contextlib.suppress(MalformedMessage, DumpInterrupted):
+        RouteReader(family).take(data)
+
+
+@given(bodies, st.data())
+def test_damaged_messages(body: bytes, data: st.DataObject) -> None:
+    """Cut short, or with a byte changed: a route, or MalformedMessage, never another error."""
+    whole = bytearray(datagram(body, body))
+    position = data.draw(st.integers(0, len(whole) - 1))
+    whole[position] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(MalformedMessage, DumpInterrupted):
+        RouteReader(V4).take(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+
+
+# Weights
+
+BLOCK = hop(7, (GATEWAY, GATEWAY1), hops=1, flags=0x10) + hop(8, (VIA, u16(V6) + GATEWAY6), flags=4)
+
+
+def test_new_weights_change_nothing_else() -> None:
+    more = ((7, GATEWAY2), (METRICS, attribute(8, u32(1400))), (11, u32(3)), (20, b"\1"))
+    before = route(*TO_TEN, (PRIORITY, u32(5)), *more, (MULTIPATH, BLOCK), flags=0x4000, tos=4)
+    after = with_weights(before, [10, 256])
+    expected = hop(7, (GATEWAY, GATEWAY1), hops=9) + hop(
+        8, (VIA, u16(V6) + GATEWAY6), hops=255, flags=4
+    )
+    assert after == route(*TO_TEN, (PRIORITY, u32(5)), *more, (MULTIPATH, expected), flags=0, tos=4)
+
+
+@pytest.mark.parametrize(("ticks", "seconds"), [(0, None), (50, 1), (30_000, 300)])
+def test_the_rest_of_an_ipv6_routes_life_goes_on(
+    monkeypatch: pytest.MonkeyPatch, ticks: int, seconds: int | None
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda _: 100)
+    cache = struct.pack("=IIiIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)
+    after = with_weights(route(*TO_TEN, (MULTIPATH, BLOCK), (CACHEINFO, cache)), [1, 1])
+    found = attribute_map(after, 12, len(after))
+    assert CACHEINFO not in found
+    assert found.get(EXPIRES) == (None if seconds is None else u32(seconds))
+
+
+def test_routes_without_weights_of_their_own() -> None:
+    with pytest.raises(RouteNotWeighable, match="nexthop object"):
+        with_weights(route(*TO_TEN, (NH_ID, u32(1)), (MULTIPATH, BLOCK)), [1, 1])
+    with pytest.raises(RouteNotWeighable, match="not a multipath"):
+        with_weights(route(*TO_TEN, *VIA_ONE), [1])

@@ -1,0 +1,22 @@
+"""The only package that knows rtnetlink: dumps, events and changes of one network namespace.
+
+    with Kernel() as kernel:              # of the namespace that the calling thread is in
+        with kernel.monitor() as monitor: # subscribe first, dump then
+            snapshot = kernel.snapshot()
+            ...                           # select on `monitor`
+            changes = monitor.drain()
+
+| module | what it holds |
+|---|---|
+| `wire` | sockets, dumps, attributes: netlink itself |
+| `routes` | the fast route dump |
+| `links`, `neighbours`, `rules`, `features`, `sysctl` | one kind of thing each |
+| `monitor` | change notifications |
+| `weights`, `xdp`, `writer` | changes |
+| `kernel` | `Kernel`, all of it for one namespace |
+"""
+
+from .kernel import Kernel
+from .monitor import Changes, Monitor
+
+__all__ = ["Changes", "Kernel", "Monitor"]

@@ -1,0 +1,79 @@
+"""XDP features of devices: which of them can transmit redirected frames.
+
+Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
+whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
+6.3) tells.
+
+Source: Documentation/netlink/specs/netdev.yaml, include/uapi/linux/netdev.h, genetlink.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from errno import ENOENT
+from typing import NamedTuple
+
+from ..errors import KernelRefused, MalformedMessage
+from . import wire
+
+_GENL_ID_CTRL = 16
+_CTRL_CMD_GETFAMILY = 3
+_CTRL_ATTR_FAMILY_ID = 1
+_CTRL_ATTR_FAMILY_NAME = 2
+_CTRL_ATTR_MCAST_GROUPS = 7
+_CTRL_ATTR_MCAST_GRP_NAME = 1
+_CTRL_ATTR_MCAST_GRP_ID = 2
+
+_NETDEV_CMD_DEV_GET = 1
+_NETDEV_A_DEV_IFINDEX = 1
+_NETDEV_A_DEV_XDP_FEATURES = 3
+_NETDEV_XDP_ACT_NDO_XMIT = 4
+
+_HEADER = struct.Struct("=BBH")
+"""genlmsghdr: command, version, reserved."""
+
+
+class Family(NamedTuple):
+    """Where the kernel keeps "netdev": its message type, and the number of its group "mgmt"."""
+
+    message_type: int
+    group: int
+
+
+def find_family(connection: wire.Socket) -> Family | None:
+    """Look the family up; None if this kernel has none (before 6.3)."""
+    name = wire.attribute(_CTRL_ATTR_FAMILY_NAME, b"netdev\0")
+    request = _HEADER.pack(_CTRL_CMD_GETFAMILY, 1, 0) + name
+    try:
+        answer = connection.ask(_GENL_ID_CTRL, request, "netlink family netdev")
+    except KernelRefused as error:
+        if error.errno == ENOENT:
+            return None
+        raise
+    found = wire.attribute_map(answer, _HEADER.size, len(answer))
+    groups = found.get(_CTRL_ATTR_MCAST_GROUPS, b"")
+    group = 0
+    for _, start, end in wire.attributes(groups, 0, len(groups)):
+        inner = wire.attribute_map(groups, start, end)
+        if inner.get(_CTRL_ATTR_MCAST_GRP_NAME, b"").rstrip(b"\0") == b"mgmt":
+            group = wire.number(inner.get(_CTRL_ATTR_MCAST_GRP_ID, bytes(4)))
+    return Family(wire.number(found.get(_CTRL_ATTR_FAMILY_ID, bytes(2))), group)
+
+
+def parse_features(message: bytes) -> tuple[int, bool]:
+    """Ifindex of a NETDEV_CMD_DEV_GET answer, and whether NETDEV_XDP_ACT_NDO_XMIT is there."""
+    if len(message) < _HEADER.size:
+        raise MalformedMessage(f"generic netlink message of {len(message)} bytes")
+    found = wire.attribute_map(message, _HEADER.size, len(message))
+    ifindex = wire.number(found.get(_NETDEV_A_DEV_IFINDEX, bytes(4)))
+    features = wire.number(found.get(_NETDEV_A_DEV_XDP_FEATURES, bytes(8)))
+    return ifindex, bool(features & _NETDEV_XDP_ACT_NDO_XMIT)
+
+
+def read_transmits(connection: wire.Socket, family: Family | None) -> dict[int, bool]:
+    """By ifindex, whether frames may be redirected to the device; {} if the kernel cannot tell."""
+    if family is None:
+        return {}
+    request = _HEADER.pack(_NETDEV_CMD_DEV_GET, 1, 0)
+    answers = connection.dump(family.message_type, request, "XDP features")
+    return dict(parse_features(answer) for answer in answers)

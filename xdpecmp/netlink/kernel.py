@@ -1,0 +1,124 @@
+"""One network namespace's kernel, as the rest of the program sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from ..model import Link, Neighbour, Route, Settings, Snapshot
+from . import features, links, neighbours, routes, rules, sysctl, weights, wire, xdp
+from .monitor import Monitor
+from .namespace import current_namespace, inside
+from .writer import Writer
+
+
+class Kernel:
+    """Reads and changes the network namespace that the calling thread is in when it is made.
+
+    It keeps to that namespace wherever the thread goes later. Not for use by two threads at once.
+    All methods may raise KernelRefused and NotPermitted; those that read also MalformedMessage and
+    DumpInterrupted.
+    """
+
+    def __init__(self) -> None:
+        with ExitStack() as undo:
+            self._namespace = current_namespace()
+            undo.callback(os.close, self._namespace)
+            self._route = undo.enter_context(wire.Socket())
+            self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
+            self._netdev = features.find_family(self._generic)
+            self._writer = Writer(self._namespace)
+            undo.callback(self._writer.close)
+            self._close = undo.pop_all().close
+
+    def close(self) -> None:
+        """Close all descriptors. May be called again."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Reading
+
+    def links(self) -> dict[int, Link]:
+        """All devices, by index."""
+        return links.read_links(self._route, features.read_transmits(self._generic, self._netdev))
+
+    def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
+        """All neighbours of both families, by (packed address, ifindex)."""
+        return neighbours.read_neighbours(self._route)
+
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of the tables main, local and default, in the kernel's order, IPv4 first."""
+        return routes.read_routes(self._route)
+
+    def settings(self, links: Iterable[Link]) -> Settings:
+        """The sysctls, those of interfaces for these links."""
+        with inside(self._namespace):
+            return sysctl.read_settings(links)
+
+    def custom_rules(self) -> tuple[bool, bool]:
+        """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""
+        return rules.read_custom_rules(self._route)
+
+    def snapshot(self) -> Snapshot:
+        """All of the above. Not at one instant: have a monitor running to see what changed."""
+        found = self.links()
+        custom4, custom6 = self.custom_rules()
+        return Snapshot(
+            links=found,
+            neighbours=self.neighbours(),
+            routes=self.routes(),
+            settings=self.settings(found.values()),
+            custom_rules4=custom4,
+            custom_rules6=custom6,
+        )
+
+    def monitor(self) -> Monitor:
+        """Subscribe to changes of this namespace; the caller closes it."""
+        with inside(self._namespace):
+            return Monitor(self._netdev)
+
+    # Changing
+
+    def manage_neighbour(self, address: bytes, ifindex: int) -> bool:
+        """Have the kernel keep a neighbour resolved by itself: see `neighbours.manage`."""
+        return neighbours.manage(self._route, self._writer, address, ifindex)
+
+    def use_neighbour(self, address: bytes, ifindex: int) -> bool:
+        """Have the kernel probe a stale neighbour: see `neighbours.use`."""
+        return neighbours.use(self._route, self._writer, address, ifindex)
+
+    def release_neighbour(self, address: bytes, ifindex: int) -> bool:
+        """Undo `manage_neighbour`, keeping the entry: see `neighbours.release`."""
+        return neighbours.release(self._route, self._writer, address, ifindex)
+
+    def set_weights(self, route: Route, new: Sequence[int]) -> None:
+        """Change a multipath route's weights and nothing else: see `weights.set_weights`."""
+        weights.set_weights(self._route, route, new)
+
+    def set_seed(self, seed: int) -> None:
+        """Make the multipath hash seed known: see `sysctl.write_seed`."""
+        with inside(self._namespace):
+            sysctl.write_seed(seed)
+
+    def attach_xdp(
+        self, ifindex: int, prog_fd: int, mode: str, expected_fd: int | None = None
+    ) -> int:
+        """Attach an XDP program and return its id: see `xdp.attach`."""
+        return xdp.attach(self._route, self._writer, ifindex, prog_fd, mode, expected_fd)
+
+    def detach_xdp(self, ifindex: int, mode: str, expected_fd: int) -> None:
+        """Detach that very XDP program: see `xdp.detach`."""
+        xdp.detach(self._route, self._writer, ifindex, mode, expected_fd)

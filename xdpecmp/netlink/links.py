@@ -1,0 +1,126 @@
+"""Links: the kernel's RTM_NEWLINK messages as `Link` values.
+
+Source: rtnl_fill_ifinfo() in net/core/rtnetlink.c, include/uapi/linux/if_link.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..errors import MalformedMessage, NoSuchInterface
+from ..model import Link
+from . import wire
+
+RTM_GETLINK = 18
+
+LINK_HEADER = struct.Struct("=BxHiII")
+"""ifinfomsg: family, device type (ARPHRD_*), ifindex, flags (IFF_*), change mask."""
+
+_IFLA_ADDRESS = 1
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_IFLA_LINK = 5
+_IFLA_MASTER = 10
+_IFLA_LINKINFO = 18
+_IFLA_EXT_MASK = 29
+_IFLA_LINK_NETNSID = 37
+_IFLA_XDP = 43
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_IFLA_VLAN_ID = 1
+_IFLA_VLAN_PROTOCOL = 5
+_IFLA_XDP_ATTACHED = 2
+_IFLA_XDP_PROG_ID = 4
+_IFLA_XDP_DRV_PROG_ID = 5
+
+_ARPHRD_ETHER = 1
+_IFF_UP = 0x1
+_IFF_LOWER_UP = 0x10000
+_RTEXT_FILTER_SKIP_STATS = 8
+
+_XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "native"}
+"""XDP_ATTACHED_*; 4 (MULTI) is several at once, of which the native one sees packets first."""
+
+
+def parse_link(message: bytes) -> Link:
+    """One RTM_NEWLINK message, without its netlink header. Raises MalformedMessage."""
+    if len(message) < LINK_HEADER.size:
+        raise MalformedMessage(f"link message of {len(message)} bytes")
+    _, hardware, ifindex, flags, _ = LINK_HEADER.unpack_from(message)
+    found = wire.attribute_map(message, LINK_HEADER.size, len(message))
+    mac = found.get(_IFLA_ADDRESS, b"")
+    kind, vlan = _kind(found.get(_IFLA_LINKINFO, b""))
+    lower = found.get(_IFLA_LINK) if kind == "vlan" and _IFLA_LINK_NETNSID not in found else None
+    mode, program = _xdp(found.get(_IFLA_XDP, b""))
+    return Link(
+        ifindex=ifindex,
+        name=_text(found.get(_IFLA_IFNAME, b"")),
+        mac=mac if hardware == _ARPHRD_ETHER and len(mac) == 6 else b"",
+        mtu=_number(found, _IFLA_MTU),
+        up=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
+        kind=kind,
+        master=_number(found, _IFLA_MASTER),
+        lower=wire.number(lower) if lower else 0,
+        vlan_id=_number(vlan, _IFLA_VLAN_ID),
+        # Unlike the id, the protocol is in network order.
+        vlan_protocol=int.from_bytes(vlan.get(_IFLA_VLAN_PROTOCOL, b""), "big"),
+        xdp_prog_id=program,
+        xdp_mode=mode,
+    )
+
+
+def _kind(linkinfo: bytes) -> tuple[str, dict[int, bytes]]:
+    """The device's kind, and IFLA_INFO_DATA if it is a VLAN device."""
+    found = wire.attribute_map(linkinfo, 0, len(linkinfo))
+    kind = _text(found.get(_IFLA_INFO_KIND, b""))
+    data = found.get(_IFLA_INFO_DATA, b"") if kind == "vlan" else b""
+    return kind, wire.attribute_map(data, 0, len(data))
+
+
+def _xdp(block: bytes) -> tuple[str, int]:
+    """Mode and id of the attached XDP program."""
+    found = wire.attribute_map(block, 0, len(block))
+    mode = _XDP_MODES.get(_number(found, _IFLA_XDP_ATTACHED), "")
+    program = _number(found, _IFLA_XDP_DRV_PROG_ID) or _number(found, _IFLA_XDP_PROG_ID)
+    return mode, program
+
+
+def _number(found: Mapping[int, bytes], kind: int) -> int:
+    return wire.number(found[kind]) if kind in found else 0
+
+
+def _text(value: bytes) -> str:
+    return value.split(b"\0")[0].decode(errors="surrogateescape")
+
+
+def _request(ifindex: int) -> bytes:
+    header = LINK_HEADER.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    return header + wire.attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+
+
+def read_links(connection: wire.Socket, transmits: Mapping[int, bool]) -> dict[int, Link]:
+    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell.
+
+    A device that is not in `transmits` though others are appeared a moment ago: taken for not
+    able, until its own notification has it read again.
+    """
+    links = {}
+    for message in connection.dump(RTM_GETLINK, _request(0), "links"):
+        link = parse_link(message)
+        if transmits:
+            link = replace(link, can_transmit_xdp=transmits.get(link.ifindex, False))
+        links[link.ifindex] = link
+    return links
+
+
+def read_link(connection: wire.Socket, ifindex: int) -> Link:
+    """One link, without its XDP features. Raises NoSuchInterface."""
+    if ifindex <= 0:
+        raise NoSuchInterface(f"#{ifindex}")
+    try:
+        return parse_link(connection.ask(RTM_GETLINK, _request(ifindex), f"device #{ifindex}"))
+    except NoSuchInterface:
+        raise NoSuchInterface(f"#{ifindex}") from None

@@ -1,0 +1,147 @@
+"""Neighbours: reading them, and having the kernel keep them resolved.
+
+Packets that XDP forwards confirm no neighbour, so an entry would go stale, be forgotten, and its
+next hop fall back to the slow path. NTF_EXT_MANAGED (Linux 5.16) makes the kernel probe an entry by
+itself. Asking for it has side effects, which __neigh_update() in net/core/neighbour.c shows: an
+administrative update *sets* the flags to those that it names, so one for NTF_USE alone ends
+NTF_EXT_MANAGED, and it takes NUD_PERMANENT away, MAC and all. Hence: look at the entry first,
+repeat its flags, and keep off those that somebody else maintains.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from errno import ENOENT
+from typing import TYPE_CHECKING
+
+from ..errors import KernelRefused, MalformedMessage
+from ..model import Neighbour
+from . import wire
+
+if TYPE_CHECKING:
+    from .writer import Writer
+
+RTM_GETNEIGH = 30
+
+NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
+"""ndmsg: family, ifindex, state (NUD_*), flags (NTF_*), type (RTN_*)."""
+NDA_DST = 1
+NDA_LLADDR = 2
+NDA_FLAGS_EXT = 15
+
+NUD_NOARP = 0x40
+NUD_PERMANENT = 0x80
+NTF_USE = 0x01
+NTF_PROXY = 0x08
+NTF_EXT_LEARNED = 0x10
+NTF_EXT_MANAGED = 0x01
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
+
+
+def parse_neighbour(message: bytes) -> tuple[Neighbour, int] | None:
+    """One RTM_NEWNEIGH message, without its netlink header, as a Neighbour and its NTF_* flags.
+
+    None for a proxy entry and for other families (a bridge's forwarding table). Raises
+    MalformedMessage.
+    """
+    if len(message) < NEIGHBOUR_HEADER.size:
+        raise MalformedMessage(f"neighbour message of {len(message)} bytes")
+    family, ifindex, state, flags, _ = NEIGHBOUR_HEADER.unpack_from(message)
+    if family not in FAMILIES or flags & NTF_PROXY:
+        return None
+    found = wire.attribute_map(message, NEIGHBOUR_HEADER.size, len(message))
+    address = found.get(NDA_DST, b"")
+    if len(address) != _ADDRESS_SIZE[family]:
+        raise MalformedMessage(f"neighbour with an address of {len(address)} bytes")
+    mac = found.get(NDA_LLADDR, b"")
+    extended = wire.number(found.get(NDA_FLAGS_EXT, bytes(4)))
+    neighbour = Neighbour(
+        address=address,
+        ifindex=ifindex,
+        mac=mac if len(mac) == 6 else b"",
+        state=state,
+        managed=bool(extended & NTF_EXT_MANAGED),
+    )
+    return neighbour, flags
+
+
+def read_neighbours(connection: wire.Socket) -> dict[tuple[bytes, int], Neighbour]:
+    """All neighbours of both families by (packed address, ifindex)."""
+    request = NEIGHBOUR_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    neighbours = {}
+    for message in connection.dump(RTM_GETNEIGH, request, "neighbours"):
+        parsed = parse_neighbour(message)
+        if parsed is not None:
+            neighbour = parsed[0]
+            neighbours[neighbour.address, neighbour.ifindex] = neighbour
+    return neighbours
+
+
+def read_neighbour(
+    connection: wire.Socket, address: bytes, ifindex: int
+) -> tuple[Neighbour, int] | None:
+    """One neighbour and its NTF_* flags, or None. Raises NoSuchInterface."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    request = NEIGHBOUR_HEADER.pack(family, ifindex, 0, 0, 0) + wire.attribute(NDA_DST, address)
+    try:
+        message = connection.ask(RTM_GETNEIGH, request, _name(address, ifindex))
+    except KernelRefused as error:
+        if error.errno == ENOENT:
+            return None
+        raise
+    return parse_neighbour(message)
+
+
+def manage(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+    """Have the kernel resolve a neighbour and keep it resolved.
+
+    An entry that exists keeps its state and MAC. Returns False, having changed nothing, for one
+    that is maintained by someone else: permanent, NOARP, or learned by a control plane (EVPN).
+    Raises NoSuchInterface, NotPermitted, KernelRefused.
+    """
+    found = read_neighbour(connection, address, ifindex)
+    if found is not None:
+        neighbour, flags = found
+        if neighbour.managed:
+            return True
+        if neighbour.state & (NUD_PERMANENT | NUD_NOARP) or flags & NTF_EXT_LEARNED:
+            return False
+    writer.neighbour(address, ifindex, flags=0, extended=NTF_EXT_MANAGED)
+    return True
+
+
+def use(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+    """Have the kernel look after an entry as if it had sent a packet there: STALE is probed.
+
+    Returns False, having changed nothing, where there is no entry or nothing to probe. Errors as
+    for `manage`.
+    """
+    found = read_neighbour(connection, address, ifindex)
+    if found is None or found[0].state & (NUD_PERMANENT | NUD_NOARP):
+        return False
+    neighbour, flags = found
+    extended = NTF_EXT_MANAGED if neighbour.managed else 0
+    writer.neighbour(address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended)
+    return True
+
+
+def release(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+    """Undo `manage`: the kernel no longer probes by itself, and may forget the entry when unused.
+
+    Its state and MAC stay. Returns whether the entry was managed. Errors as for `manage`.
+    """
+    found = read_neighbour(connection, address, ifindex)
+    if found is None or not found[0].managed:
+        return False
+    _, flags = found
+    # An update for NTF_USE without the managed flag is the one that leaves all else alone.
+    writer.neighbour(address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended=0)
+    return True
+
+
+def _name(address: bytes, ifindex: int) -> str:
+    return f"neighbour {ipaddress.ip_address(address)} on device #{ifindex}"

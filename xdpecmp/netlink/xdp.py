@@ -1,0 +1,105 @@
+"""Attaching and detaching an XDP program, without ever touching somebody else's.
+
+Every change names what has to be there before it, for the kernel to compare (XDP_FLAGS_REPLACE with
+a descriptor, or XDP_FLAGS_UPDATE_IF_NOEXIST), and what is there afterwards is read back: detaching
+in the wrong mode is answered with success and does nothing.
+
+Source: dev_xdp_attach() in net/core/dev.c.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EBUSY, EEXIST, EOPNOTSUPP
+from pathlib import Path
+
+from ..errors import ForeignProgram, KernelRefused, XdpecmpError
+from . import wire
+from .links import read_link
+from .writer import (
+    XDP_FLAGS_DRV_MODE,
+    XDP_FLAGS_REPLACE,
+    XDP_FLAGS_SKB_MODE,
+    XDP_FLAGS_UPDATE_IF_NOEXIST,
+    Writer,
+)
+
+_MODES = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
+
+
+def attach(
+    connection: wire.Socket,
+    writer: Writer,
+    ifindex: int,
+    prog_fd: int,
+    mode: str,
+    expected_fd: int | None = None,
+) -> int:
+    """Attach a program in mode "native" or "generic"; returns its id.
+
+    Without `expected_fd` no program may be there; with it (a descriptor) exactly that program, and
+    it is replaced without a gap. Raises ForeignProgram if it is otherwise, NoSuchInterface,
+    NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode).
+    """
+    before = XDP_FLAGS_UPDATE_IF_NOEXIST if expected_fd is None else XDP_FLAGS_REPLACE
+    name = read_link(connection, ifindex).name
+    try:
+        writer.xdp(ifindex, prog_fd, _MODES[mode] | before, expected_fd)
+    except KernelRefused as error:
+        raise _attach_error(error, name, mode) from error
+    link = read_link(connection, ifindex)
+    wanted = program_id(prog_fd)
+    if (link.xdp_mode, link.xdp_prog_id) != (mode, wanted):
+        raise ForeignProgram(
+            f"{name} has program {link.xdp_prog_id} ({link.xdp_mode or 'none'})"
+            f" instead of {wanted} ({mode}), just attached",
+            f"look at it: ip link show dev {name}",
+        )
+    return wanted
+
+
+def _attach_error(error: KernelRefused, name: str, mode: str) -> XdpecmpError:
+    if error.errno in (EBUSY, EEXIST):
+        return ForeignProgram(
+            f"{name} has another XDP program attached than expected",
+            f"look at it: ip link show dev {name}",
+        )
+    if error.errno == EOPNOTSUPP and mode == "native":
+        return KernelRefused(
+            f"{name}: its driver has no native XDP", error.errno, "use --mode generic"
+        )
+    return error
+
+
+def detach(
+    connection: wire.Socket, writer: Writer, ifindex: int, mode: str, expected_fd: int
+) -> None:
+    """Detach the program behind `expected_fd`, which is attached in that mode.
+
+    Raises ForeignProgram if another program is there, or it is there in another mode, or none is;
+    NoSuchInterface, NotPermitted, KernelRefused.
+    """
+    link = read_link(connection, ifindex)
+    expected = program_id(expected_fd)
+    foreign = ForeignProgram(
+        f"program {expected} ({mode}) is not what {link.name} has attached:"
+        f" {link.xdp_prog_id or 'nothing'} {link.xdp_mode}".rstrip(),
+        f"look at it: ip link show dev {link.name}",
+    )
+    if (link.xdp_mode, link.xdp_prog_id) != (mode, expected):
+        raise foreign
+    try:
+        writer.xdp(ifindex, -1, _MODES[mode] | XDP_FLAGS_REPLACE, expected_fd)
+    except KernelRefused as error:
+        raise (foreign if error.errno in (EBUSY, EEXIST) else error) from error
+    if read_link(connection, ifindex).xdp_prog_id == expected:
+        raise KernelRefused(f"{link.name}: program {expected} is still attached", 0)
+
+
+def program_id(descriptor: int) -> int:
+    """The id of the BPF program behind a descriptor. Raises OSError, ValueError if it is none."""
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "prog_id":
+            return int(value)
+    raise ValueError(f"descriptor {descriptor} ({os.readlink(f'/proc/self/fd/{descriptor}')})")
