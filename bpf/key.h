@@ -132,6 +132,44 @@ static __always_inline struct l4 ipv6_l4(const struct l3 *l3, const struct ipv6_
 	return l4;
 }
 
+/*
+ * A host behind a veth leaves TCP and UDP checksums for hardware that isn't there: the field holds
+ * the sum over the pseudo-header alone, the packet's metadata say so, and those are lost when native
+ * XDP redirects it. So what looks like that is passed to Linux, which finishes it where it must.
+ * One finished checksum in 65,536 looks alike and takes the slow path too.
+ * `addresses`: the sum of source and destination. Source: tcp_v4_send_check(), udp_set_csum().
+ */
+static __always_inline int checksum_is_partial(const struct l3 *l3, const struct l4 *l4,
+					       __u64 addresses)
+{
+	__u32 offset = l4->proto == PROTO_TCP ? 16 : 6;
+	const __sum16 *checksum;
+	__u64 sum;
+
+	if ((l4->proto != PROTO_TCP && l4->proto != PROTO_UDP) || l4->is_fragment)
+		return 0;
+	checksum = l3_bytes(l3, l4->offset + offset, sizeof(*checksum));
+	if (!checksum)
+		return 0;
+	sum = addresses + be16(l4->proto) + be16(l3->length - l4->offset);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return *checksum == sum;
+}
+
+static __always_inline __u64 sum_addresses(const void *addresses, __u32 words)
+{
+	const __u32 *word = addresses;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < words; i++)
+		sum += word[i];
+	return sum;
+}
+
 /* --- ICMP errors ------------------------------------------------------------------------------ */
 
 #define ANY_CODE 256

@@ -287,6 +287,13 @@ static __always_inline enum reason decide4(const struct config *config,
 	if (ip->ttl <= 1)
 		return REASON_TTL;
 
+	if (ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) {
+		struct l4 l4 = ipv4_l4(ip, 0);
+
+		if (checksum_is_partial(&l3, &l4, sum_addresses(&ip->source, 2)))
+			return REASON_PARTIAL_CHECKSUM;
+	}
+
 	quote = find_quote4(&l3, ip);
 	d->icmp_error = quote.error;
 	if (group.kind == GROUP_SINGLE) {
@@ -335,6 +342,9 @@ static __always_inline enum reason decide6(const struct config *config,
 	l4 = ipv6_l4(&l3, ip, 0);
 	if (l4.for_linux)
 		return REASON_EXTENSION_HEADER;
+	if ((ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) &&
+	    checksum_is_partial(&l3, &l4, sum_addresses(ip->source, 8)))
+		return REASON_PARTIAL_CHECKSUM;
 	quote = find_quote6(&l3, &l4);
 	d->icmp_error = quote.error;
 	if (group.kind == GROUP_SINGLE) {

@@ -242,8 +242,8 @@ def _interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[int, Inte
         rp_filter = settings.rp_filter
         if rp_filter == 2 and ifindex not in with_address:
             rp_filter = 1  # loose turns strict on an interface without an IPv4 address
-        generic = links[stack[0]].xdp_mode == "generic"
-        interfaces[ifindex] = Interface(link.mac, _flags(settings, generic), rp_filter)
+        flags = _flags(settings, links[stack[0]])
+        interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
     return interfaces
 
 
@@ -256,12 +256,14 @@ def _interfaces_with_address4(routes: Iterable[Route]) -> set[int]:
     }
 
 
-def _flags(settings: InterfaceSettings, generic: bool) -> int:
+def _flags(settings: InterfaceSettings, device: Link) -> int:
+    generic = device.xdp_mode == "generic"
     chosen = {
         "FORWARD4": settings.forwarding4,
         "FORWARD6": settings.forwarding6,
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
+        "PARTIAL_CHECKSUMS": device.kind == "veth" and not generic,
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)
 
