@@ -1,0 +1,216 @@
+"""One network namespace's instance: where its pins and files are, and who may change it.
+
+Pins are in /sys/fs/bpf/xdpecmp/NSID, files in /run/xdpecmp/NSID; NSID is the inode number of the
+namespace, by which the kernel knows it (`lsns -t net`), whatever names it has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from . import libbpf, netns
+from .abi import abi_id
+from .errors import NotPermitted, XdpecmpError
+from .maps import Layout, Maps
+from .model import NextHop
+from .program import CLOCK, PROGRAM
+
+BPFFS = Path("/sys/fs/bpf")
+RUN = Path("/run/xdpecmp")
+_STOP_SECONDS = 10
+
+
+class NotAttached(XdpecmpError):
+    """The command needs a running instance, and there is none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "xdpecmp is not attached in this network namespace", "attach it: xdpecmp attach IFACE"
+        )
+
+
+class Busy(XdpecmpError):
+    """Another command is changing the same instance."""
+
+
+class Instance:
+    """The instance of the namespace that the calling process is in."""
+
+    def __init__(self) -> None:
+        self.nsid = netns.current_id()
+        self._pins = BPFFS / "xdpecmp" / str(self.nsid)
+        self.run = RUN / str(self.nsid)
+
+    # --- pins -----------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """Where this version's maps and programs are pinned. Another layout, another directory."""
+        return self._pins / abi_id()
+
+    def present(self) -> bool:
+        """Whether something is pinned, by this version or another."""
+        return self._pins.is_dir()
+
+    def prepare(self) -> None:
+        """Make the directories. Raises XdpecmpError where bpffs is missing."""
+        if not _is_bpffs(BPFFS):
+            raise XdpecmpError(
+                f"no bpf file system at {BPFFS}", f"mount it: mount -t bpf bpf {BPFFS}"
+            )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.run.mkdir(parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise NotPermitted(f"pinning maps in {BPFFS}") from error
+
+    def open_maps(self) -> Maps:
+        """The maps of a running instance. Raises NotAttached, NotPermitted."""
+        try:
+            layout = Layout.load(self.run / f"{abi_id()}.json")
+            return Maps(self.directory, layout)
+        except PermissionError as error:
+            raise NotPermitted("reading the data path's maps") from error
+        except FileNotFoundError as error:
+            if self.present() and not self.directory.is_dir():
+                raise XdpecmpError(
+                    "the attached program is of another version of xdpecmp",
+                    "upgrade it in place: xdpecmp attach IFACE",
+                ) from error
+            raise NotAttached from error
+
+    def save_layout(self, layout: Layout) -> None:
+        layout.save(self.run / f"{abi_id()}.json")
+
+    def program_ids(self) -> set[int]:
+        """Ids of our pinned XDP programs, of every version that is pinned."""
+        ids: set[int] = set()
+        for path in self._pins.glob(f"*/{PROGRAM}"):
+            fd = libbpf.get_pinned(path)
+            ids.add(libbpf.prog_id(fd))
+            os.close(fd)
+        return ids
+
+    def open_program(self) -> int:
+        """File descriptor of this version's XDP program."""
+        return libbpf.get_pinned(self.directory / PROGRAM)
+
+    def open_clock(self) -> int:
+        """File descriptor of the program that tells the time (see xdpecmp_clock)."""
+        return libbpf.get_pinned(self.directory / CLOCK)
+
+    def remove_other_versions(self) -> None:
+        """Unpin what other versions left, once none of it is attached any more."""
+        for path in self._pins.iterdir():
+            if path != self.directory:
+                shutil.rmtree(path)
+
+    def remove(self) -> None:
+        """Unpin everything and delete the files."""
+        for directory in (self._pins, self.run):
+            if directory.is_dir():
+                shutil.rmtree(directory)
+            if directory.parent.is_dir() and not any(directory.parent.iterdir()):
+                directory.parent.rmdir()
+
+    # --- neighbours that we made managed ---------------------------------------------------------
+
+    def record_managed(self, nexthop: NextHop) -> None:
+        """Remember that the kernel keeps this neighbour resolved because of us."""
+        with (self.run / "managed").open("a") as file:
+            file.write(f"{nexthop.via.hex()} {nexthop.ifindex}\n")
+
+    def managed(self) -> set[NextHop]:
+        """All that were recorded."""
+        path = self.run / "managed"
+        rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return {NextHop(bytes.fromhex(via), int(ifindex)) for via, ifindex in rows}
+
+    # --- who may change it ----------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keeps other commands from changing the instance at the same time. Raises Busy."""
+        RUN.mkdir(parents=True, exist_ok=True)
+        path = RUN / f"{self.nsid}.lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(
+                    "another xdpecmp command is changing this namespace", "try again in a moment"
+                ) from error
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_UN)  # a forked agent has the file open too
+        with suppress(OSError):
+            RUN.rmdir()  # where nothing else is in it
+
+    # --- the agent ------------------------------------------------------------------------------
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.run / "agent.pid"
+
+    @property
+    def log_file(self) -> Path:
+        """What the agent had to say."""
+        return self.run / "agent.log"
+
+    def claim_agent(self) -> int:
+        """Become the instance's agent: a lock on the pid file, held until the process ends."""
+        fd = os.open(self._pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+    def agent_pid(self) -> int | None:
+        """Process id of the running agent, None where there is none."""
+        try:
+            with self._pid_file.open("r") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return int(file.read() or 0) or None
+        except FileNotFoundError:
+            pass
+        return None
+
+    def stop_agent(self) -> None:
+        """End the agent; the data path stays, on its lease. Raises XdpecmpError if it won't end."""
+        pid = self.agent_pid()
+        if pid is None:
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGTERM)
+            ended, _, _ = select.select([fd], [], [], _STOP_SECONDS)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(fd)
+        if not ended:
+            raise XdpecmpError(f"the agent (pid {pid}) does not end", f"end it: kill -9 {pid}")
+
+
+def _is_bpffs(path: Path) -> bool:
+    """Whether a bpf file system is mounted there."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == str(path):
+            mounted = fields[2]
+            return mounted == "bpf"
+    return False

@@ -1,0 +1,348 @@
+"""Attaching and detaching: the order in which an instance comes to life and goes.
+
+Attach: build, stop the agent that may run, sync the maps, lease, then the program on the NIC,
+then an agent of our own. So no packet meets a program whose maps are not right, and what fails
+before the NIC is touched leaves nothing. Detach goes the other way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from . import libbpf, netns
+from .abi import REASON_TEXT, Reason
+from .agent import EVERYTHING, Agent, Mirror
+from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
+from .instance import Instance, NotAttached
+from .model import Link
+from .netlink import Kernel
+from .program import Build
+
+MODES = ("auto", "native", "generic")
+
+
+@dataclass
+class Attached:
+    """What `attach` did, and what its user should know."""
+
+    modes: dict[str, str] = field(default_factory=dict)
+    """Interface name → "native" or "generic"."""
+    notes: list[str] = field(default_factory=list)
+
+
+# --- attach -------------------------------------------------------------------------------------
+
+
+def attach(
+    names: Sequence[str],
+    mode: str = "auto",
+    namespace: str | None = None,
+    set_seed: bool = False,
+    foreground: Callable[[Attached], None] | None = None,
+) -> Attached:
+    """Attach to the named interfaces of the current namespace, or upgrade what is attached.
+
+    `namespace` is the name the user gave it, if any: the agent ends with it. `set_seed`: where
+    Linux keeps its hash seed to itself, give it one that is known. With `foreground` the agent runs
+    in this process once that was called; otherwise it is left running behind.
+    Raises XdpecmpError; then nothing has changed, but for interfaces attached before.
+    """
+    if os.geteuid() != 0:
+        raise NotPermitted("attaching an XDP program")
+    instance = Instance()
+    with instance.changing(), Kernel() as kernel:
+        links = _check_interfaces(kernel.links(), instance.program_ids(), names)
+        fresh = not instance.present()
+        try:
+            mirror, result = _start(instance, kernel, links, mode, set_seed)
+            if not foreground:
+                _fork_agent(instance, mirror, namespace)
+        except BaseException:
+            if fresh:
+                _tear_down(instance, kernel)
+            raise
+    if foreground:
+        foreground(result)
+        _run_agent(instance, mirror, namespace)
+    return result
+
+
+def _check_interfaces(
+    links: Mapping[int, Link], ours: Collection[int], names: Sequence[str]
+) -> list[Link]:
+    """The links to attach to: the named ones and those that are attached already."""
+    by_name = {link.name: link for link in links.values()}
+    for name in names:
+        if name not in by_name:
+            raise NoSuchInterface(name)
+        _check_interface(by_name[name], links, ours)
+    attached = [link.name for link in links.values() if link.xdp_prog_id in ours]
+    return [by_name[name] for name in dict.fromkeys([*names, *attached])]
+
+
+def _check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int]) -> None:
+    if len(link.mac) != 6 or link.name == "lo":
+        raise XdpecmpError(
+            f"{link.name} has no Ethernet header to forward by",
+            "choose an Ethernet device: ip -br link show",
+        )
+    if link.kind == "vlan" and link.lower in links:
+        below = links[link.lower].name
+        raise XdpecmpError(
+            f"{link.name} is a VLAN device",
+            f"attach to the device below it, which covers it: xdpecmp attach {below}",
+        )
+    if link.xdp_prog_id and link.xdp_prog_id not in ours:
+        raise ForeignProgram(
+            f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id})",
+            f"see it: bpftool prog show id {link.xdp_prog_id}; "
+            f"remove it: ip link set dev {link.name} xdp off",
+        )
+
+
+def _start(
+    instance: Instance, kernel: Kernel, links: Sequence[Link], mode: str, set_seed: bool
+) -> tuple[Mirror, Attached]:
+    """Bring the data path up, taking over from an earlier one if there is one."""
+    earlier = instance.program_ids()
+    instance.prepare()
+    build = Build(instance.directory)
+    try:
+        instance.save_layout(build.result())
+    finally:
+        build.abandon()
+    instance.stop_agent()
+    program = instance.open_program()
+    try:
+        ours = {*earlier, libbpf.prog_id(program)}
+        maps = instance.open_maps()
+        clock = instance.open_clock()
+        mirror = Mirror(kernel, maps, clock, ours.__contains__, instance.record_managed)
+        mirror.push({link.ifindex for link in links})
+        mirror.renew_lease()
+        result = _attach_all(kernel, links, program, mode)
+    finally:
+        os.close(program)
+    if set_seed and mirror.snapshot.settings.seed is None:
+        kernel.set_seed(1 + secrets.randbelow(0xFFFFFFFF))
+    mirror.pull(EVERYTHING)  # now with the programs and their modes
+    mirror.push()
+    mirror.keep_resolved()
+    instance.remove_other_versions()
+    result.notes += _notes(mirror)
+    return mirror, result
+
+
+def _attach_all(kernel: Kernel, links: Sequence[Link], program: int, mode: str) -> Attached:
+    """On all of them or, where one refuses, on none that had no program of ours before."""
+    result = Attached()
+    try:
+        for link in links:
+            result.modes[link.name] = _attach_one(kernel, link, program, mode, result.notes)
+    except BaseException:
+        for link in links:
+            if link.name in result.modes and not link.xdp_prog_id:
+                kernel.detach_xdp(link.ifindex, result.modes[link.name], program)
+        raise
+    return result
+
+
+def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list[str]) -> str:
+    """The mode it ended in. A program of ours is replaced in one step, so that no packet misses it;
+    only a change of mode takes two."""
+    current = libbpf.program_by_id(link.xdp_prog_id) if link.xdp_prog_id else None
+    try:
+        if current is not None and mode in ("auto", link.xdp_mode):
+            kernel.attach_xdp(link.ifindex, program, link.xdp_mode, current)
+            return link.xdp_mode
+        if current is not None:
+            kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
+    finally:
+        if current is not None:
+            os.close(current)
+    if mode == "auto" and link.kind == "veth":
+        # the peer's unfinished checksums survive a redirect in generic mode only
+        notes.append(f"{link.name}: a veth; generic mode, which keeps checksum offload working")
+        mode = "generic"
+    if mode == "auto":
+        try:
+            kernel.attach_xdp(link.ifindex, program, "native")
+            return "native"
+        except KernelRefused as error:
+            why = os.strerror(error.errno).lower()
+            notes.append(f"{link.name}: no native XDP ({why}); generic mode")
+            mode = "generic"
+    kernel.attach_xdp(link.ifindex, program, mode)
+    return mode
+
+
+def _notes(mirror: Mirror) -> list[str]:
+    """What the user should know about why packets will take the slow path."""
+    assert mirror.tables is not None
+    config, links = mirror.tables.config, mirror.snapshot.links
+    notes = []
+    for family, reason in ((4, config.pass4), (6, config.pass6)):
+        if reason:
+            notes.append(f"all IPv{family} passes to Linux: {REASON_TEXT[Reason(reason).name]}")
+    seed = Reason.SEED_UNKNOWN
+    if seed in (config.pass_multipath4, config.pass_multipath6):
+        notes.append(
+            "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
+            "forwarded here, set one (flows move once): xdpecmp attach IFACE --set-seed"
+        )
+    policy = Reason.POLICY_UNSUPPORTED
+    for family, reason in ((4, config.pass_multipath4), (6, config.pass_multipath6)):
+        if reason == policy:
+            notes.append(
+                f"IPv{family} multipath routes pass to Linux: {REASON_TEXT[Reason(reason).name]} "
+                f"(sysctl net.ipv{family}.fib_multipath_hash_policy)"
+            )
+    native = {link.name for link in links.values() if link.xdp_mode == "native"}
+    deaf = {
+        links[adjacency.device].name
+        for adjacency in mirror.tables.nexthops.values()
+        if adjacency.reason == Reason.EGRESS_NO_XDP and adjacency.device in links
+    }
+    if native and deaf:
+        notes.append(
+            f"what leaves by {', '.join(sorted(deaf))} passes to Linux: it cannot transmit XDP "
+            "frames (a veth can once its peer has GRO on: ethtool -K PEER gro on)"
+        )
+    for ifindex in sorted(mirror.attached()):
+        link = links[ifindex]
+        settings = mirror.snapshot.settings.interfaces.get(ifindex)
+        if link.master:
+            notes.append(f"{link.name} belongs to another device: all it receives passes to Linux")
+        elif settings and not (settings.forwarding4 or settings.forwarding6):
+            notes.append(
+                f"{link.name} does not forward: sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
+            )
+    return notes
+
+
+# --- the agent's process -------------------------------------------------------------------------
+
+
+def _fork_agent(instance: Instance, mirror: Mirror, namespace: str | None) -> None:
+    """Leave an agent behind, detached from the terminal; returns once it has taken over."""
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                _become_daemon(instance, {write, *mirror.descriptors()})
+                _run_agent(instance, mirror, namespace, started=lambda: os.write(write, b"1"))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    os.waitpid(pid, 0)
+    started = os.read(read, 1)
+    os.close(read)
+    if not started:
+        raise XdpecmpError("the agent did not start", f"see why: cat {instance.log_file}")
+
+
+def _become_daemon(instance: Instance, keep: Collection[int]) -> None:
+    """Let go of the caller's terminal, pipes and folder."""
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd not in keep:
+            with suppress(OSError):
+                os.close(fd)
+
+
+def _run_agent(
+    instance: Instance,
+    mirror: Mirror,
+    namespace: str | None,
+    started: Callable[[], object] = lambda: None,
+) -> None:
+    """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    claim = instance.claim_agent()
+    with Kernel() as kernel, kernel.monitor() as monitor:
+        mirror.kernel = kernel
+        started()
+
+        def namespace_gone() -> bool:
+            """Whether it has lost its name: then only the agent itself keeps it."""
+            return namespace is not None and not netns.has_name(namespace, instance.nsid)
+
+        if Agent(mirror, monitor, namespace_gone).run():
+            _tear_down(instance, kernel)
+    os.close(claim)
+
+
+# --- detach -------------------------------------------------------------------------------------
+
+
+def detach(names: Sequence[str]) -> list[str]:
+    """Detach from the named interfaces, or from all where none is named; the names of those.
+
+    With the last one the agent ends and everything is unpinned. Raises NotAttached where there is
+    nothing of ours, XdpecmpError for an interface without our program.
+    """
+    if os.geteuid() != 0:
+        raise NotPermitted("detaching an XDP program")
+    instance = Instance()
+    with instance.changing(), Kernel() as kernel:
+        links = kernel.links()
+        ours = instance.program_ids()
+        attached = {link.name: link for link in links.values() if link.xdp_prog_id in ours}
+        for name in names:
+            if name not in attached:
+                _explain_not_attached(name, links)
+        if not instance.present():
+            raise NotAttached
+        chosen = {name: attached[name] for name in names} if names else attached
+        if chosen.keys() == attached.keys():
+            instance.stop_agent()
+            _tear_down(instance, kernel)
+        else:
+            for link in chosen.values():
+                _detach_one(kernel, link)
+        return list(chosen)
+
+
+def _explain_not_attached(name: str, links: Mapping[int, Link]) -> None:
+    if all(link.name != name for link in links.values()):
+        raise NoSuchInterface(name)
+    raise XdpecmpError(
+        f"{name} does not run our program", "see which interfaces do: xdpecmp status"
+    )
+
+
+def _detach_one(kernel: Kernel, link: Link) -> None:
+    current = libbpf.program_by_id(link.xdp_prog_id)
+    try:
+        kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
+    finally:
+        os.close(current)
+
+
+def _tear_down(instance: Instance, kernel: Kernel) -> None:
+    """Take everything of the instance away: programs, managed neighbours, pins, files."""
+    ours = instance.program_ids()
+    for link in kernel.links().values():
+        if link.xdp_prog_id in ours:
+            _detach_one(kernel, link)
+    managed = {key for key, entry in kernel.neighbours().items() if entry.managed}
+    for nexthop in instance.managed():
+        if (nexthop.via, nexthop.ifindex) in managed:
+            kernel.release_neighbour(nexthop.via, nexthop.ifindex)
+    instance.remove()

@@ -1,0 +1,191 @@
+"""What the data path holds and counts, read from the pinned maps: the commands' side of it.
+
+Nothing here asks the routing tables: what is shown is what the program goes by. Only names of
+devices come from the kernel.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from .abi import ICMP_ERROR_INDEX, GroupKind, Reason
+from .agent import CLOCK_MONOTONIC_COARSE, jiffies
+from .dataplane import read_nexthops
+from .hashing import shares
+from .instance import Instance
+from .maps import Maps
+from .model import Link, Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class PathView:
+    """One next hop of a prefix."""
+
+    via: str | None
+    dev: str
+    weight: int
+    share: Fraction
+    state: str
+    """"up", or in lower case the reason why its packets pass to Linux."""
+    lladdr: str | None
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "via": self.via,
+            "dev": self.dev,
+            "weight": self.weight,
+            "share": round(float(self.share), 6),
+            "state": self.state,
+            "lladdr": self.lladdr,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """A prefix and where it leads."""
+
+    prefix: Prefix
+    kind: str
+    paths: tuple[PathView, ...] = ()
+    reason: str | None = None
+    """For kind "pass": the Reason."""
+
+    def row(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "prefix": str(self.prefix),
+            "kind": self.kind,
+            "nexthops": [path.row() for path in self.paths],
+        }
+        return row | ({"reason": self.reason} if self.reason else {})
+
+
+_Group = tuple[str, tuple[PathView, ...], str | None]
+"""kind, paths and reason of a RouteView."""
+
+
+class View:
+    """Reads one instance's maps."""
+
+    def __init__(self, maps: Maps, links: Mapping[int, Link]) -> None:
+        self._maps = maps
+        self._links = links
+
+    # --- routes ---------------------------------------------------------------------------------
+
+    def routes(self) -> Iterator[RouteView]:
+        """Every prefix, IPv4 first, in ascending order."""
+        groups: dict[int, _Group] = {}
+        for name in ("routes4", "routes6"):
+            entries = self._maps.items(name)
+            for address, length, number in sorted(
+                (bytes(k)[4:], k.prefixlen, n) for k, n in entries
+            ):
+                if number not in groups:
+                    groups[number] = self._group(number)
+                yield RouteView(Prefix(address, length), *groups[number])
+
+    def route(self, prefix: Prefix) -> RouteView | None:
+        """What packets to all of this prefix go by: its route, or the longest that covers it."""
+        number = self._maps.group_of(prefix)
+        return None if number is None else RouteView(prefix, *self._group(number))
+
+    def _group(self, number: int) -> _Group:
+        group = self._maps["groups"].entries[number]
+        kind = GroupKind(group.kind).name.lower()
+        if group.kind == GroupKind.PASS:
+            return kind, (), Reason(group.first).name
+        if group.kind == GroupKind.SINGLE:
+            return kind, (self._path(group.first, 1, Fraction(1)),), None
+        entries = self._maps["paths"].entries[group.first : group.first + group.count]
+        parts = shares([entry.bound for entry in entries])
+        paths = tuple(
+            self._path(entry.nexthop, entry.weight + 1, share)
+            for entry, share in zip(entries, parts, strict=True)
+        )
+        return kind, paths, None
+
+    def _path(self, number: int, weight: int, share: Fraction) -> PathView:
+        entry = self._maps["nexthops"].entries[number]
+        via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
+        mac = bytes(entry.neighbour_mac)
+        usable = entry.reason == Reason.FORWARDED
+        return PathView(
+            via=str(ipaddress.ip_address(via)) if via else None,
+            dev=self._device(entry.ifindex),
+            weight=weight,
+            share=share,
+            state="up" if usable else Reason(entry.reason).name.lower(),
+            lladdr=mac.hex(":") if any(mac) else None,
+        )
+
+    def _device(self, ifindex: int) -> str:
+        link = self._links.get(ifindex)
+        return link.name if link else f"if{ifindex}"
+
+    # --- counters -------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
+        nexthops = []
+        for number, nexthop in read_nexthops(self._maps):
+            traffic = self._maps.per_cpu("path_stats", number)
+            nexthops.append(
+                {
+                    "via": str(ipaddress.ip_address(nexthop.via)) if nexthop.via else None,
+                    "dev": self._device(nexthop.ifindex),
+                    "packets": sum(each.packets for each in traffic),
+                    "bytes": sum(each.bytes for each in traffic),
+                }
+            )
+        nexthops = [row for row in nexthops if row["via"] is not None]
+        reasons = {reason.name: self._count(int(reason)) for reason in Reason}
+        reasons[Reason.FORWARDED.name] = sum(row["packets"] for row in nexthops)
+        errors = {name: self._count(index) for name, index in ICMP_ERROR_INDEX.items()}
+        return {"nexthops": nexthops, "reasons": reasons, "icmp_errors": errors}
+
+    def _count(self, index: int) -> int:
+        return sum(each.value for each in self._maps.per_cpu("reason_stats", index))
+
+    # --- status ---------------------------------------------------------------------------------
+
+    def status(self, instance: Instance) -> dict[str, Any]:
+        """Interfaces, settings, lease, agent and how much is held."""
+        control = self._maps["control"].entries[0]
+        config = self._maps["config"].entries[control.config_slot]
+        ours = instance.program_ids()
+        numbers = self._maps.numbers("routes4"), self._maps.numbers("routes6")
+        groups = self._maps["groups"].entries
+        used = numbers[0].keys() | numbers[1].keys()
+        return {
+            "interfaces": [
+                {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
+                for link in self._links.values()
+                if link.xdp_prog_id in ours
+            ],
+            "policy4": config.policy4,
+            "policy6": config.policy6,
+            "seed": config.seed or None,
+            "seed_known": bool(config.seed),
+            "lease_s": self._lease(instance, control.lease_jiffies),
+            "agent_pid": instance.agent_pid(),
+            "routes4": numbers[0].total(),
+            "routes6": numbers[1].total(),
+            "groups": sum(groups[number].kind == GroupKind.THRESHOLD for number in used),
+            "nexthops": sum(1 for _ in read_nexthops(self._maps)),
+        }
+
+    @staticmethod
+    def _lease(instance: Instance, deadline: int) -> float:
+        """Seconds that the program goes on without the agent, 0 when it passes everything."""
+        clock = instance.open_clock()
+        try:
+            left = deadline - jiffies(clock)
+        finally:
+            os.close(clock)
+        return round(max(0, left) * time.clock_getres(CLOCK_MONOTONIC_COARSE), 3)
