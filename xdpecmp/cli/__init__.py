@@ -1,0 +1,89 @@
+"""The command line: the only place that knows click. One file a command.
+
+Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 what was asked for is not so,
+2 usage or environment error, told in one line. No traceback reaches a user; XDPECMP_DEBUG=1 shows
+it to a developer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from .. import netns as namespaces
+from ..errors import NotPermitted, XdpecmpError
+
+COMMANDS = ("attach", "detach", "status", "routes", "weights", "stats", "demo")
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is needed: `xdpecmp status` needs no demo."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f".{cmd_name}", __name__).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-n", "--netns", metavar="NETNS", help="Work in this network namespace, as ip -n.")
+@click.version_option(package_name="xdpecmp")
+@click.pass_context
+def cli(context: click.Context, netns: str | None) -> None:
+    """Linux multipath routing at XDP speed."""
+    context.obj = netns
+    if netns is not None:
+        namespaces.enter(netns)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        status = cli.main(prog_name="xdpecmp", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        path = (
+            error.ctx.command_path
+            if isinstance(error, click.UsageError) and error.ctx
+            else "xdpecmp"
+        )
+        _fail(error.format_message().rstrip("."), f"see {path} --help")
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # as in `xdpecmp routes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except XdpecmpError as error:
+        _fail(error.message, error.hint)
+    except PermissionError as error:
+        denied = NotPermitted(str(error.filename or "the operation"))
+        _fail(denied.message, denied.hint)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        _fail(f"{what}{error.strerror}")
+    except Exception as error:
+        _fail(
+            f"this should not have happened ({type(error).__name__}: {error})",
+            "please report it with what XDPECMP_DEBUG=1 adds",
+        )
+
+
+def _fail(message: str, hint: str = "") -> None:
+    """One line on stderr, exit status 2."""
+    if os.environ.get("XDPECMP_DEBUG"):
+        raise  # noqa: PLE0704
+    line = f"xdpecmp: {message}" + (f"; {hint}" if hint else "")
+    print(line.replace("\n", " "), file=sys.stderr)
+    sys.exit(2)

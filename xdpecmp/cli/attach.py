@@ -1,0 +1,48 @@
+"""`xdpecmp attach`."""
+
+from __future__ import annotations
+
+import click
+
+from .. import lifecycle, output
+
+
+@click.command("attach")
+@click.argument("interfaces", metavar="IFACE...", nargs=-1, required=True)
+@click.option(
+    "--mode",
+    type=click.Choice(lifecycle.MODES),
+    default="auto",
+    show_default=True,
+    help="native runs in the driver; generic runs on every device, slower.",
+)
+@click.option(
+    "--set-seed",
+    is_flag=True,
+    help="Where Linux keeps its hash seed to itself, set a random one. Flows move once.",
+)
+@click.option("--foreground", is_flag=True, help="Keep the agent in front, for a service manager.")
+@click.pass_obj
+def command(
+    netns: str | None,
+    interfaces: tuple[str, ...],
+    mode: str,
+    set_seed: bool,
+    foreground: bool,
+) -> None:
+    """Forward what these interfaces receive in XDP, as Linux would.
+
+    Returns when the data path is in sync with the kernel's routes; an agent stays behind and
+    follows them. Where something is attached already it is upgraded in place, without a gap.
+    """
+    if foreground:
+        lifecycle.attach(interfaces, mode, netns, set_seed, foreground=_tell)
+    else:
+        _tell(lifecycle.attach(interfaces, mode, netns, set_seed))
+
+
+def _tell(result: lifecycle.Attached) -> None:
+    for name, mode in result.modes.items():
+        click.echo(f"{name}: attached, {mode} mode", err=True)
+    for note in result.notes:
+        output.note(note)

@@ -1,0 +1,110 @@
+"""`xdpecmp stats`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+
+from .. import output
+from ..abi import ICMP_ERROR_TEXT, REASON_TEXT
+from .common import json_option, view
+
+INTERVAL = 1.0
+
+
+@click.command("stats")
+@click.option("--watch", is_flag=True, help="Show them with rates, every second, until Ctrl-C.")
+@json_option
+def command(watch: bool, as_json: bool) -> None:
+    """Show packets and bytes by next hop, and packets by verdict and by type of ICMP error.
+
+    Reasons other than FORWARDED count packets passed to Linux. Bytes are those of frames as they
+    leave. Counters start with the first attach and outlive the agent.
+    """
+    if watch:
+        _watch(as_json)
+        return
+    stats = _read()
+    if as_json:
+        output.print_json(stats)
+    else:
+        output.console().print(_render(stats))
+
+
+def _read() -> dict[str, Any]:
+    with view() as data_path:
+        return data_path.stats()
+
+
+def _watch(as_json: bool) -> None:
+    """Until Ctrl-C; as JSON, one document a line."""
+    if as_json:
+        while True:
+            click.echo(json.dumps(_read()))
+            time.sleep(INTERVAL)
+    before = _read()
+    with Live(_render(before), console=output.console(), auto_refresh=False) as live:
+        while True:
+            started = time.monotonic()
+            time.sleep(INTERVAL)
+            now = _read()
+            live.update(_render(now, before, time.monotonic() - started), refresh=True)
+            before = now
+
+
+def _render(
+    stats: dict[str, Any], before: dict[str, Any] | None = None, seconds: float = 1.0
+) -> RenderableType:
+    """Three tables; what never happened is left out of the last two."""
+    nexthop_columns = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
+    nexthops = stats["nexthops"]
+    if before is not None:
+        earlier = {(row["via"], row["dev"]): row["packets"] for row in before["nexthops"]}
+        nexthop_columns["rate"] = "PACKETS/S"
+        nexthops = [
+            row | {"rate": _rate(row["packets"], earlier.get((row["via"], row["dev"]), 0), seconds)}
+            for row in nexthops
+        ]
+    parts = [output.table(nexthops, nexthop_columns)]
+    for key, heading, texts in (
+        ("reasons", "VERDICT", REASON_TEXT),
+        ("icmp_errors", "ICMP ERROR", ICMP_ERROR_TEXT),
+    ):
+        rows = _counter_rows(stats[key], before and before[key], seconds, texts)
+        if rows:
+            columns = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
+            if before is not None:
+                columns = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
+            parts.append(output.table(rows, columns))
+    spaced: list[RenderableType] = []
+    for part in parts:
+        spaced += ["", part] if spaced else [part]
+    return Group(*spaced)
+
+
+def _counter_rows(
+    counters: Mapping[str, int],
+    before: Mapping[str, int] | None,
+    seconds: float,
+    texts: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "packets": packets,
+            "rate": _rate(packets, before[name] if before else packets, seconds),
+            "text": texts[name],
+        }
+        for name, packets in counters.items()
+        if packets
+    ]
+
+
+def _rate(now: int, before: int, seconds: float) -> int:
+    return round((now - before) / seconds)

@@ -1,0 +1,45 @@
+"""`xdpecmp status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .. import output
+from ..instance import Instance
+from .common import json_option, view
+
+
+@click.command("status")
+@json_option
+def command(as_json: bool) -> None:
+    """Show what is attached and how it is doing."""
+    with view() as data_path:
+        status = data_path.status(Instance())
+    if as_json:
+        output.print_json(status)
+        return
+    output.print_table(
+        status["interfaces"], {"ifname": "INTERFACE", "mode": "MODE", "prog_id": "PROGRAM"}
+    )
+    click.echo()
+    for name, text in _lines(status):
+        click.echo(f"{name:<10}{text}")
+
+
+def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
+    seed = status["seed"] if status["seed_known"] else "not known: multipath passes to Linux"
+    agent = f"pid {status['agent_pid']}" if status["agent_pid"] else "not running"
+    lease = (
+        f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"
+    )
+    return [
+        ("agent", f"{agent}, lease {lease}"),
+        ("hash", f"policy {status['policy4']} (IPv4), {status['policy6']} (IPv6); seed {seed}"),
+        (
+            "held",
+            f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "
+            f"{status['groups']:,} multipath groups, {status['nexthops']:,} next hops",
+        ),
+    ]
