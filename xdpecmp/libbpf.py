@@ -235,7 +235,6 @@ def wait_for_readers() -> None:
     packet takes.
     """
     number = _MEMBARRIER_NUMBER.get(os.uname().machine)
-    if number is not None:
-        if ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0) == 0:
-            return
+    if number is not None and ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0) == 0:
+        return
     threading.Event().wait(_LONGEST_PACKET_SECONDS)

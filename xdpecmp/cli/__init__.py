@@ -83,7 +83,7 @@ def main() -> None:
 def _fail(message: str, hint: str = "") -> None:
     """One line on stderr, exit status 2."""
     if os.environ.get("XDPECMP_DEBUG"):
-        raise  # noqa: PLE0704
+        raise  # what is being handled
     line = f"xdpecmp: {message}" + (f"; {hint}" if hint else "")
     print(line.replace("\n", " "), file=sys.stderr)
     sys.exit(2)

@@ -1,0 +1,92 @@
+"""dataplane: who gets which entry of a map, and when an entry may change hands."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xdpecmp import dataplane
+from xdpecmp.dataplane import Blocks, CapacityError, Slots
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """How often somebody waited for the packets in flight."""
+    calls: list[None] = []
+    monkeypatch.setattr(dataplane.libbpf, "wait_for_readers", lambda: calls.append(None))
+    return calls
+
+
+def test_a_key_that_returns_gets_its_number_back(waits: list[None]) -> None:
+    slots: Slots[str] = Slots(10, 20)
+    assert slots.acquire("a") == (10, False)
+    assert slots.acquire("b") == (11, False)
+    slots.retire("a")
+    assert slots.acquire("a") == (10, False)
+    assert not waits
+
+
+def test_another_key_gets_a_number_only_after_a_grace_period(waits: list[None]) -> None:
+    slots: Slots[str] = Slots(0, 2)
+    slots.acquire("a")
+    slots.acquire("b")
+    slots.retire("a")
+    assert not waits
+    assert slots.acquire("c") == (0, True)
+    assert len(waits) == 1
+
+
+def test_a_full_map_says_so() -> None:
+    slots: Slots[str] = Slots(0, 1)
+    slots.acquire("a")
+    with pytest.raises(CapacityError):
+        slots.acquire("b")
+
+
+def test_adopted_numbers_are_not_given_out_again() -> None:
+    slots: Slots[str] = Slots(0, 9)
+    slots.adopt("old", 3)
+    assert slots.acquire("new") == (4, False)
+    assert slots.acquire("old") == (3, False)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=60))
+def test_no_two_live_keys_share_a_number(steps: list[tuple[bool, int]]) -> None:
+    slots: Slots[int] = Slots(0, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataplane.libbpf, "wait_for_readers", lambda: None)
+        for take, key in steps:
+            if take:
+                slots.acquire(key)
+            elif key in slots.live:
+                slots.retire(key)
+            assert len(set(slots.live.values())) == len(slots.live)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=60))
+def test_no_two_blocks_overlap(steps: list[tuple[bool, int]]) -> None:
+    blocks = Blocks(0, 64)
+    live: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataplane.libbpf, "wait_for_readers", lambda: None)
+        for take, count in steps:
+            if take:
+                try:
+                    live.append((blocks.acquire(count), count))
+                except CapacityError:
+                    continue
+            elif live:
+                blocks.retire(*live.pop(0))
+            taken = [entry for first, size in live for entry in range(first, first + size)]
+            assert len(set(taken)) == len(taken)
+            assert all(0 <= entry < 64 for entry in taken)
+
+
+def test_retired_blocks_come_back_after_a_grace_period(waits: list[None]) -> None:
+    blocks = Blocks(0, 8)
+    first = blocks.acquire(8)
+    blocks.retire(first, 8)
+    assert not waits
+    assert blocks.acquire(5) == first
+    assert len(waits) == 1
