@@ -1,0 +1,13 @@
+"""`xdpecmp demo`: weighted next hops and ICMP errors that find their server, on any Linux host.
+
+Everything happens in namespaces of its own (topology.py) with real HTTP (traffic.py); xdpecmp is
+used through its own command line (fastpath.py), as a reader would. story.py is the plot.
+"""
+
+from __future__ import annotations
+
+from xdpecmp.demo.report import Report
+from xdpecmp.demo.story import run
+from xdpecmp.demo.topology import MOST_SOURCES
+
+__all__ = ["MOST_SOURCES", "Report", "run"]

@@ -1,0 +1,170 @@
+"""How the demo is told: short sentences, tables, and a progress bar where there is a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from xdpecmp.demo.bounds import ONE_IN
+from xdpecmp.demo.report import Report
+from xdpecmp.demo.topology import DRAWING, FAMILIES, NEXT_HOPS, SEED, WEIGHTS, Topology, nexthops
+
+_POLICIES = {
+    0: "addresses; for IPv6 also the flow label",
+    1: "addresses and ports, where Linux looks at an ICMP error's own header only",
+}
+
+
+class Narrator:
+    """Prints to one console; decides nothing."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def line(self, text: str) -> None:
+        """One sentence or a few, wrapped to the width of the terminal."""
+        self._console.print(text, highlight=False)
+
+    def heading(self, text: str) -> None:
+        """The title of a part."""
+        self._console.print(f"\n[bold cyan]{text}[/]\n", highlight=False)
+
+    def topology(self, net: Topology) -> None:
+        """What has been built, and the settings that matter for the hash."""
+        self._console.print(DRAWING, highlight=False, markup=False, no_wrap=True)
+        self.line(f"\nFive namespaces: {net.names['client']}, …-hop, …-router, …-s1, …-s2")
+        for family in FAMILIES:
+            self._literal(f"  ip route add {family.vip} {nexthops(family)}")
+        seed = f"seed {SEED}" if net.has_seed else "a seed that Linux before 6.11 does not tell"
+        self.line(f"Hash policy {net.policy} ({_POLICIES[net.policy]}), {seed}.")
+        if net.policy == 0:
+            self.line(
+                "The servers reflect flow labels (net.ipv6.flowlabel_reflect=1): otherwise a "
+                "reply, and the error that quotes it, would have another label than the request, "
+                "and hash differently."
+            )
+
+    def command(self, *words: str) -> None:
+        """A command line that is about to run, as one would type it."""
+        self._literal("  # " + " ".join(words))
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar that calling the yielded function moves on; nothing without a terminal."""
+        bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(title, total=total)
+            yield lambda: bar.advance(task)
+
+    def split(self, report: Report) -> None:
+        """How the requests were spread, beside what is fair."""
+        table = _table("family", "server", "weight>", "expected>", "seen>", "fair range>", "")
+        for share in report.shares:
+            table.add_row(
+                share.family,
+                share.server,
+                str(share.weight),
+                f"{share.expected:.1f}",
+                str(share.seen),
+                f"{share.low}-{share.high}",
+                _verdict(share.within, "within", "NOT within"),
+            )
+        self._console.print(table)
+        self.line("")
+        self.line(
+            f"The fair range is the binomial distribution's: a fair hash leaves it less than once "
+            f"in {ONE_IN:,} runs."
+        )
+
+    def transfers(self, report: Report) -> None:
+        """Who learnt what during each transfer."""
+        errors = [f"{server} got>" for server in WEIGHTS]
+        table = _table("client", "server", "bytes>", "path MTU>", *errors, "")
+        for transfer in report.transfers:
+            table.add_row(
+                transfer.client,
+                transfer.server or "none",
+                f"{transfer.received:,}",
+                str(transfer.path_mtu or "not learnt"),
+                *(str(transfer.icmp_errors[server]) for server in WEIGHTS),
+                _verdict(transfer.good, "complete", "NOT complete")
+                if not transfer.complete or transfer.good
+                else _verdict(False, "", "WRONG server"),
+            )
+        self._console.print(table)
+        self.line("")
+        self.line(
+            '"got" counts the ICMP errors (IPv4: fragmentation needed, IPv6: Packet Too Big) that '
+            "reached a server; only the sender of the packets has to see them."
+        )
+
+    def counters(self, report: Report) -> None:
+        """What XDP says it did."""
+        if report.counters is None:
+            return
+        self.heading("What XDP did")
+        packets = report.counters.nexthops
+        for server, hops in NEXT_HOPS.items():
+            total = sum(packets.get(via, 0) for via in hops)
+            each = ", ".join(f"{packets.get(via, 0):,} via {via}" for via in hops)
+            self.line(f"  to {server}: {total:,} packets ({each})")
+        for kind, count in report.counters.icmp_errors.items():
+            if count:
+                self.line(f"  ICMP errors, {kind}: {count}")
+        if not report.multipath_in_xdp:
+            self.line(
+                "This Linux does not tell its hash seed (6.11 and newer do), so XDP left the "
+                "choice of the next hop to it."
+            )
+
+    def verdict(self, report: Report) -> None:
+        """The last line that matters."""
+        problems = report.problems()
+        self.line("")
+        for problem in problems:
+            self.line(f"[bold red]Not as it should be:[/] {problem}")
+        if not problems:
+            transfers = len(report.transfers)
+            self.line(
+                f"[bold green]As it should be:[/] both splits are fair and all {transfers} "
+                "transfers completed."
+            )
+
+    def kept(self, net: Topology) -> None:
+        """What can be tried while the demo is kept."""
+        self.line("\nStill running, until you press Ctrl-C. In another terminal, for example:")
+        for arguments in ("status", "routes", "stats --watch"):
+            self._literal(f"  xdpecmp -n {net.names['router']} {arguments}")
+        self._literal(
+            f"  nsenter --net=/run/netns/{net.names['client']} "
+            f"curl --interface {FAMILIES[0].sources[-1]} http://{FAMILIES[0].vip}/"
+        )
+
+    def _literal(self, text: str) -> None:
+        """Something to be copied: not wrapped, not marked up."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    """A table; a column that ends in ">" is aligned to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True
+        )
+    return table
+
+
+def _verdict(good: bool, yes: str, no: str) -> str:
+    return f"[green]{yes}[/]" if good else f"[bold red]{no}[/]"
