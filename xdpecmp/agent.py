@@ -42,7 +42,15 @@ CLOCK_MONOTONIC_COARSE = 6
 _NUD_STALE = 0x04
 _NUD_PERMANENT_OR_NOARP = 0xC0
 
-EVERYTHING = Changes(routes=True, links=True, neighbours=True, rules=True, settings=True, lost=True)
+EVERYTHING = Changes(
+    routes=True,
+    links=True,
+    neighbours=True,
+    rules=True,
+    settings=True,
+    nexthops=True,
+    lost=True,
+)
 
 
 class Mirror:

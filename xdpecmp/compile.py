@@ -298,6 +298,8 @@ class _Routes:
             return int(Reason.ROUTE_UNSUPPORTED)
         if route.kind is not RouteKind.UNICAST:
             return _KIND_REASON[route.kind]
+        if route.nhid:
+            return int(Reason.ROUTE_UNSUPPORTED)
         key = (route.prefix.family == 4, route.paths)
         try:
             return self._by_paths[key]
@@ -340,7 +342,7 @@ class _Routes:
         bounds: bad paths fall away, and what lies above the last good bound goes to the first."""
         good = [entry for entry in group if self._good(entry.nexthop)]
         if not good:
-            return group
+            return (group[0]._replace(bound=LAST_BOUND),)
         if good[-1].bound != LAST_BOUND:
             good.append(good[0]._replace(bound=LAST_BOUND))
         return tuple(good)

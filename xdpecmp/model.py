@@ -95,6 +95,32 @@ class Route(NamedTuple):
     """RTPROT_*: who installed it (186 BGP, 188 OSPF, 12 BIRD …)."""
     scope: int = 0
     tos: int = 0
+    nhid: int = 0
+    """RTA_NH_ID: the nexthop object that holds the paths; `paths` is empty then. 0 = none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NexthopGroup:
+    """A nexthop object (`ip nexthop`) that routes refer to by its id: a group, or a next hop alone.
+
+    The kernel chooses among its members by other rules than among the paths of a route: flags
+    don't count (what is dead gets deleted), the state of neighbours always does, save in a
+    resilient group.
+    """
+
+    id: int
+    kind: RouteKind
+    """UNICAST; SPECIAL for a blackhole; UNSUPPORTED for what we do not carry out or understand
+    (bridge forwarding, tunnels, other types of group): `members` may be incomplete or empty."""
+    members: tuple[Path, ...]
+    """In the kernel's order. Their addresses may be of both families, if IPv4 routes alone use it.
+    A blackhole has none."""
+    single: bool = False
+    """Not a group: one next hop, of weight 1."""
+    resilient: bool = False
+    """A flow goes to the bucket `hash mod len(buckets)`. Otherwise hash-threshold, as a route."""
+    buckets: tuple[int, ...] = ()
+    """For a resilient group: which of `members` (0 is the first) each bucket holds now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,3 +219,5 @@ class Snapshot:
     custom_rules4: bool = False
     """Policy rules other than the three (IPv6: two) default ones exist."""
     custom_rules6: bool = False
+    nexthop_groups: Mapping[int, NexthopGroup] = field(default_factory=dict)
+    """By id, which is what `Route.nhid` refers to. One that is not here has just gone or come."""

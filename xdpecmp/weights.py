@@ -145,6 +145,11 @@ def _find(routes: Sequence[Route], prefix: Prefix) -> Route:
             f"{prefix} has attributes that xdpecmp leaves to Linux",
             f"see them: ip -d {family}route show {prefix}",
         )
+    if route.nhid:
+        raise RouteNotWeighable(
+            f"{prefix} uses nexthop object {route.nhid}, which holds the weights",
+            f"change them there: ip nexthop replace id {route.nhid} group ...",
+        )
     if len(route.paths) < 2:
         raise RouteNotWeighable(
             f"{prefix} has one next hop only, so there is nothing to weigh",

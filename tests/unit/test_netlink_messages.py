@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -147,7 +148,9 @@ def test_features() -> None:
     assert parse_features(answer(0x43)) == (3, False)
 
 
-ROUTES, LINKS, NONE = Changes(routes=True), Changes(links=True, routes=True), Changes()
+ROUTES, NONE = Changes(routes=True), Changes()
+LINKS = Changes(links=True, routes=True, nexthops=True)
+NEXTHOPS = Changes(nexthops=True, routes=True)
 
 
 def route_event(table: int = 254, flags: int = 0) -> bytes:
@@ -172,8 +175,9 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (28, neighbour(flags=8), NONE),
         (32, bytes(12), Changes(rules=True)),
         (80, bytes(4), Changes(settings=True)),
-        (104, bytes(8), ROUTES),
-        (105, bytes(8), ROUTES),
+        (104, bytes(8), NEXTHOPS),
+        (105, bytes(8), NEXTHOPS),
+        (116, bytes(8), NONE),  # RTM_NEWNEXTHOPBUCKET: the kernel's idea of idle is not ours
         (9999, b"", NONE),
     ],
 )
@@ -184,6 +188,9 @@ def test_events(kind: int, body: bytes, changes: Changes) -> None:
 
 def test_changes_add_up() -> None:
     assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
+    for field in fields(Changes):
+        one = Changes(**{field.name: True})
+        assert one | NONE == NONE | one == one
 
 
 def error(number: int, text: str = "", kind: int = 2) -> bytes:

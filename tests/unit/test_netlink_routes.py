@@ -132,19 +132,50 @@ def test_kinds(number: int, kind: RouteKind) -> None:
 @pytest.mark.parametrize(
     "attr",
     [
-        (NH_ID, u32(5)),
         (ENCAP_TYPE, u16(1)),
         (ENCAP, b""),
         (SRC, bytes(4)),
         (METRICS, attribute(2, u32(1400))),
         (METRICS, attribute(1, u32(1 << 8))),
     ],
-    ids=["nhid", "encap type", "encap", "source", "mtu", "lock"],
+    ids=["encap type", "encap", "source", "mtu", "lock"],
 )
 def test_what_the_data_path_does_not_do(attr: tuple[int, bytes]) -> None:
     result = parsed(*TO_TEN, *VIA_ONE, attr)
     assert result.kind is RouteKind.UNSUPPORTED
     assert result.paths  # still shown
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        (),
+        VIA_ONE,
+        ((MULTIPATH, hop(7, (GATEWAY, GATEWAY1), hops=255) + hop(8, (GATEWAY, GATEWAY2))),),
+    ],
+    ids=["compat mode off", "single", "group"],
+)
+def test_a_nexthop_object_holds_the_paths(shown: tuple[tuple[int, bytes], ...]) -> None:
+    """RTA_MULTIPATH shows its weights cut to a byte: not to be used even where it is there."""
+    result = parsed(*TO_TEN, (NH_ID, u32(0xFFFFFFFE)), *shown, protocol=186)
+    assert result == Route(Prefix(TEN, 8), 254, 0, RouteKind.UNICAST, protocol=186, nhid=0xFFFFFFFE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attrs", "meaning"),
+    [
+        (6, (), RouteKind.SPECIAL),
+        (1, ((METRICS, attribute(2, u32(1400))),), RouteKind.UNSUPPORTED),
+        (1, ((ENCAP_TYPE, u16(1)), (ENCAP, b"")), RouteKind.UNSUPPORTED),
+        (9, (), RouteKind.UNSUPPORTED),
+    ],
+    ids=["blackhole", "mtu", "encap", "throw"],
+)
+def test_a_nexthop_object_allows_nothing_more(
+    kind: int, attrs: tuple[tuple[int, bytes], ...], meaning: RouteKind
+) -> None:
+    result = parsed(*TO_TEN, (NH_ID, u32(5)), *attrs, type=kind)
+    assert (result.kind, result.nhid, result.paths) == (meaning, 5, ())
 
 
 def test_unsupported_for_other_reasons() -> None:

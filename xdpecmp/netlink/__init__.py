@@ -10,6 +10,7 @@
 |---|---|
 | `wire` | sockets, dumps, attributes: netlink itself |
 | `routes` | the fast route dump |
+| `nexthops` | nexthop objects: what routes with a nexthop id lead to |
 | `links`, `neighbours`, `rules`, `features`, `sysctl` | one kind of thing each |
 | `monitor` | change notifications |
 | `weights`, `xdp`, `writer` | changes |

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from ..model import Link, Neighbour, Route, Settings, Snapshot
-from . import features, links, neighbours, routes, rules, sysctl, weights, wire, xdp
+from ..model import Link, Neighbour, NexthopGroup, Route, Settings, Snapshot
+from . import features, links, neighbours, nexthops, routes, rules, sysctl, weights, wire, xdp
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
@@ -63,6 +63,10 @@ class Kernel:
         """The routes of the tables main, local and default, in the kernel's order, IPv4 first."""
         return routes.read_routes(self._route)
 
+    def nexthops(self) -> dict[int, NexthopGroup]:
+        """All nexthop objects, single ones and groups, by id: see `nexthops.read_nexthops`."""
+        return nexthops.read_nexthops(self._route)
+
     def settings(self, links: Iterable[Link]) -> Settings:
         """The sysctls, those of interfaces for these links."""
         with inside(self._namespace):
@@ -80,6 +84,7 @@ class Kernel:
             links=found,
             neighbours=self.neighbours(),
             routes=self.routes(),
+            nexthop_groups=self.nexthops(),  # after the routes, so that theirs are among them
             settings=self.settings(found.values()),
             custom_rules4=custom4,
             custom_rules6=custom6,

@@ -3,7 +3,10 @@
 The kernel's events do not tell the whole story (kernel-multipath: multipath routes lose paths
 without a word when a link goes), so no state is derived from them. They say only *that* something
 changed; a fresh dump says what. For the same reason a link, address or nexthop-object event means
-that routes may have changed too.
+that routes may have changed too, and a link event that groups of nexthop objects have.
+
+A bucket of a resilient group that moves to another member (RTM_NEWNEXTHOPBUCKET) means nothing: the
+kernel moves those that it takes for idle, and it does not see the packets that XDP forwards.
 
 Subscribe first, dump then: what changes in between is read twice rather than never.
 """
@@ -63,6 +66,7 @@ class Changes:
     rules: bool = False
     settings: bool = False
     lost: bool = False
+    nexthops: bool = False
 
     def __bool__(self) -> bool:
         return self != Changes()
@@ -75,13 +79,15 @@ class Changes:
             rules=self.rules or other.rules,
             settings=self.settings or other.settings,
             lost=self.lost or other.lost,
+            nexthops=self.nexthops or other.nexthops,
         )
 
 
 _NOTHING = Changes()
 _LINKS = Changes(links=True)
-_LINKS_AND_ROUTES = Changes(links=True, routes=True)
+_LINKS_AND_MORE = Changes(links=True, routes=True, nexthops=True)
 _ROUTES = Changes(routes=True)
+_NEXTHOPS = Changes(nexthops=True, routes=True)
 _NEIGHBOURS = Changes(neighbours=True)
 _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
@@ -92,7 +98,7 @@ _Classify = Callable[[bytes], Changes]
 
 def _link(event: bytes) -> Changes:
     # Bridges announce the state of their ports as link events of their own family.
-    return _LINKS_AND_ROUTES if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
+    return _LINKS_AND_MORE if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
 
 
 def _route(event: bytes) -> Changes:
@@ -119,8 +125,8 @@ _CLASSIFY: dict[int, _Classify] = {
     33: lambda _: _RULES,  # RTM_DELRULE
     80: lambda _: _SETTINGS,  # RTM_NEWNETCONF
     81: lambda _: _SETTINGS,  # RTM_DELNETCONF
-    104: lambda _: _ROUTES,  # RTM_NEWNEXTHOP
-    105: lambda _: _ROUTES,  # RTM_DELNEXTHOP
+    104: lambda _: _NEXTHOPS,  # RTM_NEWNEXTHOP
+    105: lambda _: _NEXTHOPS,  # RTM_DELNEXTHOP
 }
 
 

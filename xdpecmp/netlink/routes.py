@@ -61,9 +61,8 @@ _KINDS = {
     7: RouteKind.SPECIAL,  # unreachable
     8: RouteKind.SPECIAL,  # prohibit
 }
-_NOT_CARRIED_OUT = frozenset({RTA_SRC, RTA_NEWDST, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID})
-"""Attributes that ask for what the data path does not do: source routing, MPLS, tunnels; and
-nexthop objects, whose weights RTA_MULTIPATH shows truncated."""
+_NOT_CARRIED_OUT = frozenset({RTA_SRC, RTA_NEWDST, RTA_ENCAP_TYPE, RTA_ENCAP})
+"""Attributes that ask for what the data path does not do: source routing, MPLS, tunnels."""
 
 ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
@@ -71,7 +70,7 @@ NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
 _ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
-_Shared = tuple[int, int, RouteKind, tuple[Path, ...], int, int, int] | None
+_Shared = tuple[int, int, RouteKind, tuple[Path, ...], int, int, int, int] | None
 """All of a Route but its prefix, in order; None where the message is to be left out."""
 
 
@@ -97,10 +96,14 @@ def parse_route(message: bytes) -> Route | None:
     address = found.get(RTA_DST, bytes(size))
     if len(address) != size:
         raise MalformedMessage(f"route to an address of {len(address)} bytes")
-    paths, plain = _paths(found, flags & 0xFF)
+    nhid = wire.number(found.get(RTA_NH_ID, bytes(4)))
+    # What a message shows of a nexthop object is for old programs: weights cut to a byte, and
+    # nothing at all where net.ipv4.nexthop_compat_mode is 0.
+    paths, plain = ((), True) if nhid else _paths(found, flags & 0xFF)
     meaning = _KINDS.get(kind, RouteKind.UNSUPPORTED)
-    plain = plain and not source_bits and _plain_metrics(found.get(RTA_METRICS, b""))
-    if not plain or (meaning is RouteKind.UNICAST and not paths):
+    plain = plain and not source_bits and not _NOT_CARRIED_OUT & found.keys()
+    plain = plain and _plain_metrics(found.get(RTA_METRICS, b""))
+    if not plain or (meaning is RouteKind.UNICAST and not paths and not nhid):
         meaning = RouteKind.UNSUPPORTED
     return Route(
         prefix=Prefix(address, bits),
@@ -111,6 +114,7 @@ def parse_route(message: bytes) -> Route | None:
         protocol=protocol,
         scope=scope,
         tos=tos,
+        nhid=nhid,
     )
 
 
@@ -122,16 +126,14 @@ def _plain_metrics(metrics: bytes) -> bool:
 
 
 def _paths(found: dict[int, bytes], flags: int) -> tuple[tuple[Path, ...], bool]:
-    """The paths of a route, and whether all of it is something that the data path carries out."""
-    plain = not _NOT_CARRIED_OUT & found.keys()
-    if RTA_MULTIPATH not in found:
-        if RTA_OIF not in found:
-            return (), plain
-        via, known = _via(found)
-        nexthop = NextHop(via, wire.number(found[RTA_OIF]))
-        return (Path(nexthop, 1, flags),), plain and known
-    paths, known = _multipath(found[RTA_MULTIPATH])
-    return paths, plain and known
+    """The paths of a route, and whether they are something that the data path carries out."""
+    if RTA_MULTIPATH in found:
+        return _multipath(found[RTA_MULTIPATH])
+    if RTA_OIF not in found:
+        return (), True
+    via, known = _via(found)
+    nexthop = NextHop(via, wire.number(found[RTA_OIF]))
+    return (Path(nexthop, 1, flags),), known
 
 
 @lru_cache(maxsize=1 << 14)

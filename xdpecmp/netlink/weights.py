@@ -59,6 +59,8 @@ def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -
 
 
 def _check(route: Route, weights: Sequence[int]) -> None:
+    if route.nhid:
+        raise _held_by_nexthop_object()
     if len(route.paths) < 2:
         raise RouteNotWeighable(f"{route.prefix} has one next hop only: nothing to weigh")
     if len(weights) != len(route.paths):
@@ -68,6 +70,13 @@ def _check(route: Route, weights: Sequence[int]) -> None:
     for weight in weights:
         if not 1 <= weight <= _MOST:
             raise RouteNotWeighable(f"weight {weight} is not between 1 and {_MOST}")
+
+
+def _held_by_nexthop_object() -> RouteNotWeighable:
+    return RouteNotWeighable(
+        "the route uses a nexthop object, which holds the weights",
+        "change them there: ip nexthop replace",
+    )
 
 
 def _same(route: Route, other: Route | None) -> bool:
@@ -93,10 +102,7 @@ def with_weights(message: bytes, weights: Sequence[int]) -> bytes:
     for kind, start, end in wire.attributes(message, ROUTE_HEADER.size, len(message)):
         value = message[start:end]
         if kind == RTA_NH_ID:
-            raise RouteNotWeighable(
-                "the route uses a nexthop object, which holds the weights",
-                "change them there: ip nexthop replace",
-            )
+            raise _held_by_nexthop_object()
         if kind == RTA_MULTIPATH:
             value, weighed = _reweighed(value, weights), True
         if kind == _RTA_CACHEINFO:  # a report of IPv6; its one setting goes by another name

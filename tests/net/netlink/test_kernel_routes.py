@@ -28,9 +28,11 @@ pytestmark = pytest.mark.root
         ("20.0.0.0/8 via 10.0.0.2 mtu 1400", "20.0.0.0/8", RouteKind.UNSUPPORTED),
         ("20.0.0.0/8 via 10.0.0.2 mtu lock 1400", "20.0.0.0/8", RouteKind.UNSUPPORTED),
         ("20.0.0.0/8 via 10.0.0.2 advmss 1400", "20.0.0.0/8", RouteKind.UNICAST),
-        ("20.0.0.0/8 nhid 5", "20.0.0.0/8", RouteKind.UNSUPPORTED),
-        ("fd77::/64 nhid 6", "fd77::/64", RouteKind.UNSUPPORTED),
-        ("20.0.0.0/8 nhid 7", "20.0.0.0/8", RouteKind.UNSUPPORTED),
+        ("20.0.0.0/8 nhid 5", "20.0.0.0/8", RouteKind.UNICAST),
+        ("fd77::/64 nhid 6", "fd77::/64", RouteKind.UNICAST),
+        ("20.0.0.0/8 nhid 7 mtu 1400", "20.0.0.0/8", RouteKind.UNSUPPORTED),
+        ("20.0.0.0/8 nhid 8", "20.0.0.0/8", RouteKind.SPECIAL),
+        ("fd77::/64 nhid 9", "fd77::/64", RouteKind.SPECIAL),
         ("blackhole fd77::/64", "fd77::/64", RouteKind.SPECIAL),
         ("unreachable fd77::/64", "fd77::/64", RouteKind.SPECIAL),
         ("prohibit fd77::/64", "fd77::/64", RouteKind.SPECIAL),
@@ -45,6 +47,9 @@ def test_kinds(
     router.ip("nexthop add id 5 via 10.0.0.2 dev eth0")
     router.ip("nexthop add id 6 via fd00::2 dev eth0")
     router.ip("nexthop add id 7 group 5")
+    router.ip("nexthop add id 8 blackhole")
+    router.ip("nexthop add id 9 blackhole")
+    router.ip("-6 nexthop replace id 9 blackhole")
     router.ip(f"route add {arguments}")
     assert only(kernel, prefix).kind is kind
 
