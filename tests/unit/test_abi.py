@@ -1,0 +1,183 @@
+"""One list, one place: what Python read from the C sources, and numbers that stand in two of them.
+
+Offsets and sizes of structs, which only the compiler knows, are in tests/bpf/test_layout.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from xdpecmp import abi, hashing, maps
+from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, INTERFACE_FLAGS, GroupKind, Reason
+
+
+def source(name: str) -> str:
+    return (BPF_DIR / name).read_text()
+
+
+def define(file: str, name: str) -> int:
+    match = re.search(rf"^#define {name} (\w+)", source(file), re.MULTILINE)
+    assert match, f"{file} does not define {name}"
+    return int(match[1], 0)
+
+
+def rows(name: str) -> list[str]:
+    return [line for line in source(name).splitlines() if line.startswith("X(")]
+
+
+# --- reasons -------------------------------------------------------------------------------------
+
+
+def test_reasons_are_the_rows_in_their_order() -> None:
+    assert [f"X({reason.name}," for reason in Reason] == [
+        row.split(" ")[0] for row in rows("reasons.def")
+    ]
+    assert [int(reason) for reason in Reason] == list(range(len(Reason)))
+    assert Reason.FORWARDED == 0
+
+
+def test_every_reason_has_a_text() -> None:
+    assert list(abi.REASON_TEXT) == [reason.name for reason in Reason]
+    texts = list(abi.REASON_TEXT.values())
+    assert all(texts)
+    assert len(set(texts)) == len(texts)
+    for row, text in zip(rows("reasons.def"), texts, strict=True):
+        assert f'"{text}")' in row
+
+
+def test_reasons_fit_their_fields() -> None:
+    """A byte in struct config and in struct nexthop, and below the first group proper."""
+    assert len(Reason) < 256
+    assert len(Reason) < CAPACITY["GROUPS_MAX"]
+
+
+# --- ICMP errors ---------------------------------------------------------------------------------
+
+
+def icmp_rows() -> list[tuple[str, int, int, str]]:
+    pattern = re.compile(r'^X\((\w+), (\d), (\d+), (\w+), ".+"\)$')
+    matches = [pattern.match(row) for row in rows("icmp_errors.def")]
+    assert all(matches)
+    return [(m[1], int(m[2]), int(m[3]), m[4]) for m in matches if m]
+
+
+def test_icmp_counters_follow_the_reasons() -> None:
+    """One entry lies between: ICMP_ERROR_BASE, which means "no ICMP error"."""
+    names = [name for name, *_ in icmp_rows()]
+    assert list(ICMP_ERROR_INDEX) == names
+    assert list(ICMP_ERROR_INDEX.values()) == [len(Reason) + 1 + i for i in range(len(names))]
+    assert list(abi.ICMP_ERROR_TEXT) == names
+    assert not {reason.name for reason in Reason} & set(names)
+
+
+def test_a_code_stands_before_the_type_that_covers_it() -> None:
+    """The first row that fits counts: a code behind ANY_CODE of its type would never."""
+    covered: set[tuple[int, int]] = set()
+    for name, family, kind, code in icmp_rows():
+        assert (family, kind) not in covered, name
+        if code == "ANY_CODE":
+            covered.add((family, kind))
+    assert covered == {(family, kind) for _, family, kind, _ in icmp_rows()}
+
+
+@pytest.mark.parametrize(("family", "known"), [(4, "_ICMP_ERRORS"), (6, "_ICMPV6_ERRORS")])
+def test_hashing_knows_the_same_errors(family: int, known: str) -> None:
+    assert {kind for _, f, kind, _ in icmp_rows() if f == family} == getattr(hashing, known)
+
+
+# --- numbers in two places -----------------------------------------------------------------------
+
+
+def test_paths_that_are_searched() -> None:
+    assert define("select.h", "MAX_PATHS") == abi.MAX_PATHS
+    assert 2 ** define("select.h", "SEARCH_STEPS") == abi.MAX_PATHS
+    assert CAPACITY["PATHS_MAX"] >= abi.MAX_PATHS
+    assert abi.MAX_PATHS < 1 << 16  # struct group's count
+
+
+def test_extension_headers_that_are_walked() -> None:
+    assert define("key.h", "MAX_EXTENSION_HEADERS") == hashing.MAX_EXTENSION_HEADERS
+
+
+def test_bits_of_the_local_address_filter() -> None:
+    """check_source4() and compile.local4_filter() take as many bits of the hash as there are."""
+    shifts = {int(n) for n in re.findall(r"0x9e3779b1U\) >> (\d+)", source("xdpecmp.c"))}
+    shifts |= {int(n) for n in re.findall(r"0x9E3779B1 .*\) >> (\d+)", python_source("compile.py"))}
+    assert len(shifts) == 1
+    assert 1 << (32 - shifts.pop()) == abi.LOCAL4_FILTER_WORDS * 64
+
+
+def python_source(name: str) -> str:
+    return (BPF_DIR.parent / name).read_text()
+
+
+def test_capacities_are_those_that_the_program_asks_for() -> None:
+    program = re.sub(r"/\*.*?\*/", "", source("xdpecmp.c"), flags=re.DOTALL)
+    assert set(re.findall(r"\b[A-Z0-9]+S\d?_MAX\b", program)) == CAPACITY.keys()
+
+
+def test_capacities_fit_their_fields() -> None:
+    interfaces = CAPACITY["INTERFACES_MAX"]
+    assert interfaces & (interfaces - 1) == 0  # `ifindex & (INTERFACES_MAX - 1)` is the slot
+    assert CAPACITY["NEXTHOPS_MAX"] <= 1 << 16  # struct path's nexthop
+    assert CAPACITY["DEVICES_MAX"] <= 1 << 16  # struct nexthop's device
+    assert all(count <= 1 << 32 for count in CAPACITY.values())
+
+
+def test_interface_flags_are_single_bits() -> None:
+    bits = list(INTERFACE_FLAGS.values())
+    assert len(set(bits)) == len(bits) > 3
+    assert all(0 < bit < 256 and bit & (bit - 1) == 0 for bit in bits)
+    used = set(re.findall(r"INTERFACE_([A-Z]\w+)", source("xdpecmp.c")))
+    assert used == INTERFACE_FLAGS.keys()
+
+
+def test_kinds_of_groups() -> None:
+    assert [kind.name for kind in GroupKind] == re.findall(
+        r"^\tGROUP_(\w+),", source("abi.h"), re.M
+    )
+    assert GroupKind.PASS == 0  # a group that was never written passes
+
+
+# --- maps ----------------------------------------------------------------------------------------
+
+
+def declared_maps() -> dict[str, str]:
+    """Name → declaration of each map of the program."""
+    found = {}
+    for match in re.finditer(r"^BPF_\w+\((.*?)\);", source("xdpecmp.c"), re.MULTILINE | re.DOTALL):
+        text = " ".join(match[1].split())
+        pin = re.search(r'PIN_DIR "/(\w+)"', text)
+        assert pin, text
+        found[pin[1]] = text
+    return found
+
+
+def test_all_maps_are_opened() -> None:
+    assert set(maps.NAMES) == declared_maps().keys()
+    assert len(set(maps.NAMES)) == len(maps.NAMES)
+
+
+def test_maps_in_memory_are_those_that_can_be_mapped() -> None:
+    mappable = {name for name, text in declared_maps().items() if text.endswith("MMAPABLE")}
+    assert set(maps.MAPPED) == mappable
+
+
+def test_maps_are_pinned_under_their_own_names() -> None:
+    for name, text in declared_maps().items():
+        assert re.search(rf"\b{name}\b", text.split("PIN_DIR")[0] + text.split(f'/{name}"')[1])
+
+
+@pytest.mark.parametrize("file", ["abi.h", "reasons.def", "icmp_errors.def"])
+def test_the_abi_id_changes_with_its_files(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = abi.abi_id()
+    monkeypatch.setattr(abi, "_source", lambda name: source(name) + ("\n" if name == file else ""))
+    assert abi.abi_id.__wrapped__() != before
+
+
+def test_the_abi_id_changes_with_the_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = abi.abi_id()
+    monkeypatch.setitem(CAPACITY, "PATHS_MAX", 7)
+    assert abi.abi_id.__wrapped__() != before
