@@ -1,0 +1,59 @@
+"""`xdpecmp` as a user runs it: a process, its exit status and what it prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "xdpecmp")
+AS_NOBODY = (
+    sys.executable,
+    "-c",
+    "import importlib, os\n"
+    "from xdpecmp import cli\n"
+    "for name in cli.COMMANDS:\n"  # now, since nobody may not be allowed to read the checkout
+    "    importlib.import_module(f'xdpecmp.cli.{name}')\n"
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    "cli.main()\n",
+)
+"""The same, with the privileges of `nobody`."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said on stderr."""
+        return self.stderr.splitlines()
+
+
+def command(
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    program: Sequence[str] = COMMAND,
+    **options: Any,
+) -> Done:
+    """Run `xdpecmp ARGUMENTS`; `prefix` is what stands before it, such as `unshare -m`."""
+    done = subprocess.run(
+        (*prefix, *program, *arguments),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,298 @@
+"""Whatever changes in the kernel is in the data path soon, and traffic goes on reaching a server.
+
+Each test changes something with the tools of whoever runs the router, waits until the data path
+says so, and undoes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
+from tests.net.traffic import Flow, Servers, by_server
+from tests.netns import wait_until
+from xdpecmp.abi import INTERFACE_FLAGS
+from xdpecmp.dataplane import read_nexthops
+from xdpecmp.model import NextHop
+from xdpecmp.view import RouteView
+
+pytestmark = pytest.mark.root
+
+WEIGHTS = (1, 2, 1)
+FLOWS = 60
+Flows = dict[int, list[Flow]]
+PREFIX = {4: "203.0.113.0/24", 6: "2001:db8:f::/64"}
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Anycast]:
+    with Anycast(WEIGHTS) as made:
+        made.attach("c0", "--mode", "native")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def servers(net: Anycast) -> Iterator[Servers]:
+    with Servers(net) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def flows(servers: Servers) -> Iterator[Flows]:
+    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
+        yield {4: ipv4, 6: ipv6}
+
+
+@pytest.fixture
+def all_is_well(net: Anycast, servers: Servers, flows: Flows) -> Iterator[None]:
+    """Before and after a test, every server has its flows, and XDP forwards all of them."""
+    wait_for_devices(net, 4, "e1", "e2", "e3")
+    wait_for_devices(net, 6, "e1", "e2", "e3")
+    yield
+    net.replace_routes(WEIGHTS)
+    for family in (4, 6):
+        wait_for_devices(net, family, "e1", "e2", "e3")
+        before = net.reason("FORWARDED")
+        assert len(by_server(servers.all_answers(flows[family]))) == 3
+        assert net.reason("FORWARDED") - before == FLOWS
+
+
+def wait_for_devices(net: Anycast, family: int, *wanted: str) -> None:
+    """Until the anycast route's usable next hops are on these devices."""
+
+    def holds(route: RouteView | None) -> bool:
+        usable = [path.dev for path in route.paths if path.state == "up"] if route else []
+        return usable == list(wanted)
+
+    net.wait_for_route(VIP_PREFIX[family], holds, f"IPv{family} route on {wanted}")
+
+
+def leads_to(*wanted: tuple[str, int]) -> Callable[[RouteView | None], bool]:
+    """Whether a route has these next hops and weights."""
+    return lambda route: (
+        route is not None and [(path.via, path.weight) for path in route.paths] == list(wanted)
+    )
+
+
+# --- routes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_route_comes_changes_and_goes(net: Anycast, family: int) -> None:
+    prefix, via = PREFIX[family], [gateway(i, family) for i in (1, 2, 3)]
+    net.ns.ip(f"route add {prefix} via {via[0]}")
+    net.wait_for_route(prefix, leads_to((via[0], 1)), "route added")
+    net.ns.ip(f"route replace {prefix} nexthop via {via[1]} weight 3 nexthop via {via[2]} weight 4")
+    net.wait_for_route(prefix, leads_to((via[1], 3), (via[2], 4)), "route replaced")
+    (shown,) = net.json("routes", prefix)
+    assert shown["kind"] == "threshold"
+    assert [path["weight"] for path in shown["nexthops"]] == [3, 4]
+    net.ns.ip(f"route replace blackhole {prefix}")
+    net.wait_for_route(prefix, lambda r: r and r.reason == "ROUTE_SPECIAL", "blackhole")
+    net.ns.ip(f"-{family} route del blackhole {prefix}")
+    net.wait_for_route(prefix, lambda route: route is None, "route deleted")
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_a_longer_prefix_wins_from_the_next_packet_on(
+    net: Anycast, servers: Servers, flows: Flows
+) -> None:
+    for family in (4, 6):
+        longer = VIP_PREFIX[family]
+        covering = "192.0.2.0/24" if family == 4 else "2001:db8:80::/64"
+        net.ns.ip(f"-{family} route del {longer}")
+        net.ns.ip(f"route add {covering} via {gateway(3, family)}")
+        net.wait_for_route(longer, leads_to((gateway(3, family), 1)), f"{longer} gone")
+        assert by_server(servers.all_answers(flows[family])) == {3: FLOWS}
+        net.ns.ip(f"route add {longer} via {gateway(2, family)}")
+        net.wait_for_route(longer, leads_to((gateway(2, family), 1)), "longer route")
+        assert by_server(servers.all_answers(flows[family])) == {2: FLOWS}
+        net.ns.ip(f"-{family} route del {covering}")
+
+
+# --- links, addresses, neighbours -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_a_link_goes_down_and_comes_back(net: Anycast, servers: Servers, flows: Flows) -> None:
+    net.ns.ip("link set e1 down")
+    for family in (4, 6):
+        wait_for_devices(net, family, "e2", "e3")
+        assert set(by_server(servers.all_answers(flows[family]))) == {2, 3}
+    net.ns.ip("link set e1 up")
+    net.ns.ip("addr replace 2001:db8:1::1/64 dev e1")  # IPv6 addresses are lost with the link
+    net.replace_routes(WEIGHTS)
+    for family in (4, 6):
+        wait_for_devices(net, family, "e1", "e2", "e3")
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_carrier_is_lost(net: Anycast, servers: Servers, flows: Flows) -> None:
+    """Linux goes on choosing such a path unless it is told to ignore it."""
+    net.servers[0].ip("link set eth0 down")
+    wait_for_devices(net, 4, "e2", "e3")
+    (shown,) = net.json("routes", VIP_PREFIX[4])
+    assert [path["state"] for path in shown["nexthops"]] == ["egress_down", "up", "up"]
+    net.sysctl("net.ipv4.conf.e1.ignore_routes_with_linkdown", 1)
+    net.wait_for_route(
+        VIP_PREFIX[4], leads_to((gateway(2, 4), 2), (gateway(3, 4), 1)), "path left out"
+    )
+    assert set(by_server(servers.all_answers(flows[4]))) == {2, 3}
+    net.sysctl("net.ipv4.conf.e1.ignore_routes_with_linkdown", 0)
+    server = net.servers[0]
+    server.ip("link set eth0 up")
+    for command in (
+        "addr replace 2001:db8:1::2/64 dev eth0",
+        "route replace default via 10.0.1.1",
+        "-6 route replace default via 2001:db8:1::1",
+    ):
+        server.ip(command)
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_an_address_goes(net: Anycast, servers: Servers, flows: Flows) -> None:
+    """With an interface's last address Linux gives up the paths through it, and says nothing."""
+    net.ns.ip("addr del 10.0.1.1/24 dev e1")
+    wait_for_devices(net, 4, "e2", "e3")
+    assert set(by_server(servers.all_answers(flows[4]))) == {2, 3}
+    net.ns.ip("addr add 10.0.1.1/24 dev e1")
+    net.wait_for_route("10.0.1.1/32", lambda r: r and r.reason == "ROUTE_LOCAL", "address back")
+
+
+@pytest.mark.usefixtures("all_is_well")
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_neighbour_moves_to_another_mac(
+    net: Anycast, servers: Servers, flows: Flows, family: int
+) -> None:
+    server = net.servers[0]
+    (link,) = json.loads(server.ip("-j link show dev eth0"))
+    for mac in ("02:00:00:00:aa:01", link["address"]):
+        server.ip(f"link set eth0 address {mac}")
+        for each in (4, 6):
+            net.ns.ip(f"neigh replace {gateway(1, each)} dev e1 lladdr {mac} nud reachable")
+        net.wait_for_route(
+            VIP_PREFIX[family], lambda r, m=mac: r and r.paths[0].lladdr == m, f"MAC {mac}"
+        )
+        assert 1 in by_server(servers.all_answers(flows[family]))
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_a_neighbour_that_is_forgotten_is_resolved_again(net: Anycast) -> None:
+    """Packets that XDP forwards don't ask for it, so the agent has to."""
+    for i in (1, 2, 3):
+        net.ns.ip(f"neigh flush dev e{i}")
+    for family in (4, 6):
+        wait_for_devices(net, family, "e1", "e2", "e3")
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_the_egress_mtu(net: Anycast, servers: Servers, flows: Flows) -> None:
+    wanted = NextHop(bytes([10, 0, 1, 2]), net.ns.ifindex("e1"))
+
+    def mtu() -> int:
+        slot = next(slot for slot, nexthop in read_nexthops(maps) if nexthop == wanted)
+        held: int = maps["nexthops"].entries[slot].mtu
+        return held
+
+    with net.instance.open_maps() as maps:
+        for size in (1400, 1500):
+            net.ns.ip(f"link set e1 mtu {size}")
+            wait_until(lambda s=size: mtu() == s, f"MTU {size}", DEADLINE)
+            servers.all_answers(flows[4])
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("all_is_well")
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("net.ipv4.fib_multipath_hash_policy", 1, {"policy4": 1}),
+        ("net.ipv6.fib_multipath_hash_policy", 1, {"policy6": 1}),
+        ("net.ipv4.fib_multipath_hash_policy", 3, {"policy4": 3}),
+        ("net.ipv4.fib_multipath_hash_seed", 99, {"seed": 99, "seed_known": True}),
+        ("net.ipv4.fib_multipath_hash_seed", 0, {"seed": None, "seed_known": False}),
+    ],
+)
+def test_hash_settings(
+    net: Anycast, servers: Servers, flows: Flows, key: str, value: int, wanted: dict[str, object]
+) -> None:
+    """And from then on the data path chooses as Linux does, or leaves it to Linux."""
+    before, held = net.sysctl(key), net.status()
+    net.sysctl(key, value)
+    net.wait_for_status(**wanted)
+    for family in (4, 6):
+        servers.all_answers(flows[family])
+    net.sysctl(key, before)
+    net.wait_for_status(**{name: held[name] for name in wanted})
+
+
+@contextmanager
+def interface_entry(net: Anycast) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Reads flags and rp_filter of c0 from the map."""
+    index = net.ns.ifindex("c0")
+    with net.instance.open_maps() as maps:
+        array = maps["interfaces"]
+
+        def read() -> tuple[int, int]:
+            entry = array.entries[index % array.count]
+            assert entry.ifindex == index
+            return entry.flags, entry.rp_filter
+
+        yield read
+
+
+@pytest.mark.usefixtures("all_is_well")
+@pytest.mark.parametrize(
+    ("key", "flag"),
+    [
+        ("net.ipv4.conf.c0.forwarding", "FORWARD4"),
+        ("net.ipv4.ip_forward", "FORWARD4"),
+        ("net.ipv6.conf.all.forwarding", "FORWARD6"),
+        ("net.ipv6.conf.c0.disable_ipv6", "FORWARD6"),
+    ],
+)
+def test_forwarding_is_switched_off(net: Anycast, key: str, flag: str) -> None:
+    before = net.sysctl(key)
+    with interface_entry(net) as read:
+        assert read()[0] & INTERFACE_FLAGS[flag]
+        net.sysctl(key, 1 - int(before))
+        wait_until(lambda: not read()[0] & INTERFACE_FLAGS[flag], f"no {flag}", DEADLINE)
+        net.sysctl(key, before)
+        wait_until(lambda: bool(read()[0] & INTERFACE_FLAGS[flag]), f"{flag} again", DEADLINE)
+    if "disable_ipv6" in key:
+        net.ns.ip("addr replace 2001:db8::1/64 dev c0")
+        net.ns.ip("route replace 2001:db8:c::/64 via 2001:db8::2")
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_the_reverse_path_filter(net: Anycast, servers: Servers, flows: Flows) -> None:
+    with interface_entry(net) as read:
+        for value in (1, 2, 0):
+            net.sysctl("net.ipv4.conf.c0.rp_filter", value)
+            wait_until(lambda v=value: read()[1] == v, f"rp_filter {value}", DEADLINE)
+            before = net.reason("FORWARDED")
+            servers.all_answers(flows[4])
+            assert net.reason("FORWARDED") - before == FLOWS
+
+
+@pytest.mark.usefixtures("all_is_well")
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_policy_rule(net: Anycast, servers: Servers, flows: Flows, family: int) -> None:
+    """It may send a packet anywhere, so everything of its family is Linux's."""
+    rule = f"-{family} rule {{}} priority 100 lookup main"
+
+    def counted(reason: str) -> int:
+        before = net.reason(reason)
+        servers.all_answers(flows[family])
+        return net.reason(reason) - before
+
+    net.ns.ip(rule.format("add"))
+    wait_until(lambda: counted("UNSUPPORTED") == FLOWS, f"{VIP[family]} left to Linux", DEADLINE)
+    net.ns.ip(rule.format("del"))
+    wait_until(lambda: counted("FORWARDED") == FLOWS, f"{VIP[family]} forwarded", DEADLINE)

@@ -1,0 +1,220 @@
+"""The agent dies, comes back, and goes when what it serves goes; every request is answered."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from tests.net.small import Small
+from tests.net.topology import DEADLINE, Anycast, has_ended
+from tests.net.traffic import Load, Servers
+from tests.netns import wait_until
+from xdpecmp.netlink import wire
+from xdpecmp.netlink.links import parse_link
+
+pytestmark = pytest.mark.root
+
+FLOWS = 60
+RTM_NEWLINK = 16
+RTMGRP_LINK = 1
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Anycast]:
+    with Anycast((1, 2, 1)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def servers(net: Anycast) -> Iterator[Servers]:
+    with Servers(net) as made:
+        yield made
+
+
+@contextmanager
+def loaded(servers: Servers) -> Iterator[Load]:
+    """Requests over both families."""
+    with (
+        servers.flows(4, FLOWS) as ipv4,
+        servers.flows(6, FLOWS) as ipv6,
+        Load(servers, [*ipv4, *ipv6]) as load,
+    ):
+        yield load
+
+
+def unharmed(load: Load) -> bool:
+    """Nothing lost, no flow moved."""
+    return load.lost == 0 and not any(load.moves)
+
+
+def counters(net: Anycast) -> dict[str, int]:
+    """Packets by reason, and by next hop."""
+    stats = net.json("stats")
+    found: dict[str, int] = stats["reasons"]
+    return found | {row["via"]: row["packets"] for row in stats["nexthops"]}
+
+
+def test_attaching_and_detaching_under_load(net: Anycast, servers: Servers) -> None:
+    with loaded(servers) as load:
+        for mode in ("native", "generic"):
+            net.attach("c0", "--mode", mode)
+            load.wait_for_rounds()
+            assert counters(net)["FORWARDED"] > 0
+            net.detach()
+            load.wait_for_rounds()
+    assert unharmed(load)
+    assert not net.remains()
+
+
+def test_killed_and_attached_again(net: Anycast, servers: Servers) -> None:
+    """Without an agent the lease runs out and Linux takes over, with the same answers; the next
+    `attach` goes on where it ended. Each request of the load is counted, once."""
+    net.attach("c0", "--mode", "native")
+    before = counters(net)
+    with loaded(servers) as load:
+        net.kill_agent()
+        wait_until(lambda: net.reason("LEASE_EXPIRED") > 0, "lease ran out", DEADLINE)
+        load.wait_for_rounds()
+        forwarded = net.reason("FORWARDED")
+        load.wait_for_rounds()
+        assert net.reason("FORWARDED") == forwarded
+        status = net.json("status")
+        assert status["agent_pid"] is None
+        assert status["lease_s"] == 0
+        dead = counters(net)
+
+        net.attach("c0", "--mode", "native")
+        load.wait_for_rounds()
+        alive = counters(net)
+    assert unharmed(load)
+
+    assert net.json("status")["agent_pid"]
+    assert all(alive[name] >= dead[name] for name in dead)
+    assert alive["FORWARDED"] - dead["FORWARDED"] >= 2 * FLOWS
+    after = counters(net)
+    verdicts = ("FORWARDED", "LEASE_EXPIRED", "PARTIAL_CHECKSUM")
+    counted = sum(after[name] - before[name] for name in verdicts)
+    # ARP and neighbour discovery too are counted as LEASE_EXPIRED while it is out
+    assert counted >= sum(len(answers) for answers in load.rounds)
+    net.detach()
+
+
+def programs_seen(events: socket.socket, ifindex: int) -> list[int]:
+    """The XDP program that each link event which waits has for a device, 0 for none."""
+    seen = []
+    with suppress(BlockingIOError):
+        while True:
+            datagram = events.recv(1 << 16)
+            for kind, _, start, end in wire.messages(datagram):
+                if kind == RTM_NEWLINK:
+                    link = parse_link(datagram[start + wire.HEADER_SIZE : end])
+                    seen += [link.xdp_prog_id] if link.ifindex == ifindex else []
+    return seen
+
+
+def test_upgrading_under_load(net: Anycast, servers: Servers) -> None:
+    """A second `attach`: another program and another agent, no packet misses either."""
+    net.attach("c0", "--mode", "native")
+    before, status = counters(net), net.json("status")
+    with net.ns.enter():
+        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with events:
+        events.bind((0, RTMGRP_LINK))
+        events.setblocking(False)
+        with loaded(servers) as load:
+            for _ in range(2):
+                net.attach("c0", "--mode", "native")
+            load.wait_for_rounds()
+        seen = programs_seen(events, net.ns.ifindex("c0"))
+    assert len(set(seen)) >= 2
+    assert 0 not in seen, "for a moment there was no program"
+    after, now = counters(net), net.json("status")
+    assert unharmed(load)
+    assert now["interfaces"][0]["prog_id"] == net.program_id("c0")
+    assert now["interfaces"][0]["prog_id"] != status["interfaces"][0]["prog_id"]
+    assert now["agent_pid"] != status["agent_pid"]
+    requests = sum(len(answers) for answers in load.rounds)
+    verdicts = ("FORWARDED", "PARTIAL_CHECKSUM")
+    assert sum(after[name] - before[name] for name in verdicts) == requests
+    net.detach()
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small() -> Iterator[Small]:
+    with Small() as made:
+        yield made
+
+
+@pytest.fixture
+def agent(small: Small) -> Iterator[int]:
+    """The agent of an instance on both interfaces."""
+    done = small.run("attach", "in0", "in1")
+    assert done.stdout == ""
+    descriptor = small.agent()
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_the_namespace_is_deleted(small: Small, agent: int) -> None:
+    small.ns.close()
+    wait_until(lambda: small.gone(agent), "everything gone", DEADLINE)
+
+
+def test_the_last_interface_is_deleted(small: Small, agent: int) -> None:
+    small.ns.ip("link del in0")
+    wait_until(
+        lambda: [each["ifname"] for each in small.status()["interfaces"]] == ["in1"],
+        "one interface left",
+        DEADLINE,
+    )
+    assert not has_ended(agent)
+    small.ns.ip("link del in1")
+    wait_until(lambda: small.gone(agent), "everything gone", DEADLINE)
+    assert small.ns.path.exists()
+
+
+def test_the_last_program_is_removed_by_somebody(small: Small, agent: int) -> None:
+    for name in ("in0", "in1"):
+        small.ns.ip(f"link set dev {name} xdpgeneric off")
+    wait_until(lambda: small.gone(agent), "everything gone", DEADLINE)
+
+
+def test_terminated_it_leaves_the_data_path(small: Small, agent: int) -> None:
+    """As for an upgrade of the package: SIGTERM to the agent, then `attach`."""
+    small.instance.stop_agent()
+    wait_until(lambda: has_ended(agent), "agent ended", DEADLINE)
+    assert small.program_id("in0")
+    assert small.json("status")["agent_pid"] is None
+    small.run("attach", "in0")
+    assert small.json("status")["agent_pid"]
+    assert [each["ifname"] for each in small.json("status")["interfaces"]] == ["in0", "in1"]
+
+
+def test_two_namespaces_do_not_disturb_one_another(
+    net: Anycast, servers: Servers, small: Small, agent: int
+) -> None:
+    net.attach("c0", "--mode", "native")
+    mine, theirs = net.json("status"), small.json("status")
+    assert mine["agent_pid"] != theirs["agent_pid"]
+    with loaded(servers) as load:
+        small.detach()
+        assert small.gone(agent)
+        load.wait_for_rounds()
+        small.run("attach", "in0")
+        load.wait_for_rounds()
+        small.kill_agent()
+        load.wait_for_rounds()
+    assert unharmed(load)
+    after = net.json("status")
+    for key in ("agent_pid", "interfaces", "routes4", "routes6", "groups"):
+        assert after[key] == mine[key]
+    net.detach()
+    assert not net.remains()
+    assert small.program_id("in0")

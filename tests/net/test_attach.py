@@ -1,0 +1,249 @@
+"""What `attach` and `detach` do, and what they and the others refuse.
+
+A refusal is exit status 2 and one line on stderr that names the thing and the remedy, and leaves
+everything as it was: no program, no pin, no process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.net.command import AS_NOBODY, ROOT, command
+from tests.net.small import Small
+from tests.net.topology import DEADLINE, has_ended
+from tests.netns import wait_until
+
+pytestmark = pytest.mark.root
+
+FOREIGN = """
+import bcc, sys
+program = bcc.BPF(text="int pass(struct xdp_md *ctx) { return XDP_PASS; }")
+bcc.BPF.attach_xdp(sys.argv[1], program.load_func("pass", bcc.BPF.XDP), 0)
+"""
+"""An XDP program of somebody else's, which stays attached when its loader ends."""
+
+
+@pytest.fixture(scope="module")
+def router() -> Iterator[Small]:
+    """Besides the two veths it has a bridge, a tun device, and `foreign` with another's program."""
+    with Small() as made:
+        made.ns.ip("link add foreign type veth peer name foreign-peer")
+        made.ns.ip("link set foreign up")
+        made.ns.ip("link add br0 type bridge")
+        made.ns.ip("link set br0 up")
+        made.ns.ip("tuntap add dev tun0 mode tun")
+        stubs = os.environ | {"BCC_KERNEL_SOURCE": str(ROOT / "bpf" / "uapi")}
+        made.ns.run(sys.executable, "-c", FOREIGN, "foreign", env=stubs)
+        assert made.program_id("foreign")
+        yield made
+
+
+@pytest.fixture
+def detached(router: Small) -> Iterator[Small]:
+    """Nothing of ours is there before the test, nor after it."""
+    yield router
+    if router.instance.present():
+        router.detach()
+    left = router.remains()
+    for name in ("in0", "in1", "br0"):  # for the next test's sake
+        router.ns.ip(f"link set dev {name} xdp off")
+    assert left == ["XDP program on foreign"]
+
+
+def refuse(router: Small, *arguments: str, thing: str, remedy: str = "", **options: object) -> None:
+    """Expect a refusal that changes nothing."""
+    before = router.remains(), router.ns.ip("-j link show")
+    done = router.run(*arguments, status=2, **options)
+    assert (router.remains(), router.ns.ip("-j link show")) == before
+    assert done.stdout == ""
+    assert len(done.lines) == 1, done.stderr
+    assert done.stderr.startswith("xdpecmp: ")
+    assert thing in done.stderr
+    assert remedy in done.stderr
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+REFUSED = {
+    "unknown interface": ("attach nosuch", "nosuch", "ip link show"),
+    "one good, one unknown": ("attach in0 nosuch", "nosuch", "ip link show"),
+    "loopback": ("attach lo", "lo has no Ethernet header", "ip -br link show"),
+    "tun": ("attach tun0", "tun0 has no Ethernet header", "ip -br link show"),
+    "one good, one tun": ("attach in0 tun0", "tun0", "ip -br link show"),
+    "another's program": ("attach foreign", "foreign already has an XDP program", "xdp off"),
+    "one good, one taken": ("attach in0 foreign", "foreign", "xdp off"),
+    "no native XDP": ("attach br0 --mode native", "br0", "--mode generic"),
+    "one good, one without": ("attach in0 br0 --mode native", "br0", "--mode generic"),
+    "no interface": ("attach", "IFACE", "xdpecmp attach --help"),
+    "unknown mode": ("attach in0 --mode fast", "fast", "xdpecmp attach --help"),
+    "unknown option": ("attach in0 --nosuch", "--nosuch", "xdpecmp attach --help"),
+    "unknown command": ("frobnicate", "frobnicate", "xdpecmp --help"),
+    "detach, nothing there": ("detach in0", "in0", "xdpecmp"),
+    "detach all, nothing there": ("detach --all", "not attached", "xdpecmp attach IFACE"),
+    "detach, unknown interface": ("detach nosuch", "nosuch", "ip link show"),
+    "detach another's program": ("detach foreign", "foreign", "xdpecmp status"),
+    "detach what": ("detach", "--all", "xdpecmp detach --help"),
+    "detach both": ("detach --all in0", "--all", "xdpecmp detach --help"),
+    "status": ("status", "not attached", "xdpecmp attach IFACE"),
+    "routes": ("routes", "not attached", "xdpecmp attach IFACE"),
+    "stats": ("stats -j", "not attached", "xdpecmp attach IFACE"),
+    "no prefix": ("routes 10.0.0.0/33", "10.0.0.0/33", "xdpecmp routes --help"),
+    "host bits": ("routes 10.0.0.1/8", "10.0.0.1/8", "xdpecmp routes --help"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(detached: Small, name: str) -> None:
+    arguments, thing, remedy = REFUSED[name]
+    refuse(detached, *arguments.split(), thing=thing, remedy=remedy)
+
+
+@pytest.mark.parametrize("name", ["nosuch-namespace", "", "../net", "."])
+def test_no_such_namespace(name: str) -> None:
+    done = command("-n", name, "status")
+    assert done.status == 2
+    assert done.stdout == ""
+    assert len(done.lines) == 1
+    assert f"no network namespace named {name}" in done.stderr
+    assert "ip netns list" in done.stderr
+
+
+def test_no_bpf_file_system(detached: Small) -> None:
+    umount = 'umount -l /sys/fs/bpf && exec "$@"'
+    refuse(
+        detached,
+        *("attach", "in0"),
+        prefix=("unshare", "-m", "sh", "-c", umount, "sh"),
+        thing="no bpf file system at /sys/fs/bpf",
+        remedy="mount -t bpf bpf /sys/fs/bpf",
+    )
+
+
+def inside(router: Small) -> tuple[str, ...]:
+    """What runs a command in the namespace, with root's help."""
+    return ("nsenter", f"--net={router.ns.path}", "--")
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_not_root(detached: Small, attached: bool) -> None:
+    """Neither from outside the namespace nor inside it."""
+    refuse(detached, "status", program=AS_NOBODY, thing="entering", remedy="sudo")
+    commands = ["attach in0", "detach --all"]
+    if attached:
+        detached.run("attach", "in0")
+        commands += ["status", "routes -j", "stats", "routes 10.0.0.0/8"]
+    before = detached.remains()
+    for arguments in commands:
+        done = command(*arguments.split(), prefix=inside(detached), program=AS_NOBODY)
+        assert detached.remains() == before
+        assert done.status == 2
+        assert done.stdout == ""
+        assert len(done.lines) == 1
+        assert "not permitted" in done.stderr, arguments
+        assert "sudo" in done.stderr, arguments
+
+
+# --- modes --------------------------------------------------------------------------------------
+
+
+def modes(router: Small) -> dict[str, str]:
+    return {each["ifname"]: each["mode"] for each in router.json("status")["interfaces"]}
+
+
+def test_auto_takes_what_there_is(detached: Small) -> None:
+    """A bridge has no native XDP; a veth has, but leaves checksums unfinished."""
+    done = detached.run("attach", "in0", "br0")
+    assert modes(detached) == {"in0": "generic", "br0": "generic"}
+    assert "br0: attached, generic mode" in done.lines
+    (note,) = [line for line in done.lines if line.startswith("note: br0")]
+    assert "no native XDP" in note
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("first", "second"), [("native", "generic"), ("generic", "native")])
+def test_the_mode_can_be_changed(detached: Small, first: str, second: str) -> None:
+    detached.run("attach", "in0", "in1", "--mode", first)
+    assert modes(detached) == {"in0": first, "in1": first}
+    detached.run("attach", "in1", "--mode", second)
+    assert modes(detached)["in1"] == second
+
+
+def test_attached_again_it_keeps_its_mode_and_covers_all(detached: Small) -> None:
+    """An upgrade names one interface and renews the program on each."""
+    detached.run("attach", "in0", "in1", "--mode", "native")
+    before = {name: detached.program_id(name) for name in ("in0", "in1")}
+    detached.run("attach", "in0")
+    after = {name: detached.program_id(name) for name in ("in0", "in1")}
+    assert modes(detached) == {"in0": "native", "in1": "native"}
+    assert len(set(before.values())) == len(set(after.values())) == 1
+    assert set(before.values()).isdisjoint(after.values())
+
+
+def test_what_is_refused_later_leaves_what_was_there(detached: Small) -> None:
+    detached.run("attach", "in0", "--mode", "native")
+    before = detached.program_id("in0"), detached.json("status")["agent_pid"]
+    refuse(detached, "attach", "in1", "nosuch", thing="nosuch")
+    refuse(detached, "attach", "foreign", thing="foreign")
+    assert (detached.program_id("in0"), detached.json("status")["agent_pid"]) == before
+
+
+def test_a_mode_that_is_refused_later_stops_nothing(detached: Small) -> None:
+    """It comes out only when the program is built and the agent told to go."""
+    detached.run("attach", "in0", "--mode", "native")
+    done = detached.run("attach", "br0", "--mode", "native", status=2)
+    assert len(done.lines) == 1
+    assert modes(detached) == {"in0": "native"}
+    assert detached.json("status")["agent_pid"], "the instance has lost its agent"
+
+
+def test_a_mode_that_is_refused_leaves_the_other(detached: Small) -> None:
+    detached.run("attach", "br0", "in0", "--mode", "generic")
+    refused = detached.run("attach", "in0", "br0", "--mode", "native", status=2)
+    assert "--mode generic" in refused.stderr
+    assert modes(detached) == {"br0": "generic", "in0": "generic"}
+    assert detached.json("status")["agent_pid"], "the instance has lost its agent"
+
+
+# --- detach -------------------------------------------------------------------------------------
+
+
+def test_one_of_two(detached: Small) -> None:
+    detached.run("attach", "in0", "in1")
+    agent = detached.agent()
+    refuse(detached, "detach", "br0", thing="br0 does not run our program", remedy="status")
+    refuse(detached, "detach", "in0", "br0", thing="br0 does not run our program")
+    done = detached.detach("in0")
+    assert done.lines == ["in0: detached"]
+    assert not detached.program_id("in0")
+    assert detached.program_id("in1")
+    assert not has_ended(agent)
+    assert list(modes(detached)) == ["in1"]
+    done = detached.detach("in1")
+    assert done.lines == ["in1: detached"]
+    wait_until(lambda: has_ended(agent), "agent ended", DEADLINE)
+    os.close(agent)
+
+
+def test_only_ours(detached: Small) -> None:
+    """`detached` sees to it that the other program is still there."""
+    foreign = detached.program_id("foreign")
+    detached.run("attach", "in0", "in1")
+    refuse(detached, "detach", "foreign", thing="foreign", remedy="xdpecmp status")
+    assert sorted(detached.detach().lines) == ["in0: detached", "in1: detached"]
+    assert detached.program_id("foreign") == foreign
+
+
+def test_neighbours_are_given_back(detached: Small) -> None:
+    """While attached, a gateway is kept resolved for us; afterwards it is as it was."""
+    detached.ns.ip("addr add 10.5.0.1/24 dev in0")
+    detached.peer.ip("addr add 10.5.0.2/24 dev in0")
+    detached.ns.ip("route add 203.0.113.0/24 via 10.5.0.2")
+    detached.run("attach", "in0")
+    wait_until(lambda: "managed" in detached.ns.ip("neigh show dev in0"), "managed", DEADLINE)
+    detached.detach()
+    assert "managed" not in detached.ns.ip("neigh show dev in0")
+    detached.ns.ip("addr flush dev in0")

@@ -1,0 +1,119 @@
+"""The JSON keys that other programs may rely on: design.md's contract. More may be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.net.topology import SEED, VIP_PREFIX, Anycast
+from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Anycast]:
+    with Anycast((1, 3)) as made:
+        made.ns.ip("route add blackhole 203.0.113.0/24")
+        made.ns.ip("route add 203.0.113.1/32 via 10.0.1.2")
+        made.attach("c0", "--mode", "native")
+        yield made
+
+
+def test_status(net: Anycast) -> None:
+    status = net.json("status")
+    assert status["interfaces"] == [
+        {"ifname": "c0", "mode": "native", "prog_id": net.program_id("c0")}
+    ]
+    assert status["policy4"] == status["policy6"] == 0
+    assert (status["seed"], status["seed_known"]) == (SEED, True)
+    assert 0 < status["lease_s"] <= 3
+    assert status["agent_pid"] == net.instance.agent_pid()
+    routes = net.json("routes")
+    for family, key in ((".", "routes4"), (":", "routes6")):
+        assert status[key] == sum(family in route["prefix"] for route in routes)
+    assert status["groups"] == sum(route["kind"] == "threshold" for route in routes)
+    assert status["nexthops"] >= 5
+
+
+def test_stats(net: Anycast) -> None:
+    stats = net.json("stats")
+    assert stats.keys() >= {"nexthops", "reasons", "icmp_errors"}
+    assert stats["nexthops"]
+    for row in stats["nexthops"]:
+        assert row.keys() >= {"via", "dev", "packets", "bytes"}
+    assert stats["reasons"].keys() == {reason.name for reason in Reason}
+    assert stats["icmp_errors"].keys() == ICMP_ERROR_INDEX.keys()
+
+
+def test_routes(net: Anycast) -> None:
+    routes = {route["prefix"]: route for route in net.json("routes")}
+    for route in routes.values():
+        assert route.keys() >= {"prefix", "kind", "nexthops"}
+        assert route["kind"] in {"pass", "single", "threshold", "resilient"}
+        for path in route["nexthops"]:
+            assert path.keys() >= {"via", "dev", "weight", "share", "state", "lladdr"}
+        assert bool(route["nexthops"]) == (route["kind"] != "pass")
+    for family in (4, 6):
+        (shown,) = net.json("routes", VIP_PREFIX[family])
+        assert shown == routes[VIP_PREFIX[family]]
+        assert shown["kind"] == "threshold"
+        assert [(path["dev"], path["weight"], path["share"]) for path in shown["nexthops"]] == [
+            ("e1", 1, 0.25),
+            ("e2", 3, 0.75),
+        ]
+        assert {path["state"] for path in shown["nexthops"]} == {"up"}
+    assert routes["203.0.113.0/24"]["kind"] == "pass"
+    assert routes["203.0.113.1/32"]["kind"] == "single"
+
+
+@pytest.mark.parametrize(
+    ("asked", "prefix"),
+    [
+        ("203.0.113.1", "203.0.113.1/32"),
+        ("203.0.113.2", "203.0.113.0/24"),
+        ("203.0.113.0/24", "203.0.113.0/24"),
+        ("198.18.7.7", "198.18.0.0/15"),
+        ("2001:db8:80::80", "2001:db8:80::80/128"),
+    ],
+)
+def test_one_route(net: Anycast, asked: str, prefix: str) -> None:
+    """An address finds the route that its packets take, a prefix itself alone."""
+    (route,) = net.json("routes", asked)
+    assert route["prefix"] == prefix
+
+
+@pytest.mark.parametrize("asked", ["203.0.113.0/25", "8.8.8.8", "2001:db8:ffff::/64"])
+def test_no_such_route(net: Anycast, asked: str) -> None:
+    done = net.run("routes", asked, status=2)
+    assert len(done.lines) == 1
+    assert asked in done.stderr
+    assert "xdpecmp routes" in done.stderr
+
+
+def test_weights(net: Anycast) -> None:
+    change = net.json("weights", VIP_PREFIX[4], "10.0.1.2=3", "--dry-run")
+    assert change.keys() >= {"prefix", "moved_share", "nexthops"}
+    for row in change["nexthops"]:
+        assert row.keys() >= {"via", "old_weight", "new_weight", "old_share", "new_share"}
+    assert change["prefix"] == VIP_PREFIX[4]
+    assert change["moved_share"] == 0.25
+
+
+@pytest.mark.parametrize("command", ["status", "routes", "stats"])
+def test_tables_are_for_people(net: Anycast, command: str) -> None:
+    """And nothing of it is cut in a pipe."""
+    done = net.run(command)
+    assert done.stderr == ""
+    assert "…" not in done.stdout
+    wanted = {"status": "c0", "routes": "2001:db8:80::80/128", "stats": "2001:db8:2::2"}
+    assert wanted[command] in done.stdout
+
+
+def test_a_reader_that_stops_reading(net: Anycast) -> None:
+    """As in `xdpecmp routes | head -n 1`: no traceback, no message."""
+    pipe = ("sh", "-c", '"$@" | head -n 1', "sh")
+    done = net.run("routes", "-j", prefix=pipe)
+    assert done.stdout == "[\n"
+    assert done.stderr == ""
