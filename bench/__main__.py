@@ -103,7 +103,7 @@ def _measure_packets(
             stack.enter_context(attached(inside.namespace))
             routers[policy] = inside
             with inside.namespace.enter():
-                pinned[policy] = Instance().open_program()
+                pinned[policy] = Instance().open_program(Instance().generation())
             stack.callback(os.close, pinned[policy])
             progress.advance(task)
         for ifindex in routers[0].egresses:

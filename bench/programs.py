@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR, CAPACITY
+from xdpecmp.abi import BPF_DIR
 from xdpecmp.instance import BPFFS
+from xdpecmp.program import Variant, compiler_flags, new_generation
 
 SOURCE = Path(__file__).parent / "reference.c"
 XDPECMP, REFERENCE, FLOOR = "xdpecmp", "reference", "floor_tx"
@@ -44,7 +45,7 @@ class Helpers:
         table[table.Key(ifindex)] = table.Leaf(ifindex)
 
     def clang_version(self) -> str:
-        number = libbpf.test_run(self.fd("clang_version"), bytes(64)).verdict
+        number = libbpf.run_program(self.fd("clang_version"), bytes(64)).verdict
         return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
     @staticmethod
@@ -96,8 +97,7 @@ def build_seconds(source: Path = BPF_DIR / "xdpecmp.c") -> tuple[float, float]:
     directory = BPFFS / f"xdpecmp-bench-{os.getpid()}"
     directory.mkdir()
     try:
-        flags = [f"-D{name}={value}" for name, value in CAPACITY.items()]
-        flags += [f'-DPIN_DIR="{directory}"', f"-I{source.parent}"]
+        flags = compiler_flags(directory, new_generation(), Variant.MAIN)
         begin = time.perf_counter()
         bpf = bcc.BPF(src_file=str(source), cflags=flags)
         compiled = time.perf_counter()

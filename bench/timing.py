@@ -37,7 +37,7 @@ class Run:
         times = []
         with self.router.namespace.enter():
             for _ in range(CALLS):
-                result = libbpf.test_run(self.fd, self.frame, self.router.ingress, REPEAT)
+                result = libbpf.run_program(self.fd, self.frame, self.router.ingress, REPEAT)
                 times.append(result.nanoseconds)
                 if result.verdict != self.verdict:
                     raise BenchError(

@@ -22,14 +22,17 @@ enum reason {
 	REASON_COUNT
 };
 
-enum icmp_error {
-	ICMP_ERROR_BASE = REASON_COUNT, /* counters of both lists share the map reason_stats */
-#define X(name, family, type, code, text) ICMP_ERROR_##name,
-#include "icmp_errors.def"
-#undef X
-	STAT_COUNT
-};
-/* ICMP_ERROR_BASE itself counts nothing: "not an ICMP error". */
+/*
+ * reason_stats counts verdicts by reason and, behind them, forwarded ICMP errors by type: that of
+ * type T at ICMPV4_STAT_BASE + T, for the types of icmp_errors.def. "Fragmentation needed" is a code
+ * of type 3, and the one that matters most: it has ICMP_STAT_FRAG_NEEDED_SHIFT added.
+ */
+#define ICMPV4_STAT_BASE 64
+#define ICMPV6_STAT_BASE 128
+#define ICMPV4_FRAG_NEEDED 4
+#define ICMP_STAT_FRAG_NEEDED_SHIFT 32
+#define STAT_COUNT 192
+_Static_assert(REASON_COUNT <= ICMPV4_STAT_BASE, "reasons");
 
 /* control[0]: the two words that the agent stores most often. */
 struct control {
@@ -54,9 +57,11 @@ struct config {
 	__u8 pass_multipath6;    /* likewise IPv6 */
 	__u8 pad[2];
 	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed, for `status`; 0 = not known */
-	__u32 pad2;
+	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
+	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
+	__u32 fields6;           /* likewise IPv6 */
 };
-_Static_assert(sizeof(struct config) == 144, "config");
+_Static_assert(sizeof(struct config) == 152, "config");
 
 #define INTERFACE_FORWARD4 0x01
 #define INTERFACE_FORWARD6 0x02
@@ -100,6 +105,7 @@ enum group_kind {
 	GROUP_PASS,      /* `first` is an enum reason */
 	GROUP_SINGLE,    /* `first` is a next hop */
 	GROUP_THRESHOLD, /* paths[first .. first+count-1] by hash-threshold, RFC 2992 */
+	GROUP_RESILIENT, /* buckets[first + hash mod count] */
 };
 
 /* groups[id]: what a route leads to. One 8-byte word, so it flips at once. */
@@ -118,6 +124,13 @@ struct path {
 	__u16 weight;  /* minus one, as rtnh_hops has it; for `routes` */
 };
 _Static_assert(sizeof(struct path) == 8, "path");
+
+/* buckets[]: one bucket of a resilient group; one 8-byte word. */
+struct bucket {
+	__u32 nexthop;      /* stored by the agent */
+	__u32 used_jiffies; /* stored by the program: when it last took a packet, low 32 bits */
+};
+_Static_assert(sizeof(struct bucket) == 8, "bucket");
 
 /* nexthops[id]: an adjacency, for good that of (via, ifindex). Each 8-byte word changes alone. */
 struct nexthop {
@@ -147,5 +160,25 @@ struct traffic {
 	__u64 bytes; /* of the frame as it leaves, Ethernet header included, FCS not */
 };
 _Static_assert(sizeof(struct traffic) == 16, "traffic");
+
+/*
+ * explanation[0]: what xdpecmp_explain() decided about the last frame it was run on. Everything up to
+ * the decision is the program's own code; only carrying it out and counting it is left out.
+ */
+#define EXPLAINED_NOTHING 0xffffffff /* as `hash` or `nexthop`: it did not come to that */
+struct explanation {
+	__u32 reason;          /* enum reason */
+	__u32 family;          /* 4, 6; 0: refused before that was looked at */
+	__u32 ingress_ifindex; /* as Linux sees it, a VLAN device perhaps; 0 likewise */
+	__u32 l3_offset;       /* where the IP header begins */
+	__u32 config_slot;     /* the entry of `config` that it went by */
+	__u32 hash;            /* 31 bits, or EXPLAINED_NOTHING */
+	__u32 nexthop;         /* the chosen one, usable or not, or EXPLAINED_NOTHING */
+	__u32 icmp_error;      /* the error's counter in reason_stats; 0: no ICMP error */
+	__u32 quote_offset;    /* from the IP header to the quoted one, or 0 */
+	__u32 pad;
+	struct group group;    /* pass for FORWARDED: the route was not looked up */
+};
+_Static_assert(sizeof(struct explanation) == 48, "explanation");
 
 #endif

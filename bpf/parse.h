@@ -13,6 +13,8 @@
 #include "abi.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "SipHash key layout");
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)
 #define be32(x) __builtin_bswap32(x)
 
@@ -21,11 +23,15 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "SipHash key layout");
 #define TPID_8021Q be16(0x8100)
 #define TPID_8021AD be16(0x88a8)
 #define VLAN_VID_MASK 0x0fff
+#define L3_OFFSET_MAX 22 /* Ethernet and two tags */
 
 #define PROTO_ICMP 1
+#define PROTO_IPIP 4
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_DCCP 33
+#define PROTO_IPV6 41
+#define PROTO_GRE 47
 #define PROTO_ESP 50
 #define PROTO_AH 51
 #define PROTO_ICMPV6 58
@@ -93,59 +99,65 @@ struct link_layer {
 	__u32 l3_offset;
 };
 
-static __always_inline int is_tpid(__be16 proto)
+/*
+ * 1 where a and b are equal, else 0, without a branch: the verifier follows each branch to the end of
+ * the program, once for each place where the network header may begin.
+ */
+static __always_inline __u64 is_equal(__u16 a, __u16 b)
 {
-	return proto == TPID_8021Q || proto == TPID_8021AD;
+	__u64 difference = a ^ b;
+
+	difference--;
+	asm volatile("" : "+r"(difference)); /* or the compiler makes a branch of it */
+	return difference >> 63;
 }
 
-/* Ethernet and up to two VLAN tags. A third tag stays as eth_proto: not an IP packet to us. */
+static __always_inline __u64 is_tpid(__be16 proto)
+{
+	return is_equal(proto, TPID_8021Q) | is_equal(proto, TPID_8021AD);
+}
+
+/*
+ * Ethernet and up to two VLAN tags; afterwards the cursor is at the network header. A third tag stays
+ * as eth_proto: not an IP packet to us. Nor is anything too short for an IP header.
+ */
 static __always_inline enum reason parse_link_layer(struct cursor *c, struct link_layer *link)
 {
 	struct ethernet_header *eth = c->at;
-	struct vlan_tag *tag;
+	struct vlan_tag *tags = (struct vlan_tag *)(eth + 1);
+	__u64 tagged, double_tagged; /* all ones or 0 */
 
-	if ((void *)(eth + 1) > c->end)
+	if ((void *)(eth + 1) + sizeof(struct ipv4_header) > c->end)
 		return REASON_MALFORMED;
-	c->at = eth + 1;
-	link->eth_proto = eth->proto;
-	link->l3_offset = sizeof(*eth);
-	link->outer_tpid = link->outer_tci = link->inner_tpid = link->inner_tci = 0;
-	if (!is_tpid(link->eth_proto))
-		return REASON_FORWARDED;
-
-	tag = c->at;
-	if ((void *)(tag + 1) > c->end)
-		return REASON_MALFORMED;
-	c->at = tag + 1;
-	link->outer_tpid = link->eth_proto;
-	link->outer_tci = tag->tci;
-	link->eth_proto = tag->proto;
-	link->l3_offset += sizeof(*tag);
-	if (!is_tpid(link->eth_proto))
-		return REASON_FORWARDED;
-
-	tag = c->at;
-	if ((void *)(tag + 1) > c->end)
-		return REASON_MALFORMED;
-	c->at = tag + 1;
-	link->inner_tpid = link->eth_proto;
-	link->inner_tci = tag->tci;
-	link->eth_proto = tag->proto;
-	link->l3_offset += sizeof(*tag);
+	tagged = -is_tpid(eth->proto);
+	double_tagged = tagged & -is_tpid(tags[0].proto);
+	link->outer_tpid = eth->proto & tagged;
+	link->outer_tci = tags[0].tci & tagged;
+	link->inner_tpid = tags[0].proto & double_tagged;
+	link->inner_tci = tags[1].tci & double_tagged;
+	link->eth_proto = (eth->proto & ~tagged) | (tags[0].proto & tagged & ~double_tagged) |
+			  (tags[1].proto & double_tagged);
+	link->l3_offset = sizeof(*eth) + (sizeof(*tags) & tagged) + (sizeof(*tags) & double_tagged);
+	c->at += link->l3_offset;
 	return REASON_FORWARDED;
 }
 
-/* The 16-bit one's complement sum over a header without options is 0xffff where it is right. */
-static __always_inline int ipv4_checksum_is_good(const struct ipv4_header *ip)
+/* A sum of 32-bit words to the 16-bit one's complement sum that the Internet checksum is made of. */
+static __always_inline __u32 fold_sum(__u64 sum)
 {
-	const __u32 *word = (const __u32 *)ip;
-	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
-
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	return sum == 0xffff;
+	return sum;
+}
+
+/* The sum over a header without options is 0xffff where its checksum is right. */
+static __always_inline int ipv4_checksum_is_good(const struct ipv4_header *ip)
+{
+	const __u32 *word = (const __u32 *)ip;
+
+	return fold_sum((__u64)word[0] + word[1] + word[2] + word[3] + word[4]) == 0xffff;
 }
 
 /* `available`: bytes from the header to the end of the frame; *length: those that count. */
@@ -165,9 +177,9 @@ static __always_inline enum reason check_ipv4(const struct ipv4_header *ip, __u3
 	if (!ipv4_checksum_is_good(ip))
 		return REASON_CHECKSUM;
 	/* 0/8, 127/8, and 224/3: the multicast and the reserved range with the broadcast address */
-	if (destination == 0 || destination == 127 || destination >= 224)
+	if ((__u8)(destination - 1) >= 223 || destination == 127)
 		return REASON_MULTICAST;
-	if (source == 0 || source == 127 || source >= 224)
+	if ((__u8)(source - 1) >= 223 || source == 127)
 		return REASON_MARTIAN_SOURCE;
 	if ((ip->source & 0xffff) == 0xfea9 || (ip->destination & 0xffff) == 0xfea9)
 		return REASON_LINK_LOCAL; /* 169.254/16 */

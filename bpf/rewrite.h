@@ -12,15 +12,14 @@
 struct egress {
 	__u64 neighbour_word; /* MAC in the low 48 bits */
 	__u64 device_word;    /* MAC in the low 48 bits */
-	__be16 outer_tpid, outer_tci;
-	__be16 inner_tpid, inner_tci;
+	__u64 tags;           /* outer TPID, outer TCI, inner TPID, inner TCI, as on the wire */
 };
 
 static __always_inline __u32 egress_tag_bytes(const struct egress *egress)
 {
-	if (!egress->outer_tpid)
+	if (!egress->tags)
 		return 0;
-	return egress->inner_tpid ? 8 : 4;
+	return egress->tags >> 32 ? 8 : 4;
 }
 
 /* Makes the frame end with the packet and begin with room for the egress tags, no more no less. */
@@ -49,18 +48,18 @@ static __always_inline void write_link_layer(struct ethernet_header *eth, __be16
 	words[2] = egress->neighbour_word >> 32;
 	*(__u32 *)&words[3] = egress->device_word;
 	words[5] = egress->device_word >> 32;
-	if (!egress->outer_tpid) {
+	if (!egress->tags) {
 		eth->proto = l3_proto;
 		return;
 	}
-	eth->proto = egress->outer_tpid;
-	tag[0].tci = egress->outer_tci;
-	if (!egress->inner_tpid) {
+	eth->proto = egress->tags;
+	tag[0].tci = egress->tags >> 16;
+	if (!(egress->tags >> 32)) {
 		tag[0].proto = l3_proto;
 		return;
 	}
-	tag[0].proto = egress->inner_tpid;
-	tag[1].tci = egress->inner_tci;
+	tag[0].proto = egress->tags >> 32;
+	tag[1].tci = egress->tags >> 48;
 	tag[1].proto = l3_proto;
 }
 

@@ -32,4 +32,10 @@ static __always_inline void search_narrow(struct search *s, __u32 bound, __u32 h
 	s->count -= half;
 }
 
+/* A resilient group's bucket for a hash; count is not 0. */
+static __always_inline __u32 bucket_of(__u32 hash, __u32 count)
+{
+	return hash % count;
+}
+
 #endif

@@ -4,7 +4,7 @@
 /*
  * SipHash-2-4 over whole 64-bit words (Aumasson and Bernstein, 2012), with the result cut as Linux
  * cuts it for multipath: flow_hash_from_keys_seed() in net/core/flow_dissector.c takes the low 32
- * bits and turns 0 into 1, fib_multipath_hash() drops the lowest bit.
+ * bits and turns 0 into 1; fib_multipath_hash() drops the lowest bit of what it makes of it.
  *
  * The start states come from user space, which knows the seed; see struct config.
  */
@@ -38,8 +38,8 @@ static __always_inline void sip_word(struct sip *s, __u64 word)
 	s->v0 ^= word;
 }
 
-/* The 31-bit hash of what was fed so far; `length` is the number of bytes of the whole key. */
-static __always_inline __u32 sip_finish31(struct sip *s, __u64 length)
+/* The hash of what was fed so far; `length` is the number of bytes of the whole key. */
+static __always_inline __u32 sip_finish(struct sip *s, __u64 length)
 {
 	__u32 hash;
 
@@ -50,7 +50,7 @@ static __always_inline __u32 sip_finish31(struct sip *s, __u64 length)
 	sip_round(s);
 	sip_round(s);
 	hash = (__u32)(s->v0 ^ s->v1 ^ s->v2 ^ s->v3);
-	return (hash ? hash : 1) >> 1;
+	return hash ? hash : 1;
 }
 
 static __always_inline struct sip sip_load(const __u64 state[4])

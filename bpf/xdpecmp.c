@@ -9,10 +9,12 @@
  * headers are functions over values. The loader gives sizes and the directory of the pins by -D.
  */
 #include "abi.h"
+#include "icmp.h"
 #include "key.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "select.h"
+#include "walk.h"
 
 #define MMAPABLE (1U << 10)
 #define NO_PREALLOC 1
@@ -28,6 +30,7 @@ BPF_TABLE_PINNED("lpm_trie", struct route6_key, u32, routes6, ROUTES6_MAX, PIN_D
 		 NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct group, groups, GROUPS_MAX, PIN_DIR "/groups", MMAPABLE);
 BPF_TABLE_PINNED("array", u32, struct path, paths, PATHS_MAX, PIN_DIR "/paths", MMAPABLE);
+BPF_TABLE_PINNED("array", u32, struct bucket, buckets, BUCKETS_MAX, PIN_DIR "/buckets", MMAPABLE);
 BPF_TABLE_PINNED("array", u32, struct nexthop, nexthops, NEXTHOPS_MAX, PIN_DIR "/nexthops",
 		 MMAPABLE);
 BPF_XDP_REDIRECT_MAP("devmap:" PIN_DIR "/devices", int, devices, DEVICES_MAX);
@@ -35,15 +38,42 @@ BPF_TABLE_PINNED("percpu_array", u32, struct traffic, path_stats, NEXTHOPS_MAX,
 		 PIN_DIR "/path_stats");
 BPF_TABLE_PINNED("percpu_array", u32, u64, reason_stats, STAT_COUNT, PIN_DIR "/reason_stats");
 
-/* What was decided about a packet, and all that carrying it out takes. */
-struct decision {
+/* What is known of a packet once it was inspected. */
+struct packet {
 	struct link_layer link;
 	__u32 l3_length;
-	__u32 icmp_error; /* enum icmp_error */
+	__u32 family;
+	struct quote quote; /* what an ICMP error is about */
+	struct group group;
+	__u32 config_slot;
+	__u32 ingress_ifindex;
+	__u32 ingress_flags;
+};
+
+/* What was decided about it, and all that carrying it out takes. */
+struct decision {
+	__u32 hash; /* 31 bits; only where the group has several paths */
 	__u32 nexthop;
 	__u16 device;
 	struct egress egress;
 };
+
+/* For packets that need more than a register or two; one a CPU, no packet interrupts another. */
+struct workspace {
+	struct scratch scratch;
+	struct packet packet; /* handed over to xdpecmp_deep() */
+};
+/* Pins of their own for each generation: during an upgrade no old program calls a new one. */
+BPF_TABLE_PINNED("percpu_array", u32, struct workspace, workspaces, 1,
+		 PIN_DIR "/workspaces_" GENERATION);
+BPF_TABLE_PINNED("prog", u32, u32, programs, 1, PIN_DIR "/programs_" GENERATION);
+
+static __always_inline struct workspace *workspace(void)
+{
+	u32 zero = 0;
+
+	return workspaces.lookup(&zero);
+}
 
 static __always_inline void count_stat(u32 index)
 {
@@ -63,18 +93,18 @@ static __always_inline void count_traffic(u32 nexthop, u32 bytes)
 	}
 }
 
-/* --- where it came in ------------------------------------------------------------------------- */
+/* --- where it came in ----------------------------------------------------------------------- */
 
 /* The configuration in force, or NULL once the agent's lease has run out. */
-static __always_inline struct config *leased_config(void)
+static __always_inline struct config *leased_config(u32 *slot)
 {
-	u32 zero = 0, slot;
+	u32 zero = 0;
 	struct control *c = control.lookup(&zero);
 
 	if (!c || bpf_jiffies64() >= *(volatile u64 *)&c->lease_jiffies)
 		return NULL;
-	slot = *(volatile u32 *)&c->config_slot;
-	return config.lookup(&slot);
+	*slot = *(volatile u32 *)&c->config_slot;
+	return config.lookup(slot);
 }
 
 /* One interface as read at one moment; `word` holds what must agree. */
@@ -118,7 +148,7 @@ static __always_inline enum reason find_ingress(u32 ifindex, const struct link_l
 	return REASON_FORWARDED;
 }
 
-/* --- routes ----------------------------------------------------------------------------------- */
+/* --- routes --------------------------------------------------------------------------------- */
 
 /* Reads the group at once: it may flip to another any time. An id of no group is no route. */
 static __always_inline struct group load_group(const u32 *id)
@@ -166,6 +196,8 @@ static __always_inline int uses_interface(const struct group *group, u32 ifindex
 {
 	if (group->kind == GROUP_SINGLE)
 		return nexthop_ifindex(group->first) == ifindex;
+	if (group->kind == GROUP_RESILIENT)
+		return 0; /* its next hops are scattered over many buckets: Linux will see */
 	for (u32 i = 0; i < STRICT_CHECK_PATHS; i++) {
 		u32 index = group->first + i;
 		struct path *path;
@@ -203,9 +235,10 @@ static __always_inline enum reason check_source4(const struct config *config,
 	return REASON_FORWARDED;
 }
 
-/* --- select ----------------------------------------------------------------------------------- */
+/* --- select --------------------------------------------------------------------------------- */
 
-static __always_inline enum reason select_path(const struct group *group, u32 hash, u32 *nexthop)
+static __always_inline enum reason select_by_bound(const struct group *group, u32 hash,
+						   u32 *nexthop)
 {
 	struct search search = {.first = group->first, .count = group->count};
 	struct path *path;
@@ -225,8 +258,31 @@ static __always_inline enum reason select_path(const struct group *group, u32 ha
 	return REASON_FORWARDED;
 }
 
+/* nexthop_select_path_res() in net/ipv4/nexthop.c; the time tells the agent which ones are idle. */
+static __always_inline enum reason select_by_bucket(const struct group *group, u32 hash,
+						    u32 *nexthop)
+{
+	u32 index = group->first + bucket_of(hash, group->count);
+	struct bucket *bucket = buckets.lookup(&index);
+	u32 now = bpf_jiffies64();
+
+	if (!bucket)
+		return REASON_ROUTE_UNSUPPORTED;
+	if (bucket->used_jiffies != now)
+		bucket->used_jiffies = now;
+	*nexthop = *(volatile u32 *)&bucket->nexthop;
+	return REASON_FORWARDED;
+}
+
+static __always_inline enum reason select_path(const struct packet *p, struct decision *d)
+{
+	if (p->group.kind == GROUP_RESILIENT)
+		return select_by_bucket(&p->group, d->hash, &d->nexthop);
+	return select_by_bound(&p->group, d->hash, &d->nexthop);
+}
+
 /* Whether the chosen next hop can take this packet now, and by which header. */
-static __always_inline enum reason resolve(const struct ingress *ingress, struct decision *d)
+static __always_inline enum reason resolve(const struct packet *p, struct decision *d)
 {
 	u32 id = d->nexthop;
 	struct nexthop *nexthop = nexthops.lookup(&id);
@@ -239,179 +295,258 @@ static __always_inline enum reason resolve(const struct ingress *ingress, struct
 	d->egress.neighbour_word = *(volatile u64 *)&words[1];
 	d->egress.device_word = *(volatile u64 *)&words[2];
 	reason = (u8)(d->egress.neighbour_word >> 48);
-	if (reason == REASON_EGRESS_NO_XDP && (ingress->flags & INTERFACE_GENERIC))
+	if (reason == REASON_EGRESS_NO_XDP && (p->ingress_flags & INTERFACE_GENERIC))
 		reason = REASON_FORWARDED;
 	if (reason)
 		return reason;
-	if (d->l3_length > d->egress.device_word >> 48)
+	if (p->l3_length > d->egress.device_word >> 48)
 		return REASON_MTU;
-	if (nexthop->ifindex == ingress->ifindex && (ingress->flags & INTERFACE_SEND_REDIRECTS))
+	if (nexthop->ifindex == p->ingress_ifindex &&
+	    (p->ingress_flags & INTERFACE_SEND_REDIRECTS))
 		return REASON_REDIRECT;
 	d->device = nexthop->device;
-	d->egress.outer_tpid = nexthop->outer_tpid;
-	d->egress.outer_tci = nexthop->outer_tci;
-	d->egress.inner_tpid = nexthop->inner_tpid;
-	d->egress.inner_tci = nexthop->inner_tci;
+	d->egress.tags = words[3];
 	return REASON_FORWARDED;
 }
 
-/* --- one decision for each family -------------------------------------------------------------- */
+/* --- what each family asks of a packet, and its route --------------------------------------- */
 
-static __always_inline enum reason decide4(const struct config *config,
-					   const struct ingress *ingress, struct cursor *c,
-					   struct decision *d)
+static __always_inline enum reason inspect4(const struct config *config,
+					    const struct ingress *ingress, struct l3 *l3,
+					    struct packet *p)
 {
-	struct ipv4_header *ip = c->at;
-	struct l3 l3 = {.start = ip, .end = c->end};
-	struct group group;
-	struct quote quote;
+	struct ipv4_header *ip = l3->start;
 	enum reason reason;
 
 	if (config->pass4)
 		return config->pass4;
-	if ((void *)(ip + 1) > c->end)
+	if ((void *)(ip + 1) > l3->end)
 		return REASON_MALFORMED;
-	reason = check_ipv4(ip, c->end - c->at, &l3.length);
+	reason = check_ipv4(ip, l3->end - l3->start, &l3->length);
 	if (reason)
 		return reason;
-	d->l3_length = l3.length;
 	if (!(ingress->flags & INTERFACE_FORWARD4))
 		return REASON_FORWARDING_OFF;
 
-	group = route4(ip->destination);
-	if (group.kind == GROUP_PASS)
-		return group.first;
+	p->group = route4(ip->destination);
+	if (p->group.kind == GROUP_PASS)
+		return p->group.first;
 	reason = check_source4(config, ingress, ip->source);
 	if (reason)
 		return reason;
 	if (ip->ttl <= 1)
 		return REASON_TTL;
-
 	if (ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) {
 		struct l4 l4 = ipv4_l4(ip, 0);
 
-		if (checksum_is_partial(&l3, &l4, sum_addresses(&ip->source, 2)))
+		if (checksum_is_partial(l3, &l4, sum_words(&ip->source, 2)))
 			return REASON_PARTIAL_CHECKSUM;
 	}
-
-	quote = find_quote4(&l3, ip);
-	d->icmp_error = quote.error;
-	if (group.kind == GROUP_SINGLE) {
-		d->nexthop = group.first;
-	} else {
-		struct key4 key;
-
-		if (config->pass_multipath4)
-			return config->pass_multipath4;
-		key = make_key4(&l3, quote.offset, config->policy4);
-		reason = select_path(&group, hash4(config, &key), &d->nexthop);
-		if (reason)
-			return reason;
-	}
-	return resolve(ingress, d);
+	p->quote = find_quote4(l3, ip);
+	return REASON_FORWARDED;
 }
 
-static __always_inline enum reason decide6(const struct config *config,
-					   const struct ingress *ingress, struct cursor *c,
-					   struct decision *d)
+/* What comes behind the extension headers; a walk only where there are some. */
+static __always_inline enum reason find_l4_6(const struct l3 *l3, const struct ipv6_header *ip,
+					     struct l4 *l4)
 {
-	struct ipv6_header *ip = c->at;
-	struct l3 l3 = {.start = ip, .end = c->end};
-	struct group group;
-	struct quote quote;
+	struct workspace *space;
+	volatile struct walk *w;
+
+	l4->offset = sizeof(*ip);
+	l4->proto = ip->next_header;
+	l4->is_fragment = 0;
+	if (!is_extension_header(l4->proto))
+		return REASON_FORWARDED;
+	space = workspace();
+	if (!space)
+		return REASON_EXTENSION_HEADER;
+	w = &space->scratch.walk;
+	start_walk(l3, w, 0, 6);
+	walk_extension_headers(l3, w);
+	if (w->has_routing || w->is_broken)
+		return REASON_EXTENSION_HEADER;
+	*l4 = walk_l4(w);
+	return REASON_FORWARDED;
+}
+
+static __always_inline enum reason inspect6(const struct config *config,
+					    const struct ingress *ingress, struct l3 *l3,
+					    struct packet *p)
+{
+	struct ipv6_header *ip = l3->start;
 	enum reason reason;
 	struct l4 l4;
 
 	if (config->pass6)
 		return config->pass6;
-	if ((void *)(ip + 1) > c->end)
+	if ((void *)(ip + 1) > l3->end)
 		return REASON_MALFORMED;
-	reason = check_ipv6(ip, c->end - c->at, &l3.length);
+	reason = check_ipv6(ip, l3->end - l3->start, &l3->length);
 	if (reason)
 		return reason;
-	d->l3_length = l3.length;
 	if (!(ingress->flags & INTERFACE_FORWARD6))
 		return REASON_FORWARDING_OFF;
 
-	group = route6(ip->destination);
-	if (group.kind == GROUP_PASS)
-		return group.first;
+	p->group = route6(ip->destination);
+	if (p->group.kind == GROUP_PASS)
+		return p->group.first;
 	if (ip->hop_limit <= 1)
 		return REASON_TTL;
-
-	l4 = ipv6_l4(&l3, ip, 0);
-	if (l4.for_linux)
-		return REASON_EXTENSION_HEADER;
+	reason = find_l4_6(l3, ip, &l4);
+	if (reason)
+		return reason;
 	if ((ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) &&
-	    checksum_is_partial(&l3, &l4, sum_addresses(ip->source, 8)))
+	    checksum_is_partial(l3, &l4, sum_words(ip->source, 8)))
 		return REASON_PARTIAL_CHECKSUM;
-	quote = find_quote6(&l3, &l4);
-	d->icmp_error = quote.error;
-	if (group.kind == GROUP_SINGLE) {
-		d->nexthop = group.first;
-	} else {
-		struct key6 key;
-
-		if (config->pass_multipath6)
-			return config->pass_multipath6;
-		key = make_key6(&l3, quote.offset, config->policy6);
-		reason = select_path(&group, hash6(config, &key), &d->nexthop);
-		if (reason)
-			return reason;
-	}
-	return resolve(ingress, d);
+	p->quote = find_quote6(l3, &l4);
+	return REASON_FORWARDED;
 }
 
-static __always_inline enum reason decide(struct xdp_md *ctx, struct decision *d)
+/* --- from the frame to the next hop --------------------------------------------------------- */
+
+/* Everything up to the route; `config` is NULL for a packet that met no lease. */
+static __always_inline enum reason inspect(struct xdp_md *ctx, struct packet *p, struct l3 *l3,
+					   struct config **config)
 {
 	struct cursor c = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
-	struct config *config = leased_config();
 	struct ingress ingress;
 	enum reason reason;
-	u64 *eth = c.at;
+	u64 mac;
 
-	if (!config)
+	*config = leased_config(&p->config_slot);
+	if (!*config)
 		return REASON_LEASE_EXPIRED;
-	reason = parse_link_layer(&c, &d->link);
+	l3->start = c.at;
+	reason = parse_link_layer(&c, &p->link);
 	if (reason)
 		return reason;
-	if (d->link.eth_proto != ETHERTYPE_IPV4 && d->link.eth_proto != ETHERTYPE_IPV6)
+	mac = *(u64 *)l3->start & 0xffffffffffff;
+	if (p->link.eth_proto != ETHERTYPE_IPV4 && p->link.eth_proto != ETHERTYPE_IPV6)
 		return REASON_NON_IP;
-	reason = find_ingress(ctx->ingress_ifindex, &d->link, &ingress);
+	reason = find_ingress(ctx->ingress_ifindex, &p->link, &ingress);
 	if (reason)
 		return reason;
-	if ((*eth & 0xffffffffffff) != ingress.mac)
+	if (mac != ingress.mac)
 		return REASON_NOT_OUR_MAC;
-	if (d->link.eth_proto == ETHERTYPE_IPV4)
-		return decide4(config, &ingress, &c, d);
-	return decide6(config, &ingress, &c, d);
+	p->ingress_ifindex = ingress.ifindex;
+	p->ingress_flags = ingress.flags;
+	l3->start = c.at;
+	l3->end = c.end;
+	if (likely(p->link.eth_proto == ETHERTYPE_IPV4)) {
+		p->family = 4;
+		reason = inspect4(*config, &ingress, l3, p);
+	} else {
+		p->family = 6;
+		reason = inspect6(*config, &ingress, l3, p);
+	}
+	p->l3_length = l3->length;
+	return reason;
 }
 
-/* --- entry points ------------------------------------------------------------------------------ */
-
-/* Carries the decision out. A refusal in here leaves the packet fit for Linux. */
-static __always_inline enum reason carry_out(struct xdp_md *ctx, const struct decision *d)
+/* The hash where it is easy, which is where speed is wanted. Whether it was. */
+static __always_inline int hash_simple(const struct config *config, const struct l3 *l3,
+				       const struct packet *p, struct decision *d)
 {
-	enum reason reason = resize(ctx, &d->link, d->l3_length, &d->egress);
+	u32 offset = p->quote.offset, hash = 0;
 
-	return reason ? reason : rewrite(ctx, d->link.eth_proto, &d->egress);
+	if ((p->family == 4 ? config->policy4 : config->policy6) > 1)
+		return 0;
+	if (p->family == 4)
+		hash = hash_simple4(config, l3, offset);
+	else if (!hash_simple6(config, l3, offset, &hash))
+		return 0;
+	d->hash = hash >> 1;
+	return 1;
 }
 
-int xdpecmp(struct xdp_md *ctx)
+/* Hands over to xdpecmp_deep(), which has a verifier's budget of its own; returns if it can't. */
+static __always_inline enum reason go_deeper(struct xdp_md *ctx, const struct packet *p)
 {
-	struct decision d = {};
-	enum reason reason = decide(ctx, &d);
+	struct workspace *space = workspace();
 
+	if (space) {
+		space->packet = *p;
+		programs.call(ctx, 0);
+	}
+	return REASON_POLICY_UNSUPPORTED;
+}
+
+static __always_inline enum reason decide(struct xdp_md *ctx, struct packet *p,
+					  struct decision *d)
+{
+	struct l3 l3 = {};
+	struct config *config;
+	enum reason reason = inspect(ctx, p, &l3, &config);
+
+	if (reason || !config)
+		return reason;
+	if (p->group.kind == GROUP_SINGLE) {
+		d->nexthop = p->group.first;
+		return resolve(p, d);
+	}
+	reason = p->family == 4 ? config->pass_multipath4 : config->pass_multipath6;
+	if (reason)
+		return reason;
+	if (!hash_simple(config, &l3, p, d))
+		return go_deeper(ctx, p);
+	reason = select_path(p, d);
+	return reason ? reason : resolve(p, d);
+}
+
+/* The same from the hash on, where that takes a walk. */
+static __always_inline enum reason decide_deep(struct xdp_md *ctx, struct workspace *space,
+					       struct decision *d)
+{
+	struct packet *p = &space->packet;
+	void *data = (void *)(long)ctx->data;
+	struct l3 l3 = {.end = (void *)(long)ctx->data_end, .length = p->l3_length};
+	u32 slot = p->config_slot, offset = p->link.l3_offset;
+	struct config *c = config.lookup(&slot);
+	enum reason reason;
+
+	if (!c || offset > L3_OFFSET_MAX)
+		return REASON_POLICY_UNSUPPORTED;
+	l3.start = data + offset;
+	reason = hash_deep(c, &l3, p->quote.offset, p->family, &space->scratch, &d->hash);
 	if (!reason)
-		reason = carry_out(ctx, &d);
+		reason = select_path(p, d);
+	return reason ? reason : resolve(p, d);
+}
+
+/* --- entry points --------------------------------------------------------------------------- */
+
+/* Carries the decision out and counts: the one way out. */
+static __always_inline int finish(struct xdp_md *ctx, const struct packet *p,
+				  const struct decision *d, enum reason reason)
+{
+	/* a refusal in here leaves the packet fit for Linux */
+	if (!reason)
+		reason = resize(ctx, &p->link, p->l3_length, &d->egress);
+	if (!reason)
+		reason = rewrite(ctx, p->link.eth_proto, &d->egress);
 	if (reason) {
 		count_stat(reason);
 		return XDP_PASS;
 	}
-	count_traffic(d.nexthop, ctx->data_end - ctx->data);
-	if (d.icmp_error != ICMP_ERROR_BASE)
-		count_stat(d.icmp_error);
-	return devices.redirect_map(d.device, XDP_PASS);
+	count_traffic(d->nexthop, ctx->data_end - ctx->data);
+	if (p->quote.error)
+		count_stat(p->quote.error);
+	return devices.redirect_map(d->device, XDP_PASS);
+}
+
+/*
+ * Each build has one variant of the entry points, since compiling is most of what attaching takes.
+ * VARIANT_MAIN is what runs on the interfaces.
+ */
+#ifdef VARIANT_MAIN
+int xdpecmp(struct xdp_md *ctx)
+{
+	struct packet p = {};
+	struct decision d = {};
+	enum reason reason = decide(ctx, &p, &d);
+
+	return finish(ctx, &p, &d, reason);
 }
 
 /* For the agent, by test run: what bpf_jiffies64() says now, in the first eight bytes. */
@@ -424,3 +559,66 @@ int xdpecmp_clock(struct xdp_md *ctx)
 	*out = bpf_jiffies64();
 	return XDP_PASS;
 }
+#endif
+
+/* VARIANT_DEEP goes on where go_deeper() left; only built where the hash policy can ask for it. */
+#ifdef VARIANT_DEEP
+int xdpecmp_deep(struct xdp_md *ctx)
+{
+	struct workspace *space = workspace();
+	struct decision d = {};
+
+	if (!space)
+		return XDP_PASS;
+	return finish(ctx, &space->packet, &d, decide_deep(ctx, space, &d));
+}
+#endif
+
+/*
+ * VARIANT_EXPLAIN decides by the very same code on the same maps, and writes down what it decided
+ * instead of carrying it out and counting it. For test runs of `xdpecmp explain` and `verify`.
+ */
+#ifdef VARIANT_EXPLAIN
+BPF_TABLE_PINNED("array", u32, struct explanation, explanation, 1,
+		 PIN_DIR "/explanation_" GENERATION, MMAPABLE);
+
+static __always_inline int write_down(const struct packet *p, const struct decision *d,
+				      enum reason reason)
+{
+	u32 zero = 0;
+	struct explanation *e = explanation.lookup(&zero);
+
+	if (!e)
+		return XDP_ABORTED;
+	e->reason = reason;
+	e->family = p->family;
+	e->ingress_ifindex = p->ingress_ifindex;
+	e->l3_offset = p->link.l3_offset;
+	e->config_slot = p->config_slot;
+	e->hash = d->hash;
+	e->nexthop = d->nexthop;
+	e->icmp_error = p->quote.error;
+	e->quote_offset = p->quote.offset;
+	e->group = p->group;
+	return XDP_PASS;
+}
+
+int xdpecmp_explain(struct xdp_md *ctx)
+{
+	struct packet p = {};
+	struct decision d = {.hash = EXPLAINED_NOTHING, .nexthop = EXPLAINED_NOTHING};
+	enum reason reason = decide(ctx, &p, &d);
+
+	return write_down(&p, &d, reason);
+}
+
+int xdpecmp_explain_deep(struct xdp_md *ctx)
+{
+	struct workspace *space = workspace();
+	struct decision d = {.hash = EXPLAINED_NOTHING, .nexthop = EXPLAINED_NOTHING};
+
+	if (!space)
+		return XDP_ABORTED;
+	return write_down(&space->packet, &d, decide_deep(ctx, space, &d));
+}
+#endif

@@ -24,6 +24,7 @@ CAPACITY = {
     "ROUTES6_MAX": 1_000_000,
     "GROUPS_MAX": 65_536,
     "PATHS_MAX": 1 << 20,
+    "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 65_536,
     "DEVICES_MAX": 1024,
 }
@@ -31,6 +32,9 @@ CAPACITY = {
 
 MAX_PATHS = 1024
 """Paths of one group that the data path searches (bpf/select.h); longer ones pass to Linux."""
+
+MAX_BUCKETS = 65_535
+"""Buckets of one resilient group: struct group has 16 bits for them, as the kernel has."""
 
 
 @cache
@@ -52,6 +56,12 @@ def _enum_members(name: str) -> list[str]:
     return [member.strip() for member in body.split(",") if member.strip()]
 
 
+def _define(name: str) -> str:
+    match = re.search(rf"^#define {name} (\w+)", _source("abi.h"), re.MULTILINE)
+    assert match, f"abi.h does not define {name}"
+    return match[1]
+
+
 def _defines(prefix: str) -> dict[str, int]:
     rows = re.findall(rf"^#define {prefix}(\w+) (\w+)", _source("abi.h"), re.MULTILINE)
     return {name: int(value, 0) for name, value in rows}
@@ -70,9 +80,14 @@ Reason = _enum("Reason", [row[0] for row in _REASONS])
 
 REASON_TEXT: dict[str, str] = {row[0]: row[1] for row in _REASONS}
 
-ICMP_ERROR_INDEX: dict[str, int] = {
-    row[0]: len(_REASONS) + 1 + i for i, row in enumerate(_ICMP_ERRORS)
-}
+
+def _icmp_counter(family: str, number: str, code: str) -> int:
+    """The entry of `reason_stats` that classify_icmp() in bpf/icmp.h reckons for it."""
+    base = int(_define(f"ICMPV{family}_STAT_BASE"), 0) + int(number)
+    return base if code == "ANY_CODE" else base + int(_define("ICMP_STAT_FRAG_NEEDED_SHIFT"), 0)
+
+
+ICMP_ERROR_INDEX: dict[str, int] = {row[0]: _icmp_counter(*row[1:4]) for row in _ICMP_ERRORS}
 """Name of an ICMP error type → its counter in `reason_stats`."""
 
 ICMP_ERROR_TEXT: dict[str, str] = {row[0]: row[4] for row in _ICMP_ERRORS}
@@ -81,7 +96,17 @@ GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members(
 """What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD."""
 
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
+EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
 LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
+
+
+@cache
+def source_id() -> str:
+    """Names the BPF sources: programs with equal ids decide alike."""
+    digest = hashlib.sha256()
+    for path in sorted(BPF_DIR.rglob("*.[chd]*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @cache

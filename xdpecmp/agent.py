@@ -16,7 +16,8 @@ from dataclasses import replace
 from types import FrameType
 
 from . import libbpf
-from .compile import Tables, compile_tables
+from .buckets import Jiffies
+from .compile import Tables, compile_tables, needs_walk
 from .dataplane import Dataplane
 from .errors import XdpecmpError
 from .maps import Maps
@@ -38,7 +39,9 @@ DELROUTE and a NEWROUTE 0.1 ms later."""
 BURST_SECONDS = 0.02
 """But no longer than this."""
 
-CLOCK_MONOTONIC_COARSE = 6
+_CLOCK_MONOTONIC_COARSE = 6
+HZ = round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
+"""How many jiffies the kernel has in a second."""
 _NUD_STALE = 0x04
 _NUD_PERMANENT_OR_NOARP = 0xC0
 
@@ -63,15 +66,21 @@ class Mirror:
         clock_fd: int,
         ours: Callable[[int], bool],
         record_managed: Callable[[NextHop], None],
+        build_deep: Callable[[], object],
+        follow_label: bool = True,
     ) -> None:
         """`ours(prog_id)`: whether an XDP program is this instance's. `record_managed` is told of
-        each neighbour that is made managed."""
+        each neighbour that is made managed. `build_deep` adds what some hash policies need.
+        `follow_label`: see Dataplane."""
         self.kernel = kernel
         self._maps = maps
         self._clock_fd = clock_fd
         self._ours = ours
-        self._dataplane = Dataplane(maps)
+        self._dataplane = Dataplane(maps, follow_label)
         self._record_managed = record_managed
+        self._build_deep = build_deep
+        self._is_deep: bool | None = None
+        """Whether the program for policies that need a walk is there; None: not tried yet."""
         self._managed: set[NextHop] = set()
         self._forwarded: dict[NextHop, int] = {}
         self.snapshot: Snapshot = kernel.snapshot()
@@ -101,6 +110,8 @@ class Mirror:
             new = replace(new, custom_rules4=rules4, custom_rules6=rules6)
         if changes.routes or changes.links or changes.lost:
             new = replace(new, routes=self.kernel.routes())
+        if changes.nexthops or changes.links or changes.lost:
+            new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
             new = replace(new, neighbours=self.kernel.neighbours())
         self.snapshot = new
@@ -109,13 +120,27 @@ class Mirror:
     def push(self, attached: Collection[int] | None = None) -> None:
         """Bring the data path to what was read. `attached`: interfaces about to be ours, where
         they are not yet."""
-        self.tables = compile_tables(self.snapshot, attached or self.attached())
+        interfaces = attached or self.attached()
+        self.tables = compile_tables(self.snapshot, interfaces, bool(self._is_deep))
         self._dataplane.sync(self.tables)
+        if self._is_deep is None and needs_walk(self.snapshot.settings):
+            self._is_deep = self._try_deep()  # meanwhile what needs it passes to Linux
+            self.tables = compile_tables(self.snapshot, interfaces, self._is_deep)
+            self._dataplane.sync(self.tables)
+
+    def _try_deep(self) -> bool:
+        try:
+            self._build_deep()
+        except XdpecmpError as error:
+            log.warning("multipath passes to Linux: %s", error)
+            return False
+        return True
 
     def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now."""
-        ticks = round(1 / time.clock_getres(CLOCK_MONOTONIC_COARSE))  # the kernel's HZ
-        self._dataplane.set_lease(jiffies(self._clock_fd) + LEASE_SECONDS * ticks)
+        """Let the data path work for LEASE_SECONDS from now, and do what falls due with time."""
+        now = Jiffies(jiffies(self._clock_fd), HZ)
+        self._dataplane.set_lease(now.now + LEASE_SECONDS * HZ)
+        self._dataplane.settle_buckets(now)
 
     # --- neighbours -----------------------------------------------------------------------------
 
@@ -160,7 +185,7 @@ class Mirror:
 
 def jiffies(clock_fd: int) -> int:
     """What bpf_jiffies64() says now."""
-    frame = libbpf.test_run(clock_fd, bytes(64)).frame
+    frame = libbpf.run_program(clock_fd, bytes(64)).frame
     return int.from_bytes(frame[:8], "little")
 
 

@@ -9,133 +9,49 @@ long as it is known, through restarts of the agent too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from . import libbpf
-from .abi import CAPACITY, GroupKind, Reason
-from .compile import Adjacency, Config, Group, Interface, Tables, Target, VlanKey, local4_filter
+from .abi import CAPACITY, Reason
+from .buckets import Jiffies
+from .compile import (
+    Adjacency,
+    Config,
+    Interface,
+    Tables,
+    Target,
+    VlanKey,
+    local4_filter,
+)
+from .groups import Groups
 from .hashing import sip_absorb, sip_state
 from .maps import Maps
 from .model import NextHop, Prefix
-
-K = TypeVar("K")
+from .slots import CapacityError, Slots
 
 NEIGHBOUR_WORD = 1
 """The word of struct nexthop that makes it usable."""
 IFINDEX_WORD = 1
 """The word of struct interface that makes it count."""
+FLOW_LABEL_MASK = 0xFFFFF
 _BATCH = 4096
-
-
-class CapacityError(Exception):
-    """A map is full; what needed the place is passed to Linux instead."""
-
-
-class Slots(Generic[K]):
-    """Gives out the numbers of a map's entries, each to one key.
-
-    A retired key gets its old number back if it returns; other keys may have that number only after
-    a grace period.
-    """
-
-    def __init__(self, first: int, limit: int) -> None:
-        self.live: dict[K, int] = {}
-        self.used = first
-        """Numbers from here on were never given out."""
-        self._limit = limit
-        self._retired: dict[K, int] = {}
-        self._reusable: list[int] = []
-
-    def acquire(self, key: K) -> tuple[int, bool]:
-        """The key's number, and whether it just got one that another key had before."""
-        if key in self.live:
-            return self.live[key], False
-        recycled = False
-        if key in self._retired:
-            slot = self._retired.pop(key)
-        elif self.used < self._limit:
-            slot = self.used
-            self.used += 1
-        else:
-            slot, recycled = self._recycle(), True
-        self.live[key] = slot
-        return slot, recycled
-
-    def retire(self, key: K) -> int:
-        """Nothing points to the key's entry any more."""
-        slot = self._retired[key] = self.live.pop(key)
-        return slot
-
-    def adopt(self, key: K, slot: int) -> None:
-        """Take over a number that an earlier agent gave out."""
-        self.live[key] = slot
-        self.used = max(self.used, slot + 1)
-
-    def _recycle(self) -> int:
-        if not self._reusable:
-            if not self._retired:
-                raise CapacityError
-            libbpf.wait_for_readers()
-            self._reusable = list(self._retired.values())
-            self._retired.clear()
-        return self._reusable.pop()
-
-
-class Blocks:
-    """Gives out runs of entries of the map `paths`, in sizes of powers of two."""
-
-    def __init__(self, first: int, limit: int) -> None:
-        self._next = first
-        self._limit = limit
-        self._free: dict[int, list[int]] = {}
-        self._retired: list[tuple[int, int]] = []
-
-    def acquire(self, count: int) -> int:
-        """The first of `count` entries."""
-        size = _power_of_two(count)
-        if self._next + size > self._limit and not self._free.get(size):
-            self._reclaim()
-        if self._free.get(size):
-            return self._free[size].pop()
-        if self._next + size > self._limit:
-            raise CapacityError
-        first = self._next
-        self._next += size
-        return first
-
-    def retire(self, first: int, count: int) -> None:
-        """Nothing points to these entries any more."""
-        self._retired.append((first, _power_of_two(count)))
-
-    def _reclaim(self) -> None:
-        libbpf.wait_for_readers()
-        for first, size in self._retired:
-            self._free.setdefault(size, []).append(first)
-        self._retired.clear()
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
 
 
 class Dataplane:
     """The maps of one instance and what is in them."""
 
-    def __init__(self, maps: Maps) -> None:
-        """Takes over what an earlier agent left in the maps."""
+    def __init__(self, maps: Maps, follow_label: bool = True) -> None:
+        """Takes over what an earlier agent left in the maps. `follow_label`: hash the flow label
+        under IPv6 policy 0, as Linux does."""
         self._maps = maps
+        self._label_mask = FLOW_LABEL_MASK if follow_label else 0
         self._config: Config | None = None
         self._interfaces: dict[int, Interface] = {}
         self._vlans: dict[VlanKey, int] = {}
         self._nexthops: dict[NextHop, Adjacency] = {}
         self._nexthop_slots: Slots[NextHop] = Slots(0, CAPACITY["NEXTHOPS_MAX"])
         self._device_slots: Slots[int] = Slots(0, CAPACITY["DEVICES_MAX"])
-        self._groups: dict[tuple[object, ...], Group] = {}
-        self._group_blocks: dict[tuple[object, ...], tuple[int, int]] = {}
-        self._group_slots: Slots[tuple[object, ...] | NextHop] = Slots(
-            len(Reason), CAPACITY["GROUPS_MAX"]
-        )
-        self._blocks = Blocks(0, CAPACITY["PATHS_MAX"])
+        self._groups = Groups(maps, self._nexthop_slots)
         self._routes: dict[Prefix, int] = {}
         self._adopt()
 
@@ -143,8 +59,6 @@ class Dataplane:
 
     def _adopt(self) -> None:
         maps = self._maps
-        for reason in Reason:
-            self._store_group(int(reason), GroupKind.PASS, int(reason), 0)
         for slot, nexthop in read_nexthops(maps):
             self._nexthop_slots.adopt(nexthop, slot)
         self._nexthop_slots.used = max(
@@ -155,7 +69,7 @@ class Dataplane:
         for name in ("routes4", "routes6"):
             for key, group in maps.items(name):
                 self._routes[_prefix(key)] = group
-        self._adopt_groups()
+        self._groups.adopt(self._routes.values())
 
     def _adopt_devices(self) -> None:
         for slot in range(CAPACITY["DEVICES_MAX"]):
@@ -174,29 +88,15 @@ class Dataplane:
             swapped = (_swap16(fields[0]), fields[1], _swap16(fields[2]), fields[3])
             self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex
 
-    def _adopt_groups(self) -> None:
-        """An earlier agent's groups keep their places until the first sync has replaced them."""
-        entries = self._maps["groups"].entries
-        for slot in sorted(set(self._routes.values())):
-            if slot < len(Reason):
-                continue
-            key = ("adopted", slot)
-            self._group_slots.adopt(key, slot)
-            self._groups[key] = ()
-            group = entries[slot]
-            if group.kind == GroupKind.THRESHOLD:
-                self._group_blocks[key] = (group.first, group.count)
-                end = group.first + _power_of_two(group.count)
-                self._blocks = Blocks(max(end, self._blocks._next), CAPACITY["PATHS_MAX"])
-
     # --- bringing the maps to what is wanted -----------------------------------------------------
 
     def sync(self, tables: Tables) -> None:
-        """Make the maps say what `tables` says. Raises libbpf.BpfError when the kernel refuses."""
+        """Make the maps say what `tables` says. Raises OSError when the kernel refuses."""
         self._publish_config(_cautious(self._config, tables.config))
+        self._sync_devices()
         self._sync_nexthops(tables.nexthops)
-        numbers = self._sync_groups(tables.groups)
-        self._sync_routes(tables.routes, numbers)
+        self._groups.sync(tables, self._routes)
+        self._sync_routes(tables.routes)
         self._sync_ingress(tables)
         self._publish_config(tables.config)
         self._retire(tables)
@@ -204,6 +104,10 @@ class Dataplane:
     def set_lease(self, jiffies: int) -> None:
         """Let the program work until bpf_jiffies64() reaches `jiffies`."""
         self._maps["control"].store_word(0, 0, jiffies)
+
+    def settle_buckets(self, now: Jiffies) -> None:
+        """Let buckets go where the kernel wants them which have become idle since."""
+        self._groups.settle(now)
 
     @property
     def nexthop_slots(self) -> Mapping[NextHop, int]:
@@ -232,6 +136,9 @@ class Dataplane:
             pass_multipath4=config.pass_multipath4,
             pass_multipath6=config.pass_multipath6,
             seed=seed,
+            label_mask=_swap32(self._label_mask),
+            fields4=config.fields4,
+            fields6=config.fields6,
         )
         struct.sip_start[:] = state
         struct.sip_after_zero[:] = sip_absorb(state, [0] * 4)
@@ -242,20 +149,25 @@ class Dataplane:
 
     def _sync_nexthops(self, wanted: Mapping[NextHop, Adjacency]) -> None:
         for nexthop, adjacency in wanted.items():
-            if self._nexthops.get(nexthop) != adjacency:
+            if self._nexthops.get(nexthop) == adjacency:
+                continue
+            try:
                 self._store_nexthop(nexthop, adjacency)
                 self._nexthops[nexthop] = adjacency
+            except CapacityError:
+                self._nexthops.pop(nexthop, None)
+                if nexthop in self._nexthop_slots.live:  # else its groups find it missing, and pass
+                    slot = self._nexthop_slots.live[nexthop]
+                    self._maps["nexthops"].entries[slot].reason = int(Reason.TABLE_FULL)
 
     def _store_nexthop(self, nexthop: NextHop, adjacency: Adjacency) -> None:
-        try:
-            slot, recycled = self._nexthop_slots.acquire(nexthop)
-        except CapacityError:
-            return  # its groups will find it missing, and pass
+        device = self._device_slot(adjacency.device)
+        slot, recycled = self._nexthop_slots.acquire(nexthop)
         if recycled:
             self._maps.clear_per_cpu("path_stats", slot)
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
-            device=self._device_slot(adjacency.device),
+            device=device,
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,
@@ -269,6 +181,19 @@ class Dataplane:
         self._maps["nexthops"].store(slot, struct, publish=NEIGHBOUR_WORD)
         self._maps["control"].entries[0].nexthops_used = self._nexthop_slots.used
 
+    def _sync_devices(self) -> None:
+        """A device that left and came back is no longer in the devmap: the kernel took it out."""
+        fd = self._maps.fds["devices"]
+        for ifindex, slot in list(self._device_slots.live.items()):
+            found = libbpf.map_lookup(fd, slot.to_bytes(4, "little"), 4)
+            if found is None or not any(found):
+                self._device_slots.retire(ifindex)
+                self._nexthops = {
+                    nexthop: adjacency
+                    for nexthop, adjacency in self._nexthops.items()
+                    if adjacency.device != ifindex
+                }
+
     def _device_slot(self, ifindex: int) -> int:
         if not ifindex:
             return 0
@@ -279,68 +204,10 @@ class Dataplane:
             libbpf.map_update(self._maps.fds["devices"], key, value)
         return slot
 
-    # groups
-
-    def _sync_groups(self, wanted: Mapping[tuple[object, ...], Group]) -> _Numbers:
-        for key, group in wanted.items():
-            if self._groups.get(key) == group:
-                continue
-            if self._place_group(key, group):
-                self._groups[key] = group
-            elif key in self._group_slots.live:
-                slot = self._group_slots.live[key]
-                self._store_group(slot, GroupKind.PASS, int(Reason.TABLE_FULL), 0)
-        return _Numbers(self)
-
-    def _place_group(self, key: tuple[object, ...], group: Group) -> bool:
-        """Write the paths where nobody looks, then point the group to them."""
-        try:
-            slot, _ = self._group_slots.acquire(key)
-            first = self._blocks.acquire(len(group))
-            numbers = [self._nexthop_slots.live[entry.nexthop] for entry in group]
-        except (CapacityError, KeyError):
-            return False
-        path = self._maps.layout.value("paths")
-        for i, (entry, number) in enumerate(zip(group, numbers, strict=True)):
-            struct = path(bound=entry.bound, nexthop=number, weight=min(entry.weight, 65536) - 1)
-            self._maps["paths"].store(first + i, struct)
-        self._store_group(slot, GroupKind.THRESHOLD, first, len(group))
-        if key in self._group_blocks:
-            self._blocks.retire(*self._group_blocks[key])
-        self._group_blocks[key] = (first, len(group))
-        return True
-
-    def _store_group(self, slot: int, kind: int, first: int, count: int) -> None:
-        struct = self._maps.layout.value("groups")(first=first, count=count, kind=kind)
-        self._maps["groups"].store(slot, struct)
-
-    def group_number(self, target: Target) -> int:
-        """The entry of `groups` for what a route leads to."""
-        if isinstance(target, NextHop):
-            return self._single(target)
-        if isinstance(target, tuple):
-            known = self._groups.get(target) and self._group_slots.live.get(target)
-            return known or int(Reason.TABLE_FULL)
-        return int(target)
-
-    def _single(self, nexthop: NextHop) -> int:
-        known = self._group_slots.live.get(nexthop)
-        if known is not None:
-            return known
-        number = self._nexthop_slots.live.get(nexthop)
-        if number is None:
-            return int(Reason.TABLE_FULL)
-        try:
-            slot, _ = self._group_slots.acquire(nexthop)
-        except CapacityError:
-            return int(Reason.TABLE_FULL)
-        self._store_group(slot, GroupKind.SINGLE, number, 1)
-        return slot
-
     # routes
 
-    def _sync_routes(self, wanted: Mapping[Prefix, Target], numbers: _Numbers) -> None:
-        routes = self._routes
+    def _sync_routes(self, wanted: Mapping[Prefix, Target]) -> None:
+        routes, numbers = self._routes, _Numbers(self._groups)
         changed: dict[int, list[tuple[Prefix, int]]] = {4: [], 6: []}
         for prefix, target in wanted.items():
             number = numbers[target]
@@ -402,13 +269,7 @@ class Dataplane:
     # what nobody wants any more
 
     def _retire(self, tables: Tables) -> None:
-        singles = {target for target in tables.routes.values() if isinstance(target, NextHop)}
-        for key in [k for k in self._group_slots.live if not _wanted(k, tables, singles)]:
-            self._group_slots.retire(key)
-            self._groups.pop(key, None)
-            block = self._group_blocks.pop(key, None)
-            if block is not None:
-                self._blocks.retire(*block)
+        self._groups.retire(tables)
         gone = self._nexthop_slots.live.keys() - tables.nexthops.keys()
         for nexthop in list(gone):
             slot = self._nexthop_slots.retire(nexthop)
@@ -419,19 +280,15 @@ class Dataplane:
             self._device_slots.retire(ifindex)
 
 
-def _wanted(key: object, tables: Tables, singles: set[NextHop]) -> bool:
-    return key in singles if isinstance(key, NextHop) else key in tables.groups
-
-
 class _Numbers(dict[Any, int]):
     """Target → entry of `groups`, asked once for each distinct target of a sync."""
 
-    def __init__(self, dataplane: Dataplane) -> None:
+    def __init__(self, groups: Groups) -> None:
         super().__init__()
-        self._dataplane = dataplane
+        self._groups = groups
 
     def __missing__(self, target: Any) -> int:
-        number = self[target] = self._dataplane.group_number(target)
+        number = self[target] = self._groups.number(target)
         return number
 
 
@@ -454,6 +311,10 @@ def read_nexthops(maps: Maps) -> Iterable[tuple[int, NextHop]]:
 
 def _swap16(value: int) -> int:
     return int.from_bytes(value.to_bytes(2, "big"), "little")
+
+
+def _swap32(value: int) -> int:
+    return int.from_bytes(value.to_bytes(4, "big"), "little")
 
 
 def _trie_key(prefix: Prefix) -> bytes:

@@ -16,15 +16,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import libbpf, netns
-from .abi import abi_id
+from .abi import abi_id, source_id
 from .errors import NotPermitted, XdpecmpError
 from .maps import Layout, Maps
 from .model import NextHop
-from .program import CLOCK, PROGRAM
+from .program import ANY_GENERATION, CLOCK, PROGRAM, pin_name
 
 BPFFS = Path("/sys/fs/bpf")
 RUN = Path("/run/xdpecmp")
 _STOP_SECONDS = 10
+
+FLOW_LABEL = FOLLOW, IGNORE = ("follow", "ignore")
+"""Whether IPv6's hash policy 0 looks at the flow label: as Linux, or not."""
+
+FLOW_LABEL_TEXT = {
+    FOLLOW: "IPv6 flow label followed, as by Linux: servers must reflect it for ICMPv6 errors to "
+    "reach them (sysctl net.ipv6.flowlabel_reflect=1), or: xdpecmp attach IFACE --flow-label "
+    "ignore",
+    IGNORE: "IPv6 flow label ignored, unlike Linux: what passes to Linux may go another way",
+}
+"""Of interest where there are IPv6 multipath routes under hash policy 0."""
 
 
 class NotAttached(XdpecmpError):
@@ -87,27 +98,56 @@ class Instance:
             raise NotAttached from error
 
     def save_layout(self, layout: Layout) -> None:
+        """Keep what the maps look like, and of which sources the program that goes with it is."""
         layout.save(self.run / f"{abi_id()}.json")
+        (self.run / "source").write_text(source_id())
+
+    def check_source(self) -> None:
+        """Raises XdpecmpError where the attached program may decide otherwise than our sources."""
+        path = self.run / "source"
+        if not path.exists() or path.read_text() != source_id():
+            raise XdpecmpError(
+                "the attached program is of another version of xdpecmp",
+                "upgrade it in place: xdpecmp attach IFACE",
+            )
 
     def program_ids(self) -> set[int]:
-        """Ids of our pinned XDP programs, of every version that is pinned."""
+        """Ids of our pinned XDP programs, of every version and generation."""
         ids: set[int] = set()
-        for path in self._pins.glob(f"*/{PROGRAM}"):
+        for path in self._pins.glob(f"*/{pin_name(PROGRAM, ANY_GENERATION)}"):
             fd = libbpf.get_pinned(path)
             ids.add(libbpf.prog_id(fd))
             os.close(fd)
         return ids
 
-    def open_program(self) -> int:
-        """File descriptor of this version's XDP program."""
-        return libbpf.get_pinned(self.directory / PROGRAM)
+    def generation(self) -> str:
+        """The generation that is pinned, "" where there is none."""
+        for path in self.directory.glob(pin_name(PROGRAM, ANY_GENERATION)):
+            return path.name.rpartition("_")[2]
+        return ""
+
+    def open_program(self, generation: str) -> int:
+        """File descriptor of this version's XDP program of that generation."""
+        return libbpf.get_pinned(self.directory / pin_name(PROGRAM, generation))
 
     def open_clock(self) -> int:
-        """File descriptor of the program that tells the time (see xdpecmp_clock)."""
-        return libbpf.get_pinned(self.directory / CLOCK)
+        """File descriptor of the program that tells the time; any generation tells the same.
+        Raises NotAttached."""
+        for path in self.directory.glob(pin_name(CLOCK, ANY_GENERATION)):
+            return libbpf.get_pinned(path)
+        raise NotAttached
 
-    def remove_other_versions(self) -> None:
-        """Unpin what other versions left, once none of it is attached any more."""
+    def forget_generation(self, generation: str) -> None:
+        """Unpin what came with a generation that did not make it."""
+        for path in self.directory.glob(pin_name("*", generation)):
+            path.unlink()
+
+    def remove_other_versions(self, generation: str) -> None:
+        """Unpin what other versions and other generations of this one left, once none of it is
+        attached any more."""
+        for path in self.directory.glob(pin_name("*", ANY_GENERATION)):
+            if not path.name.endswith(generation):
+                path.unlink()
         for path in self._pins.iterdir():
             if path != self.directory:
                 shutil.rmtree(path)
@@ -119,6 +159,17 @@ class Instance:
                 shutil.rmtree(directory)
             if directory.parent.is_dir() and not any(directory.parent.iterdir()):
                 directory.parent.rmdir()
+
+    # --- what attach was asked for ----------------------------------------------------------------
+
+    def flow_label(self) -> str:
+        """One of FLOW_LABEL: what the last `attach` that said it wanted."""
+        path = self.run / "flow-label"
+        return path.read_text() if path.exists() else FOLLOW
+
+    def record_flow_label(self, choice: str) -> None:
+        """Keep it for attaching again."""
+        (self.run / "flow-label").write_text(choice)
 
     # --- neighbours that we made managed ---------------------------------------------------------
 

@@ -29,14 +29,12 @@ def _library() -> Any:
     return library
 
 
-class BpfError(OSError):
-    """A bpf(2) call failed; `filename` says on what."""
-
-
 def _check(result: int, what: str) -> int:
+    """The result of a call that concerns `what`. Raises OSError with that as its file name."""
     if result < 0:
         errno = ctypes.get_errno() or -result
-        raise BpfError(errno, os.strerror(errno), what)
+        # OSError itself, which becomes PermissionError, FileNotFoundError ... by its number
+        raise OSError(errno, os.strerror(errno), what)
     return result
 
 
@@ -110,7 +108,7 @@ class _XdpMd(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
+class ProgramRun:
     """What BPF_PROG_TEST_RUN gave: verdict, frame afterwards, mean nanoseconds a run."""
 
     verdict: int
@@ -121,7 +119,7 @@ class TestRun:
 MIN_TEST_FRAME = 14
 
 
-def test_run(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> TestRun:
+def run_program(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> ProgramRun:
     """Run an XDP program on a frame (at least 14 bytes) as if it had come in on `ifindex`, a device
     of the caller's namespace. The frame is not reset between repeats: see the kernel's docs."""
     size = max(len(frame), 1)
@@ -140,7 +138,7 @@ def test_run(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> TestRu
         options.ctx_in = ctypes.addressof(context)
         options.ctx_size_in = ctypes.sizeof(context)
     _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
-    return TestRun(options.retval, data_out.raw[: options.data_size_out], options.duration)
+    return ProgramRun(options.retval, data_out.raw[: options.data_size_out], options.duration)
 
 
 # --- maps ---------------------------------------------------------------------------------------
@@ -178,6 +176,15 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
 def map_delete(fd: int, key: bytes) -> None:
     """Delete `key`; it may be absent."""
     _library().bpf_map_delete_elem(fd, key)
+
+
+def map_next_key(fd: int, key: bytes | None, size: int) -> bytes | None:
+    """The key behind `key` in the map's own order, the first one where it has no such key; None
+    behind the last one."""
+    following = ctypes.create_string_buffer(size)
+    if _library().bpf_map_get_next_key(fd, key, following) < 0:
+        return None
+    return following.raw
 
 
 def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:

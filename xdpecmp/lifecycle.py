@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from . import libbpf, netns
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING, Agent, Mirror
+from .choice_notes import check_choice, flow_label_notes
 from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import Instance, NotAttached
+from .instance import FOLLOW, Instance, NotAttached
 from .model import Link
 from .netlink import Kernel
-from .program import Build
+from .program import Build, Variant, new_generation
 
 MODES = ("auto", "native", "generic")
 
@@ -44,13 +45,15 @@ def attach(
     mode: str = "auto",
     namespace: str | None = None,
     set_seed: bool = False,
+    flow_label: str | None = None,
     foreground: Callable[[Attached], None] | None = None,
 ) -> Attached:
     """Attach to the named interfaces of the current namespace, or upgrade what is attached.
 
     `namespace` is the name the user gave it, if any: the agent ends with it. `set_seed`: where
-    Linux keeps its hash seed to itself, give it one that is known. With `foreground` the agent runs
-    in this process once that was called; otherwise it is left running behind.
+    Linux keeps its hash seed to itself, give it one that is known. `flow_label`: one of FLOW_LABEL,
+    None for what it was. With `foreground` the agent runs in this process once that was called;
+    otherwise it is left running behind.
     Raises XdpecmpError; then nothing has changed, but for interfaces attached before.
     """
     if os.geteuid() != 0:
@@ -58,14 +61,17 @@ def attach(
     instance = Instance()
     with instance.changing(), Kernel() as kernel:
         links = _check_interfaces(kernel.links(), instance.program_ids(), names)
-        fresh = not instance.present()
+        fresh, generation = not instance.present(), new_generation()
         try:
-            mirror, result = _start(instance, kernel, links, mode, set_seed)
+            mirror, result = _start(instance, kernel, links, mode, set_seed, flow_label, generation)
             if not foreground:
                 _fork_agent(instance, mirror, namespace)
         except BaseException:
             if fresh:
                 _tear_down(instance, kernel)
+            else:
+                instance.forget_generation(generation)
+                _resume(instance, kernel, namespace)
             raise
     if foreground:
         foreground(result)
@@ -107,25 +113,29 @@ def _check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int
 
 
 def _start(
-    instance: Instance, kernel: Kernel, links: Sequence[Link], mode: str, set_seed: bool
+    instance: Instance,
+    kernel: Kernel,
+    links: Sequence[Link],
+    mode: str,
+    set_seed: bool,
+    flow_label: str | None,
+    generation: str,
 ) -> tuple[Mirror, Attached]:
     """Bring the data path up, taking over from an earlier one if there is one."""
-    earlier = instance.program_ids()
     instance.prepare()
-    build = Build(instance.directory)
+    build = Build(instance.directory, generation)
     try:
+        kernel.prepare_to_write()  # imports a library meanwhile
         instance.save_layout(build.result())
     finally:
         build.abandon()
     instance.stop_agent()
-    program = instance.open_program()
+    flow_label = flow_label or instance.flow_label()
+    mirror = _new_mirror(instance, kernel, generation, flow_label)
+    mirror.push({link.ifindex for link in links})
+    mirror.renew_lease()
+    program = instance.open_program(generation)
     try:
-        ours = {*earlier, libbpf.prog_id(program)}
-        maps = instance.open_maps()
-        clock = instance.open_clock()
-        mirror = Mirror(kernel, maps, clock, ours.__contains__, instance.record_managed)
-        mirror.push({link.ifindex for link in links})
-        mirror.renew_lease()
         result = _attach_all(kernel, links, program, mode)
     finally:
         os.close(program)
@@ -134,9 +144,32 @@ def _start(
     mirror.pull(EVERYTHING)  # now with the programs and their modes
     mirror.push()
     mirror.keep_resolved()
-    instance.remove_other_versions()
-    result.notes += _notes(mirror)
+    instance.remove_other_versions(generation)
+    instance.record_flow_label(flow_label)
+    result.notes += [*_notes(mirror), *flow_label_notes(mirror, flow_label), *check_choice(mirror)]
     return mirror, result
+
+
+def _new_mirror(instance: Instance, kernel: Kernel, generation: str, flow_label: str) -> Mirror:
+    return Mirror(
+        kernel,
+        instance.open_maps(),
+        instance.open_clock(),
+        instance.program_ids().__contains__,
+        instance.record_managed,
+        lambda: Build(instance.directory, generation, Variant.DEEP).result(),
+        follow_label=flow_label == FOLLOW,
+    )
+
+
+def _resume(instance: Instance, kernel: Kernel, namespace: str | None) -> None:
+    """An upgrade failed: what was attached before goes on as it was, under an agent."""
+    if instance.agent_pid() is not None or not instance.generation():
+        return
+    mirror = _new_mirror(instance, kernel, instance.generation(), instance.flow_label())
+    mirror.push()
+    mirror.renew_lease()
+    _fork_agent(instance, mirror, namespace)
 
 
 def _attach_all(kernel: Kernel, links: Sequence[Link], program: int, mode: str) -> Attached:
@@ -147,10 +180,26 @@ def _attach_all(kernel: Kernel, links: Sequence[Link], program: int, mode: str) 
             result.modes[link.name] = _attach_one(kernel, link, program, mode, result.notes)
     except BaseException:
         for link in links:
-            if link.name in result.modes and not link.xdp_prog_id:
-                kernel.detach_xdp(link.ifindex, result.modes[link.name], program)
+            if link.name in result.modes:
+                _undo_one(kernel, link, program, result.modes[link.name])
         raise
     return result
+
+
+def _undo_one(kernel: Kernel, link: Link, program: int, mode: str) -> None:
+    """The interface gets back what it had: `link` is how it was, `mode` how our program runs."""
+    if not link.xdp_prog_id:
+        kernel.detach_xdp(link.ifindex, mode, program)
+        return
+    before = libbpf.program_by_id(link.xdp_prog_id)
+    try:
+        if mode == link.xdp_mode:
+            kernel.attach_xdp(link.ifindex, before, mode, program)
+        else:
+            kernel.detach_xdp(link.ifindex, mode, program)
+            kernel.attach_xdp(link.ifindex, before, link.xdp_mode)
+    finally:
+        os.close(before)
 
 
 def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list[str]) -> str:
@@ -162,7 +211,8 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             kernel.attach_xdp(link.ifindex, program, link.xdp_mode, current)
             return link.xdp_mode
         if current is not None:
-            kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
+            _change_mode(kernel, link, current, program, mode)
+            return mode
     finally:
         if current is not None:
             os.close(current)
@@ -180,6 +230,16 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             mode = "generic"
     kernel.attach_xdp(link.ifindex, program, mode)
     return mode
+
+
+def _change_mode(kernel: Kernel, link: Link, current: int, program: int, mode: str) -> None:
+    """Where the new mode is refused, the program of before is back in its own."""
+    kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
+    try:
+        kernel.attach_xdp(link.ifindex, program, mode)
+    except BaseException:
+        kernel.attach_xdp(link.ifindex, current, link.xdp_mode)
+        raise
 
 
 def _notes(mirror: Mirror) -> list[str]:

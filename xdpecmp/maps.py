@@ -29,7 +29,7 @@ _SCALARS: dict[str, Any] = {
     "unsigned long long": ctypes.c_uint64,
 }
 
-MAPPED = ("control", "config", "interfaces", "groups", "paths", "nexthops")
+MAPPED = ("control", "config", "interfaces", "groups", "paths", "buckets", "nexthops")
 """The maps that are reached through memory."""
 
 NAMES = (*MAPPED, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
@@ -109,7 +109,7 @@ class Maps:
     """All maps of one instance, opened from their pins."""
 
     def __init__(self, directory: Path, layout: Layout) -> None:
-        """Raises libbpf.BpfError where a pin is missing or may not be opened."""
+        """Raises OSError where a pin is missing or may not be opened."""
         self.layout = layout
         self.fds: dict[str, int] = {}
         try:
@@ -149,6 +149,22 @@ class Maps:
         key = prefix.length.to_bytes(4, "little") + prefix.address
         value = libbpf.map_lookup(self.fds[f"routes{prefix.family}"], key, 4)
         return None if value is None else int.from_bytes(value, "little")
+
+    def matched(self, address: bytes) -> Prefix | None:
+        """The longest prefix that covers an address.
+
+        A look-up in an LPM trie says what stands under the prefix, not which one it is. But asked
+        for the next key, the trie gives the first one of all exactly where it has no such key.
+        """
+        family, bits = (4, 32) if len(address) == 4 else (6, 128)
+        fd, size = self.fds[f"routes{family}"], 4 + len(address)
+        first = libbpf.map_next_key(fd, None, size)
+        for length in range(bits, -1, -1) if first is not None else ():
+            key = length.to_bytes(4, "little") + address
+            if libbpf.map_next_key(fd, key, size) != first:
+                kept = int.from_bytes(address, "big") >> (bits - length) << (bits - length)
+                return Prefix(kept.to_bytes(len(address), "big"), length)
+        return None
 
     def numbers(self, name: str) -> Counter[int]:
         """The values of such a map, and how often each is there."""

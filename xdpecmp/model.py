@@ -121,6 +121,8 @@ class NexthopGroup:
     """A flow goes to the bucket `hash mod len(buckets)`. Otherwise hash-threshold, as a route."""
     buckets: tuple[int, ...] = ()
     """For a resilient group: which of `members` (0 is the first) each bucket holds now."""
+    idle_s: float = 120.0
+    """For a resilient group: a bucket unused for so many seconds may change hands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,9 @@ class Settings:
     policy6: int = 0
     seed: int | None = None
     """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
+    fields4: int = 0x7
+    """net.ipv4.fib_multipath_hash_fields, for policy 3."""
+    fields6: int = 0x7
     use_neigh: bool = False
     """net.ipv4.fib_multipath_use_neigh."""
     ip_forward_use_pmtu: bool = False

@@ -20,7 +20,7 @@ _CLONE_NEWNET = 0x40000000
 def enter(name: str) -> None:
     """Move the calling thread into the namespace of that name. Raises NoSuchNamespace,
     NotPermitted."""
-    if not name or "/" in name:
+    if not name or "/" in name or name in (".", ".."):
         raise NoSuchNamespace(name)
     libc = ctypes.CDLL(None, use_errno=True)
     try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def print_json(data: object) -> None:
@@ -19,6 +20,8 @@ def print_json(data: object) -> None:
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
     """A table of rows; `columns`: key → heading. Numbers go to the right."""
+    from rich.table import Table  # not for commands that print none: it takes its time
+
     rows = list(rows)
     result = Table(box=None, pad_edge=False, header_style="bold")
     for key, heading in columns.items():
@@ -36,6 +39,8 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -
 
 def console() -> Console:
     """Where tables go."""
+    from rich.console import Console
+
     return Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=1000, soft_wrap=True)
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from .abi import ICMP_ERROR_INDEX, GroupKind, Reason
-from .agent import CLOCK_MONOTONIC_COARSE, jiffies
+from .agent import HZ, jiffies
 from .dataplane import read_nexthops
 from .hashing import shares
-from .instance import Instance
+from .instance import FOLLOW, IGNORE, Instance
 from .maps import Maps
 from .model import Link, Prefix
 
@@ -65,6 +65,8 @@ class RouteView:
         return row | ({"reason": self.reason} if self.reason else {})
 
 
+_MULTIPATH = (GroupKind.THRESHOLD, GroupKind.RESILIENT)
+
 _Group = tuple[str, tuple[PathView, ...], str | None]
 """kind, paths and reason of a RouteView."""
 
@@ -101,14 +103,29 @@ class View:
         if group.kind == GroupKind.PASS:
             return kind, (), Reason(group.first).name
         if group.kind == GroupKind.SINGLE:
-            return kind, (self._path(group.first, 1, Fraction(1)),), None
+            return kind, (self._path(group.first, group.count, Fraction(1)),), None
+        if group.kind == GroupKind.RESILIENT:
+            return kind, self._buckets(group.first, group.count), None
         entries = self._maps["paths"].entries[group.first : group.first + group.count]
-        parts = shares([entry.bound for entry in entries])
+        parts = list(shares([entry.bound for entry in entries]))
+        weights = [(entry.weight + 1) & 0xFFFF for entry in entries]
+        if not weights[-1]:  # what the first one takes over from bad ones: see PathEntry.weight
+            parts[0] += parts[-1]
         paths = tuple(
-            self._path(entry.nexthop, entry.weight + 1, share)
-            for entry, share in zip(entries, parts, strict=True)
+            self._path(entry.nexthop, weight, share)
+            for entry, weight, share in zip(entries, weights, parts, strict=True)
+            if weight
         )
         return kind, paths, None
+
+    def _buckets(self, first: int, count: int) -> tuple[PathView, ...]:
+        """A resilient group's next hops; the weight is the number of buckets that each holds."""
+        held = Counter(
+            entry.nexthop for entry in self._maps["buckets"].entries[first : first + count]
+        )
+        return tuple(
+            self._path(number, n, Fraction(n, count)) for number, n in sorted(held.items())
+        )
 
     def _path(self, number: int, weight: int, share: Fraction) -> PathView:
         entry = self._maps["nexthops"].entries[number]
@@ -170,13 +187,16 @@ class View:
             ],
             "policy4": config.policy4,
             "policy6": config.policy6,
+            "flow_label": FOLLOW if config.label_mask else IGNORE,
+            "flow_label_matters": config.policy6 == 0
+            and any(groups[number].kind in _MULTIPATH for number in numbers[1]),
             "seed": config.seed or None,
             "seed_known": bool(config.seed),
             "lease_s": self._lease(instance, control.lease_jiffies),
             "agent_pid": instance.agent_pid(),
             "routes4": numbers[0].total(),
             "routes6": numbers[1].total(),
-            "groups": sum(groups[number].kind == GroupKind.THRESHOLD for number in used),
+            "groups": sum(groups[number].kind in _MULTIPATH for number in used),
             "nexthops": sum(1 for _ in read_nexthops(self._maps)),
         }
 
@@ -188,4 +208,4 @@ class View:
             left = deadline - jiffies(clock)
         finally:
             os.close(clock)
-        return round(max(0, left) * time.clock_getres(CLOCK_MONOTONIC_COARSE), 3)
+        return round(max(0, left) / HZ, 3)

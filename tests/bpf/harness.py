@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 from scapy.packet import Packet
 
 from xdpecmp import libbpf
-from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
+from xdpecmp.abi import ICMP_ERROR_INDEX, Reason, _define
 from xdpecmp.compile import Tables, compile_tables
 from xdpecmp.dataplane import Dataplane
 from xdpecmp.hashing import bounds, flow_key, select
 from xdpecmp.maps import Maps
 from xdpecmp.model import NextHop, Snapshot
-from xdpecmp.program import CLOCK, PROGRAM, Build
+from xdpecmp.program import CLOCK, PROGRAM, Build, Variant, pin_name
 
 from .world import SEED, World
 
 VERDICTS = {0: "ABORTED", 1: "DROP", 2: "PASS", 3: "TX", 4: "REDIRECT"}
 STATS = {reason.name: int(reason) for reason in Reason} | ICMP_ERROR_INDEX
-"""Name → entry of `reason_stats`. The entry between both lists must never count."""
-NEVER_COUNTED = len(Reason)
+"""Name → entry of `reason_stats`. Those that have no name must never count."""
+STAT_COUNT = int(_define("STAT_COUNT"), 0)
 FOREVER = 1 << 62
 """A lease that outlives the tests."""
 
@@ -80,9 +80,11 @@ class Plane:
     def __init__(self, directory: Path, world: World) -> None:
         """`directory`: where to pin, in a bpffs."""
         self.world = world
-        self.layout = Build(directory).result()
-        self.program = libbpf.get_pinned(directory / PROGRAM)
-        self.clock = libbpf.get_pinned(directory / CLOCK)
+        self.directory = directory
+        self.layout = Build(directory, "test").result()
+        Build(directory, "test", Variant.DEEP).result()
+        self.program = libbpf.get_pinned(directory / pin_name(PROGRAM, "test"))
+        self.clock = libbpf.get_pinned(directory / pin_name(CLOCK, "test"))
         self.maps = Maps(directory, self.layout)
         self.dataplane = Dataplane(self.maps)
         self.tables: Tables | None = None
@@ -140,12 +142,27 @@ class Plane:
         finally:
             libbpf.map_update(fd, key, value)
 
+    @contextmanager
+    def without_deep(self) -> Iterator[None]:
+        """Without the program that the main one calls for a hash that takes a walk."""
+        programs = libbpf.get_pinned(self.directory / pin_name("programs", "test"))
+        number = libbpf.map_lookup(programs, bytes(4), 4)
+        assert number is not None
+        deep = libbpf.program_by_id(int.from_bytes(number, "little"))
+        libbpf.map_delete(programs, bytes(4))
+        try:
+            yield
+        finally:
+            libbpf.map_update(programs, bytes(4), deep.to_bytes(4, "little"))
+            os.close(deep)
+            os.close(programs)
+
     # --- running --------------------------------------------------------------------------------
 
     def run(self, frame: bytes, ingress: str = "in") -> tuple[str, bytes]:
         """Verdict and frame afterwards. The calling thread must be in the world's namespace."""
         self._load_usual()
-        result = libbpf.test_run(self.program, frame, self.world.ifindex[ingress])
+        result = libbpf.run_program(self.program, frame, self.world.ifindex[ingress])
         return VERDICTS[result.verdict], result.frame
 
     def run_behind_metadata(self, frame: bytes, size: int) -> tuple[str, bytes]:
@@ -192,10 +209,12 @@ class Plane:
     # --- counters -------------------------------------------------------------------------------
 
     def _stats(self) -> dict[str, int]:
-        entries = {**STATS, "no ICMP error": NEVER_COUNTED}
+        names = {index: name for name, index in STATS.items()}
         return {
-            name: sum(value.value for value in self.maps.per_cpu("reason_stats", index))
-            for name, index in entries.items()
+            names.get(index, f"entry {index}, which has no name"): sum(
+                value.value for value in self.maps.per_cpu("reason_stats", index)
+            )
+            for index in range(STAT_COUNT)
         }
 
     def _traffic(self) -> dict[str, tuple[int, int]]:

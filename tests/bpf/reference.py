@@ -62,14 +62,14 @@ def ipv6(l3: bytes) -> bytes | None:
 
 
 def chain_is_whole(packet: bytes) -> bool:
-    """Eight extension headers at most, none for routers, each there at least by its first bytes."""
+    """Six extension headers at most, none for routers, each there as far as it has to be read."""
     if packet[6] == 0:
         return False
     proto, at = packet[6], 40
-    for _ in range(8):
+    for _ in range(6):
         if proto not in EXTENSIONS:
             return True
-        if proto == 43 or len(packet) < at + 8:
+        if proto == 43 or len(packet) < at + (8 if proto == 44 else 2):
             return False
         if proto == 44:
             return True

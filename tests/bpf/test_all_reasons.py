@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.bpf import (
+    test_encapsulation,
     test_header_reasons,
     test_partial_checksums,
     test_quotes,
@@ -27,6 +28,7 @@ SPECIAL: dict[str, Callable[..., None]] = {
 
 def test_every_reason_has_a_test() -> None:
     rows = [
+        *test_encapsulation.PASSED,
         *test_header_reasons.ROWS,
         *test_partial_checksums.ROWS,
         *test_route_reasons.ROWS,

@@ -53,8 +53,8 @@ def flip(data: bytes, bit: int) -> bytes:
 
 V4, V6 = to("single") / UDP(sport=1, dport=2), to("single", 6) / UDP(sport=1, dport=2)
 RAW4, RAW6 = bytes(V4), bytes(V6)
-EIGHT = b"".join(bytes([60, 0]) + bytes(6) for _ in range(7)) + bytes([17, 0]) + bytes(6)
-NINE = b"".join(bytes([60, 0]) + bytes(6) for _ in range(8)) + bytes([17, 0]) + bytes(6)
+SIX = b"".join(bytes([60, 0]) + bytes(6) for _ in range(5)) + bytes([17, 0]) + bytes(6)
+SEVEN = bytes([60, 0]) + bytes(6) + SIX
 L4 = bytes(UDP(sport=1, dport=2))
 
 
@@ -75,6 +75,8 @@ LINK_LAYER = [
     Case("MPLS", frame(RAW4, ethertype=0x8847), "NON_IP"),
     Case("bytes of the EtherType swapped", frame(RAW4, ethertype=0x0008), "NON_IP"),
     Case("Ethernet header alone", frame(b"\x40")[:14], "MALFORMED"),
+    Case("19 bytes of another protocol", frame(bytes(19), ethertype=0x88CC), "MALFORMED"),
+    Case("20 bytes of another protocol", frame(bytes(20), ethertype=0x88CC), "NON_IP"),
     Case("VLAN tag cut", frame(RAW4, [(0x8100, 10)])[:17], "MALFORMED"),
     Case("second VLAN tag cut", frame(RAW4, [(0x8100, 40), (0x8100, 50)])[:21], "MALFORMED"),
 ]
@@ -145,10 +147,12 @@ IPV6 = [
         "EXTENSION_HEADER",
     ),
     good("destination options", to("single", 6) / IPv6ExtHdrDestOpt() / UDP()),
-    good("eight headers", v6(60, EIGHT + L4)),
-    bad("nine headers", v6(60, NINE + L4), "EXTENSION_HEADER"),
-    bad("header cut", v6(60, EIGHT[:7]), "EXTENSION_HEADER"),
-    bad("second header cut", v6(60, EIGHT[:15]), "EXTENSION_HEADER"),
+    good("six headers", v6(60, SIX + L4)),
+    good("six headers, the last a fragment", v6(60, SIX[:32] + b"\x2c" + SIX[33:] + L4)),
+    bad("seven headers", v6(60, SEVEN + L4), "EXTENSION_HEADER"),
+    bad("header cut", v6(60, SIX[:1]), "EXTENSION_HEADER"),
+    bad("second header cut", v6(60, SIX[:9]), "EXTENSION_HEADER"),
+    good("header cut behind its length", v6(60, bytes([17, 0]))),
     good("first header whole", v6(60, bytes([17, 0]) + bytes(6))),
     good("header as long as can be", v6(60, bytes([17, 127]) + bytes(1022) + L4)),
     good("protocol behind a long header not there", v6(60, bytes([17, 9]) + bytes(6))),

@@ -28,7 +28,7 @@ from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import SEED, TARGET, packed
 from xdpecmp.abi import ICMP_ERROR_INDEX, _rows
-from xdpecmp.hashing import FlowKey, bounds, flow_key, select
+from xdpecmp.hashing import FlowKey, FlowKeys, bounds, flow_key, flow_keys, select
 
 pytestmark = pytest.mark.root
 
@@ -52,7 +52,7 @@ def router(policy: int) -> dict[str, object]:
     return {"routes": ROUTES, "settings": {"policy4": policy, "policy6": policy}}
 
 
-def chosen(family: int, key: FlowKey) -> str:
+def chosen(family: int, key: FlowKey | FlowKeys) -> str:
     return VIAS[family][select(bounds([1] * PATHS), key.hash(SEED))]
 
 
@@ -295,6 +295,24 @@ def test_icmpv6_error_behind_a_fragment_header(plane: Plane, policy: int) -> Non
     key = FlowKey(6, packed(ROUTER[6]), packed(HOST[6]), 58 if policy else 44)
     via = chosen(6, key._replace(flow_label=0 if policy else 0x777))
     assert plane.observe(frame(l3))[:3] == ("REDIRECT", forwarded(l3, via), {})
+
+
+@pytest.mark.parametrize("policy", [0, 1, 2, 3])
+def test_icmpv6_error_behind_an_authentication_header(plane: Plane, policy: int) -> None:
+    """Of whatever length; one that is cut hides what is behind it."""
+    plane.load(plane.world.snapshot(**router(policy)))
+    packet = bytes(flow(6, udp()))
+    via = chosen(6, flow_keys(packet, policy))
+    for words in (1, 4, 255):
+        header = bytes([58, words]) + bytes((words + 2) * 4 - 2)
+        error = Raw(header + bytes([3, 0]) + bytes(6) + packet)
+        for head in (IPv6(nh=51), IPv6() / IPv6ExtHdrDestOpt(nh=51)):
+            head.src, head.dst = ROUTER[6], HOST[6]
+            l3 = bytes(head / error)
+            outcome = plane.observe(frame(l3))
+            assert outcome[:3] == ("REDIRECT", forwarded(l3, via), {"V6_TIME_EXCEEDED": 1})
+            cut = bytes(head / Raw(header[:7]))
+            assert plane.observe(frame(cut)).stats == {}
 
 
 def test_first_fragment_of_an_icmpv4_error_follows_its_flow(plane: Plane) -> None:

@@ -81,20 +81,20 @@ SETTINGS = [
                 setup={"settings": {"seed": None}},
             ),
             bad(
-                f"IPv{family} policy 2",
+                f"IPv{family} policy 4",
                 to("multipath", family),
                 "POLICY_UNSUPPORTED",
-                {"settings": {f"policy{family}": 2}},
+                {"settings": {f"policy{family}": 4}},
             ),
             good(
-                f"IPv{family} policy 2, one next hop",
+                f"IPv{family} policy 4, one next hop",
                 to("single", family),
-                setup={"settings": {f"policy{family}": 2}},
+                setup={"settings": {f"policy{family}": 4}},
             ),
             multipath(
-                f"IPv{family} multipath, policy 2 in the other family",
+                f"IPv{family} multipath, policy 4 in the other family",
                 family,
-                {"settings": {f"policy{10 - family}": 2}},
+                {"settings": {f"policy{10 - family}": 4}},
             ),
             multipath(
                 f"IPv{family} policy 1, policy 0 in the other family",
@@ -103,7 +103,6 @@ SETTINGS = [
             ),
         )
     ),
-    bad("IPv4 policy 3", to("multipath"), "POLICY_UNSUPPORTED", {"settings": {"policy4": 3}}),
 ]
 
 # --- routes and next hops ------------------------------------------------------------------------

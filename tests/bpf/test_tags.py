@@ -72,7 +72,7 @@ PASSED = [
     Case(
         "three tags to push",
         frame(to("single", dst="198.18.20.1") / UDP()),
-        "EGRESS_NO_XDP",
+        "ROUTE_UNSUPPORTED",
         setup={"routes": "198.18.20.0/24 via 10.0.20.1 dev out.200.300.400"},
     ),
 ]

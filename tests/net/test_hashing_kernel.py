@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.netns import Namespace
-from tests.unit.test_hashing import PLAIN, Case, error_about
-from xdpecmp.hashing import FlowKey, bounds, flow_key, select
+from tests.tunnels import TUNNELS, UNFOLLOWED, random_ends
+from tests.unit.test_flow_keys import PLAIN, Case, error_about
+from xdpecmp.hashing import FlowKey, FlowKeys, bounds, flow_hash, select
 
 FLOWS = 300
 SEED = 0xC0FFEE42
@@ -29,6 +30,7 @@ GATEWAYS = {
     6: [socket.inet_pton(socket.AF_INET6, f"2001:db8:99:1::1{i}") for i in range(4)],
 }
 TARGET = {4: socket.inet_aton("198.18.0.0"), 6: socket.inet_pton(socket.AF_INET6, "2001:db8:100::")}
+TARGETS = {4: TARGET[4][:2], 6: TARGET[6][:5]}
 SEED_SYSCTL = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
 
 NLMSG_ERROR, RTM_NEWROUTE, RTM_GETROUTE, NLM_F_REQUEST = 2, 24, 26, 1
@@ -154,16 +156,23 @@ def kernel_choices(namespace: Namespace, flows: list[FlowKey]) -> list[bytes]:
     return choices
 
 
-@pytest.mark.parametrize("policy", [0, 1])
-@pytest.mark.parametrize("family", [4, 6])
+ASKED = [(4, 0), (4, 1), (4, 2), (4, 3), (6, 0), (6, 1), (6, 2)]
+"""Families and policies under which RTM_GETROUTE tells the truth. For IPv6 it hashes the fields
+that it was asked about without a packet, and then policy 3 goes without jhash."""
+
+
+@pytest.mark.parametrize(("family", "policy"), ASKED)
 def test_the_kernel_chooses_as_we_do(router: Namespace, family: int, policy: int) -> None:
     router.sysctl(f"net.ipv{family}.fib_multipath_hash_policy", policy)
+    fields = 0x37
+    router.sysctl(f"net.ipv{family}.fib_multipath_hash_fields", fields)
     rng = random.Random(f"{family} {policy}")
     flows = [random_flow(rng, family) for _ in range(FLOWS)]
+    if policy == 2:  # without a packet the label is hashed in another byte order
+        flows = [flow._replace(flow_label=0) for flow in flows]
     path_bounds = bounds(WEIGHTS[family])
-    ours = [
-        GATEWAYS[family][select(path_bounds, flow.for_policy(policy).hash(SEED))] for flow in flows
-    ]
+    hashes = [FlowKeys(policy, flow.for_policy(policy, fields)).hash(SEED) for flow in flows]
+    ours = [GATEWAYS[family][select(path_bounds, hash31)] for hash31 in hashes]
     theirs = kernel_choices(router, flows)
     assert set(theirs) == set(GATEWAYS[family])
     wrong = [flow for flow, a, b in zip(flows, ours, theirs, strict=True) if a != b]
@@ -174,7 +183,21 @@ def test_the_kernel_chooses_as_we_do(router: Namespace, family: int, policy: int
 
 PACKETS = 16
 # We walk fewer extension headers than Linux.
-FORWARDED = [case for case in PLAIN if case.name != "nine headers"]
+FORWARDED = [case for case in PLAIN if case.name != "seven headers"]
+
+
+# Cut headers, at which Linux stops as we do, though the data path leaves such packets to it.
+CUT = [tunnel for tunnel in UNFOLLOWED if " cut" in tunnel.name or "short" in tunnel.name]
+
+_ALL = 0xFFF
+_BITS = [1 << bit for bit in range(12)]
+FIELDS = [
+    *_BITS,
+    *(_ALL & ~bit for bit in _BITS),
+    *(outer | inner << 6 for outer in (0x03, 0x30, 0x3F) for inner in (0x03, 0x30, 0x3F)),
+    *random.Random(34).sample(range(1, _ALL + 1), 12),
+]
+"""Of fib_multipath_hash_fields: each bit alone, each left out, outer and inner ones mixed."""
 
 
 def between(packet: bytes, source: bytes, destination: bytes) -> bytes:
@@ -216,15 +239,21 @@ def forwarded_to(namespace: Namespace, packets: list[bytes]) -> list[int]:
     return chosen
 
 
-def assert_forwarded_as_we_say(router: Namespace, packets: list[bytes], policy: int) -> None:
+def assert_forwarded_as_we_say(
+    router: Namespace, packets: list[bytes], policy: int, fields: int = 0
+) -> set[int]:
+    """Returns the next hops taken."""
     family = packets[0][0] >> 4
     router.sysctl(f"net.ipv{family}.fib_multipath_hash_policy", policy)
+    if policy == 3:
+        router.sysctl(f"net.ipv{family}.fib_multipath_hash_fields", fields)
     path_bounds = bounds(WEIGHTS[family])
-    ours = [select(path_bounds, flow_key(packet, policy).hash(SEED)) for packet in packets]
+    ours = [select(path_bounds, flow_hash(packet, policy, SEED, fields)) for packet in packets]
     assert forwarded_to(router, packets) == ours
+    return set(ours)
 
 
-@pytest.mark.parametrize("policy", [0, 1])
+@pytest.mark.parametrize("policy", [0, 1, 2, 3])
 @pytest.mark.parametrize(
     "case", FORWARDED, ids=lambda case: f"v{bytes(case.packet)[0] >> 4} {case.name}"
 )
@@ -233,12 +262,39 @@ def test_the_kernel_forwards_as_we_say(router: Namespace, case: Case, policy: in
     rng = random.Random(f"{case.name} {policy}")
     flows = [random_flow(rng, packet[0] >> 4) for _ in range(PACKETS)]
     packets = [between(packet, flow.source, flow.destination) for flow in flows]
-    assert_forwarded_as_we_say(router, packets, policy)
+    assert_forwarded_as_we_say(router, packets, policy, 0x3F)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("policy", [0, 1, 2])
+def test_the_kernel_looks_into_tunnels_as_we_do(
+    router: Namespace, family: int, policy: int
+) -> None:
+    rng = random.Random(f"{family} {policy}")
+    packets = [
+        tunnel.build(random_ends(rng, TARGETS))
+        for tunnel in [*TUNNELS, *CUT]
+        for _ in range(2)
+        if tunnel.outer == family
+    ]
+    taken = assert_forwarded_as_we_say(router, packets, policy)
+    assert len(taken) == len(WEIGHTS[family])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("fields", FIELDS, ids=hex)
+def test_the_kernel_hashes_chosen_fields_as_we_do(
+    router: Namespace, family: int, fields: int
+) -> None:
+    rng = random.Random(f"{family} {fields}")
+    tunnels = [tunnel for tunnel in [*TUNNELS, *CUT] if tunnel.outer == family]
+    packets = [tunnel.build(random_ends(rng, TARGETS)) for tunnel in tunnels]
+    assert_forwarded_as_we_say(router, packets, 3, fields)
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_kernel_forwards_icmp_errors_as_we_say(router: Namespace, family: int) -> None:
-    """Under policy 0; under policy 1 we differ on purpose."""
+    """Under policy 0; under the others we differ on purpose."""
     rng = random.Random(family)
     plain = next(bytes(case.packet) for case in PLAIN if bytes(case.packet)[0] >> 4 == family)
     packets = []

@@ -9,8 +9,9 @@ import re
 
 import pytest
 
-from xdpecmp import abi, hashing, maps
+from xdpecmp import abi, maps
 from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, INTERFACE_FLAGS, GroupKind, Reason
+from xdpecmp.hashing import headers
 
 
 def source(name: str) -> str:
@@ -63,28 +64,47 @@ def icmp_rows() -> list[tuple[str, int, int, str]]:
     return [(m[1], int(m[2]), int(m[3]), m[4]) for m in matches if m]
 
 
-def test_icmp_counters_follow_the_reasons() -> None:
-    """One entry lies between: ICMP_ERROR_BASE, which means "no ICMP error"."""
+def test_icmp_errors_are_the_rows_in_their_order() -> None:
     names = [name for name, *_ in icmp_rows()]
     assert list(ICMP_ERROR_INDEX) == names
-    assert list(ICMP_ERROR_INDEX.values()) == [len(Reason) + 1 + i for i in range(len(names))]
     assert list(abi.ICMP_ERROR_TEXT) == names
     assert not {reason.name for reason in Reason} & set(names)
 
 
-def test_a_code_stands_before_the_type_that_covers_it() -> None:
-    """The first row that fits counts: a code behind ANY_CODE of its type would never."""
-    covered: set[tuple[int, int]] = set()
-    for name, family, kind, code in icmp_rows():
-        assert (family, kind) not in covered, name
-        if code == "ANY_CODE":
-            covered.add((family, kind))
-    assert covered == {(family, kind) for _, family, kind, _ in icmp_rows()}
+def test_icmp_counters_lie_behind_the_reasons() -> None:
+    """Each has an entry of its own. That the program takes the same one: test_quotes.py."""
+    entries = list(ICMP_ERROR_INDEX.values())
+    assert len(set(entries)) == len(entries)
+    assert len(Reason) <= min(entries)
+    assert max(entries) < define("abi.h", "STAT_COUNT")
 
 
-@pytest.mark.parametrize(("family", "known"), [(4, "_ICMP_ERRORS"), (6, "_ICMPV6_ERRORS")])
-def test_hashing_knows_the_same_errors(family: int, known: str) -> None:
-    assert {kind for _, f, kind, _ in icmp_rows() if f == family} == getattr(hashing, known)
+def test_icmp_counters_are_those_of_the_types() -> None:
+    assert ICMP_ERROR_INDEX["V4_DEST_UNREACH"] == 64 + 3
+    assert ICMP_ERROR_INDEX["V4_FRAG_NEEDED"] == 64 + 32 + 3
+    assert ICMP_ERROR_INDEX["V6_PACKET_TOO_BIG"] == 128 + 2
+
+
+def test_the_code_that_is_counted_apart() -> None:
+    """Only "fragmentation needed" is: classify_icmp() knows of no other."""
+    coded = [row for row in icmp_rows() if row[3] != "ANY_CODE"]
+    assert coded == [("V4_FRAG_NEEDED", 4, 3, str(define("abi.h", "ICMPV4_FRAG_NEEDED")))]
+    types = [row[1:3] for row in icmp_rows() if row[3] == "ANY_CODE"]
+    assert len(set(types)) == len(types)
+    assert {row[1:3] for row in coded} < set(types)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_program_knows_the_same_errors(family: int) -> None:
+    mask = re.search(rf"^#define ICMPV{family}_ERRORS \((.*)\)$", source("icmp.h"), re.MULTILINE)
+    assert mask
+    bits = [int(bit) for bit in re.findall(r"1 << (\d+)", mask[1])]
+    assert bits == sorted({kind for _, f, kind, _ in icmp_rows() if f == family})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_hashing_knows_the_same_errors(family: int) -> None:
+    assert {kind for _, f, kind, _ in icmp_rows() if f == family} == headers.ICMP_ERRORS[family]
 
 
 # --- numbers in two places -----------------------------------------------------------------------
@@ -97,14 +117,15 @@ def test_paths_that_are_searched() -> None:
     assert abi.MAX_PATHS < 1 << 16  # struct group's count
 
 
-def test_extension_headers_that_are_walked() -> None:
-    assert define("key.h", "MAX_EXTENSION_HEADERS") == hashing.MAX_EXTENSION_HEADERS
+def test_headers_that_are_walked() -> None:
+    assert define("walk.h", "MAX_HEADERS") == headers.MAX_HEADERS
 
 
 def test_bits_of_the_local_address_filter() -> None:
     """check_source4() and compile.local4_filter() take as many bits of the hash as there are."""
     shifts = {int(n) for n in re.findall(r"0x9e3779b1U\) >> (\d+)", source("xdpecmp.c"))}
-    shifts |= {int(n) for n in re.findall(r"0x9E3779B1 .*\) >> (\d+)", python_source("compile.py"))}
+    twin = python_source("compile/config.py")
+    shifts |= {int(n) for n in re.findall(r"0x9E3779B1 .*\) >> (\d+)", twin)}
     assert len(shifts) == 1
     assert 1 << (32 - shifts.pop()) == abi.LOCAL4_FILTER_WORDS * 64
 
@@ -145,13 +166,14 @@ def test_kinds_of_groups() -> None:
 
 
 def declared_maps() -> dict[str, str]:
-    """Name → declaration of each map of the program."""
+    """Name → declaration of each map that programs of all generations share."""
     found = {}
     for match in re.finditer(r"^BPF_\w+\((.*?)\);", source("xdpecmp.c"), re.MULTILINE | re.DOTALL):
         text = " ".join(match[1].split())
-        pin = re.search(r'PIN_DIR "/(\w+)"', text)
+        pin = re.search(r'PIN_DIR "/(\w+)"( GENERATION)?', text)
         assert pin, text
-        found[pin[1]] = text
+        if not pin[2]:
+            found[pin[1]] = text
     return found
 
 

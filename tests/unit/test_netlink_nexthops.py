@@ -56,14 +56,15 @@ def group(
     nhid: int,
     *members: tuple[int, int],
     buckets: int | None = None,
+    idle: int = 12000,
     op_flags: int | None = 1 << 31,
     more: tuple[tuple[int, bytes], ...] = (),
 ) -> bytes:
-    """Members as (id, the 16 bits of weight - 1)."""
+    """Members as (id, the 16 bits of weight - 1); `idle` in hundredths of a second."""
     block = b"".join(struct.pack("=IHH", member, bits, 0) for member, bits in members)
     attrs = [(GROUP_TYPE, u16(buckets is not None)), (GROUP, block)]
     if buckets is not None:
-        timers = attribute(2, u32(12000)) + attribute(3, u32(0))
+        timers = attribute(2, u32(idle)) + attribute(3, u32(0))
         attrs.append((RES_GROUP | NESTED, attribute(1, u16(buckets)) + timers))
     if op_flags is not None:
         attrs.append((OP_FLAGS, u32(op_flags)))
@@ -150,7 +151,7 @@ def test_single(parsed: bytes, kind: RouteKind, path: Path | None) -> None:
 def test_weights(bits: int, op_flags: int | None, weight: int) -> None:
     found = groups(ONE, TWO, group(3, (2, bits), (1, 0), op_flags=op_flags))[3]
     members = (PATH2._replace(weight=weight), PATH1)
-    assert found == NexthopGroup(3, UNICAST, members)
+    assert found == NexthopGroup(3, UNICAST, members, idle_s=0.0)
     assert not found.single
 
 
@@ -198,7 +199,19 @@ def test_resilient_group() -> None:
     buckets = tuple(bucket(3, i, member) for i, member in enumerate((2, 1, 2, 2)))
     found = groups(ONE, TWO, RESILIENT, buckets=buckets[::-1])[3]
     members = (PATH2._replace(weight=2), PATH1)
-    assert found == NexthopGroup(3, UNICAST, members, resilient=True, buckets=(0, 1, 0, 0))
+    assert found == NexthopGroup(
+        3, UNICAST, members, resilient=True, buckets=(0, 1, 0, 0), idle_s=120.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("idle", "seconds"), [(0, 0.0), (1, 0.01), (150, 1.5), (12000, 120.0), (2**32 - 1, 42949672.95)]
+)
+def test_idle_time_is_in_hundredths(idle: int, seconds: float) -> None:
+    """USER_HZ is 100 on every architecture that has BPF."""
+    buckets = tuple(bucket(3, i, 1) for i in range(4))
+    messages = (ONE, TWO, group(3, (2, 1), (1, 0), buckets=4, idle=idle))
+    assert groups(*messages, buckets=buckets)[3].idle_s == seconds
 
 
 def test_resilient_blackhole() -> None:

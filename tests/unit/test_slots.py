@@ -1,4 +1,4 @@
-"""dataplane: who gets which entry of a map, and when an entry may change hands."""
+"""slots: who gets which entry of a map, and when an entry may change hands."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp import dataplane
-from xdpecmp.dataplane import Blocks, CapacityError, Slots
+from xdpecmp import slots as module
+from xdpecmp.slots import Blocks, CapacityError, Slots
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """How often somebody waited for the packets in flight."""
     calls: list[None] = []
-    monkeypatch.setattr(dataplane.libbpf, "wait_for_readers", lambda: calls.append(None))
+    monkeypatch.setattr(module.libbpf, "wait_for_readers", lambda: calls.append(None))
     return calls
 
 
@@ -55,7 +55,7 @@ def test_adopted_numbers_are_not_given_out_again() -> None:
 def test_no_two_live_keys_share_a_number(steps: list[tuple[bool, int]]) -> None:
     slots: Slots[int] = Slots(0, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataplane.libbpf, "wait_for_readers", lambda: None)
+        patch.setattr(module.libbpf, "wait_for_readers", lambda: None)
         for take, key in steps:
             if take:
                 slots.acquire(key)
@@ -69,7 +69,7 @@ def test_no_two_blocks_overlap(steps: list[tuple[bool, int]]) -> None:
     blocks = Blocks(0, 64)
     live: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataplane.libbpf, "wait_for_readers", lambda: None)
+        patch.setattr(module.libbpf, "wait_for_readers", lambda: None)
         for take, count in steps:
             if take:
                 try:

@@ -16,7 +16,17 @@ import click
 from .. import netns as namespaces
 from ..errors import NotPermitted, XdpecmpError
 
-COMMANDS = ("attach", "detach", "status", "routes", "weights", "stats", "demo")
+COMMANDS = (
+    "attach",
+    "detach",
+    "status",
+    "routes",
+    "weights",
+    "stats",
+    "explain",
+    "verify",
+    "demo",
+)
 
 
 class _Commands(click.Group):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import lifecycle, output
+from ..instance import FLOW_LABEL
 
 
 @click.command("attach")
@@ -21,6 +22,13 @@ from .. import lifecycle, output
     is_flag=True,
     help="Where Linux keeps its hash seed to itself, set a random one. Flows move once.",
 )
+@click.option(
+    "--flow-label",
+    type=click.Choice(FLOW_LABEL),
+    help="Hash the IPv6 flow label under policy 0 as Linux does, or ignore it, so that ICMPv6 "
+    "errors follow their flow wherever servers do not reflect it; flows then go otherwise than by "
+    "Linux. Kept when attaching again; follow at first.",
+)
 @click.option("--foreground", is_flag=True, help="Keep the agent in front, for a service manager.")
 @click.pass_obj
 def command(
@@ -28,6 +36,7 @@ def command(
     interfaces: tuple[str, ...],
     mode: str,
     set_seed: bool,
+    flow_label: str | None,
     foreground: bool,
 ) -> None:
     """Forward what these interfaces receive in XDP, as Linux would.
@@ -36,9 +45,9 @@ def command(
     follows them. Where something is attached already it is upgraded in place, without a gap.
     """
     if foreground:
-        lifecycle.attach(interfaces, mode, netns, set_seed, foreground=_tell)
+        lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, foreground=_tell)
     else:
-        _tell(lifecycle.attach(interfaces, mode, netns, set_seed))
+        _tell(lifecycle.attach(interfaces, mode, netns, set_seed, flow_label))
 
 
 def _tell(result: lifecycle.Attached) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import output
-from ..instance import Instance
+from ..instance import FLOW_LABEL_TEXT, Instance
 from .common import json_option, view
 
 
@@ -34,9 +34,13 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     lease = (
         f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"
     )
+    label = []
+    if status["flow_label_matters"]:
+        label.append(("label", FLOW_LABEL_TEXT[status["flow_label"]]))
     return [
         ("agent", f"{agent}, lease {lease}"),
         ("hash", f"policy {status['policy4']} (IPv4), {status['policy6']} (IPv6); seed {seed}"),
+        *label,
         (
             "held",
             f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "

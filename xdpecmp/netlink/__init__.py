@@ -12,12 +12,14 @@
 | `routes` | the fast route dump |
 | `nexthops` | nexthop objects: what routes with a nexthop id lead to |
 | `links`, `neighbours`, `rules`, `features`, `sysctl` | one kind of thing each |
+| `getroute` | what the kernel does with one packet |
 | `monitor` | change notifications |
 | `weights`, `xdp`, `writer` | changes |
 | `kernel` | `Kernel`, all of it for one namespace |
 """
 
+from .getroute import Answer, Query
 from .kernel import Kernel
 from .monitor import Changes, Monitor
 
-__all__ = ["Changes", "Kernel", "Monitor"]
+__all__ = ["Answer", "Changes", "Kernel", "Monitor", "Query"]

@@ -9,7 +9,19 @@ from types import TracebackType
 from typing import Self
 
 from ..model import Link, Neighbour, NexthopGroup, Route, Settings, Snapshot
-from . import features, links, neighbours, nexthops, routes, rules, sysctl, weights, wire, xdp
+from . import (
+    features,
+    getroute,
+    links,
+    neighbours,
+    nexthops,
+    routes,
+    rules,
+    sysctl,
+    weights,
+    wire,
+    xdp,
+)
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
@@ -90,12 +102,20 @@ class Kernel:
             custom_rules6=custom6,
         )
 
+    def route_get(self, query: getroute.Query) -> getroute.Answer:
+        """Where the kernel sends a packet: see `getroute.route_get`."""
+        return getroute.route_get(self._route, query)
+
     def monitor(self) -> Monitor:
         """Subscribe to changes of this namespace; the caller closes it."""
         with inside(self._namespace):
             return Monitor(self._netdev)
 
     # Changing
+
+    def prepare_to_write(self) -> None:
+        """Do ahead what the first change would take time for."""
+        self._writer.open()
 
     def manage_neighbour(self, address: bytes, ifindex: int) -> bool:
         """Have the kernel keep a neighbour resolved by itself: see `neighbours.manage`."""

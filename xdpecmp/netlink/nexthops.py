@@ -9,6 +9,7 @@ Source: nh_fill_node() and nh_fill_res_bucket() in net/ipv4/nexthop.c, include/u
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ _NHA_GROUP_STATS = 15
 _NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
 _NHA_RES_GROUP_BUCKETS = 1
+_NHA_RES_GROUP_IDLE_TIMER = 2
+"""In USER_HZ, whatever the kernel's own HZ."""
 _NHA_RES_BUCKET_INDEX = 1
 _NHA_RES_BUCKET_NH_ID = 3
 
@@ -83,6 +86,7 @@ class Group(NamedTuple):
     members: tuple[tuple[int, int], ...]
     resilient: bool
     bucket_count: int
+    idle_s: float = 0.0
 
 
 _Buckets = Mapping[int, Mapping[int, int]]
@@ -137,6 +141,8 @@ def _group(found: Mapping[int, bytes]) -> Group:
         members=members,
         resilient=kind == _GROUP_TYPE_RES,
         bucket_count=wire.number(resilience.get(_NHA_RES_GROUP_BUCKETS, bytes(2))),
+        idle_s=wire.number(resilience.get(_NHA_RES_GROUP_IDLE_TIMER, bytes(4)))
+        / os.sysconf("SC_CLK_TCK"),
     )
 
 
@@ -192,7 +198,13 @@ def _combine_group(
         if not buckets:
             kind = RouteKind.UNSUPPORTED
     return NexthopGroup(
-        nhid, kind, tuple(paths), single=False, resilient=group.resilient, buckets=buckets
+        nhid,
+        kind,
+        tuple(paths),
+        single=False,
+        resilient=group.resilient,
+        buckets=buckets,
+        idle_s=group.idle_s,
     )
 
 

@@ -131,7 +131,7 @@ def _paths(found: dict[int, bytes], flags: int) -> tuple[tuple[Path, ...], bool]
         return _multipath(found[RTA_MULTIPATH])
     if RTA_OIF not in found:
         return (), True
-    via, known = _via(found)
+    via, known = via_of(found)
     nexthop = NextHop(via, wire.number(found[RTA_OIF]))
     return (Path(nexthop, 1, flags),), known
 
@@ -141,10 +141,18 @@ def _multipath(block: bytes) -> tuple[tuple[Path, ...], bool]:
     """As `_paths`, for an RTA_MULTIPATH: routes that differ in metric often share their paths."""
     plain, paths = True, []
     for _, hop_flags, hops, ifindex, inner in next_hops(block):
-        via, known = _via(inner)
+        via, known = via_of(inner)
         plain = plain and known and not _NOT_CARRIED_OUT & inner.keys()
         paths.append(Path(NextHop(via, ifindex), hops + 1, hop_flags))
     return tuple(paths), plain
+
+
+def kind_of(message: bytes) -> RouteKind:
+    """The kind of route in a message that is the answer to a single question. MalformedMessage if
+    it is too short to be one."""
+    if len(message) < ROUTE_HEADER.size:
+        raise MalformedMessage(f"route message of {len(message)} bytes")
+    return _KINDS.get(ROUTE_HEADER.unpack_from(message)[7], RouteKind.UNSUPPORTED)
 
 
 def next_hops(block: bytes) -> Iterator[tuple[int, int, int, int, dict[int, bytes]]]:
@@ -159,7 +167,7 @@ def next_hops(block: bytes) -> Iterator[tuple[int, int, int, int, dict[int, byte
         start += (length + 3) & ~3
 
 
-def _via(found: dict[int, bytes]) -> tuple[bytes, bool]:
+def via_of(found: dict[int, bytes]) -> tuple[bytes, bool]:
     """The gateway's packed address or b"", and whether it is of a family that we know."""
     if RTA_GATEWAY in found:
         gateway = found[RTA_GATEWAY]

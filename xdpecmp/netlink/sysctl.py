@@ -63,6 +63,8 @@ def read_settings(links: Iterable[Link]) -> Settings:
     return Settings(
         policy4=_read("ipv4/fib_multipath_hash_policy"),
         policy6=_read("ipv6/fib_multipath_hash_policy"),
+        fields4=_read("ipv4/fib_multipath_hash_fields"),
+        fields6=_read("ipv6/fib_multipath_hash_fields"),
         seed=_read("ipv4/fib_multipath_hash_seed") or None,
         use_neigh=bool(_read("ipv4/fib_multipath_use_neigh")),
         ip_forward_use_pmtu=bool(_read("ipv4/ip_forward_use_pmtu")),

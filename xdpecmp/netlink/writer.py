@@ -58,15 +58,20 @@ class Writer:
             lambda route: route.link("set", index=ifindex, xdp={"attrs": attributes}),
         )
 
-    def _call(self, what: str, change: Callable[[IPRoute], object]) -> None:
-        """Make a change; an error of the kernel's becomes one of ours."""
+    def open(self) -> IPRoute:
+        """The socket, opened now unless it is."""
         from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
 
         if self._route is None:
             with inside(self._namespace):
                 self._route = IPRoute()
+        return self._route
+
+    def _call(self, what: str, change: Callable[[IPRoute], object]) -> None:
+        """Make a change; an error of the kernel's becomes one of ours."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
         try:
-            change(self._route)
+            change(self.open())
         except NetlinkError as error:
             raise wire.refused(what, error.code) from error

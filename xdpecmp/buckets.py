@@ -1,0 +1,104 @@
+"""The buckets of resilient groups, and the clock by which they are idle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .abi import CAPACITY
+from .compile import Resilient
+from .maps import Maps
+from .model import NextHop
+from .slots import Blocks, Slots
+
+Key = tuple[object, ...]
+"""What a group is known by."""
+
+_JIFFIES = 1 << 32
+_AHEAD = 1 << 28
+"""So far a packet's time may be ahead of ours, which is that of the agent's last tick."""
+
+
+class Jiffies(NamedTuple):
+    """The kernel's clock: what bpf_jiffies64() said, and how many make a second."""
+
+    now: int
+    per_second: int
+
+    def since(self, then: int) -> float:
+        """Seconds since a moment of which the low 32 bits are known; 0 where it is yet to come."""
+        elapsed = (self.now - then) % _JIFFIES
+        return 0.0 if elapsed >= _JIFFIES - _AHEAD else elapsed / self.per_second
+
+
+class Buckets:
+    """The buckets of resilient groups: ours, since packets that XDP forwards are no activity to the
+    kernel, which therefore moves buckets that are busy.
+
+    A bucket goes where the kernel has it once it has been idle for the group's idle time, or at
+    once where its next hop has left the group.
+    """
+
+    def __init__(self, maps: Maps, nexthop_slots: Slots[NextHop]) -> None:
+        self._maps = maps
+        self._nexthop_slots = nexthop_slots
+        self._blocks = Blocks(0, CAPACITY["BUCKETS_MAX"])
+        self._placed: dict[Key, int] = {}
+        self._held: dict[Key, list[NextHop | None]] = {}
+
+    def adopt(self, key: Key, first: int, count: int, names: Mapping[int, NextHop]) -> None:
+        """Take over a group's buckets from an earlier agent; `names`: next hops by number."""
+        entries = self._maps["buckets"].entries
+        self._blocks.adopt(first, count)
+        self._placed[key] = first
+        self._held[key] = [names.get(entries[first + i].nexthop) for i in range(count)]
+
+    def inherit(self, heir: Key, key: Key, count: int) -> bool:
+        """Let a group go on with the buckets of another, as they are and with the times of their
+        last use; False where that one has none, or another number of them."""
+        if len(self._held.get(key, ())) != count:
+            return False
+        self._placed[heir], self._held[heir] = self._placed.pop(key), self._held.pop(key)
+        return True
+
+    def holds(self, key: Key, count: int) -> bool:
+        """Whether the group has buckets, and so many."""
+        return len(self._held.get(key, ())) == count
+
+    def first(self, key: Key) -> int:
+        """The group's first entry of the map."""
+        return self._placed[key]
+
+    def place(self, key: Key, group: Resilient) -> None:
+        """Fill buckets where nobody looks, as the kernel has them. Those that the group had before
+        are let go. Raises CapacityError, KeyError where a next hop has no entry."""
+        numbers = [self._nexthop_slots.live[nexthop] for nexthop in group.buckets]
+        first = self._blocks.acquire(len(numbers))
+        bucket = self._maps.layout.value("buckets")
+        for i, number in enumerate(numbers):
+            self._maps["buckets"].store(first + i, bucket(nexthop=number))
+        self.drop(key)
+        self._placed[key], self._held[key] = first, list(group.buckets)
+
+    def settle(self, key: Key, group: Resilient, now: Jiffies | None) -> None:
+        """Move what may move. While the time is unknown nothing that was ever used is idle.
+        Raises KeyError, having moved nothing, where a next hop has no entry."""
+        first, held = self._placed[key], self._held[key]
+        numbers = {nexthop: self._nexthop_slots.live[nexthop] for nexthop in group.members}
+        entries = self._maps["buckets"].entries
+        for i, wanted in enumerate(group.buckets):
+            if held[i] == wanted:
+                continue
+            entry = entries[first + i]
+            if held[i] not in numbers or _idle(entry.used_jiffies, group.idle_s, now):
+                entry.nexthop = numbers[wanted]  # leaves used_jiffies alone
+                held[i] = wanted
+
+    def drop(self, key: Key) -> None:
+        """The group is gone, or no longer resilient."""
+        if key in self._placed:
+            self._blocks.retire(self._placed.pop(key), len(self._held.pop(key)))
+
+
+def _idle(used_jiffies: int, idle_s: float, now: Jiffies | None) -> bool:
+    return not used_jiffies or (now is not None and now.since(used_jiffies) >= idle_s)

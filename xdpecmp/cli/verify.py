@@ -1,0 +1,109 @@
+"""`xdpecmp verify`."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from .. import output
+from ..explain import Explainer
+from ..instance import Instance
+from ..model import Prefix
+from ..netlink import Kernel
+from ..verify import Result, Verifier, entrances, multipath_routes
+from .common import json_option
+from .explain import Names, lines, row
+from .routes import PREFIX
+
+_MOST_SHOWN = 3
+
+
+@click.command("verify")
+@click.argument("prefix", type=PREFIX, required=False)
+@click.option(
+    "--flows",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Random flows on each route.",
+)
+@click.option("--seed", type=int, help="Draw the same flows as an earlier run.")
+@json_option
+@click.pass_context
+def command(
+    context: click.Context, prefix: Prefix | None, flows: int, seed: int | None, as_json: bool
+) -> None:
+    """Check that the data path chooses as Linux does, with random flows on each multipath route.
+
+    Compares the attached program, the same maths in Python, and the kernel's own answer. Nothing
+    is sent, and nothing is counted. Of routes that share their next hops a few are tried, unless
+    one is named. Exit status 1 if there is a difference, or nothing could be compared.
+    """
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    rng = random.Random(seed)
+    instance = Instance()
+    with Kernel() as kernel, instance.open_maps() as maps:
+        links, ours = kernel.links(), instance.program_ids()
+        attached = [link for link in links.values() if link.xdp_prog_id in ours]
+        routes = multipath_routes(maps, rng, prefix)
+        with (
+            Explainer(instance, maps) as explainer,
+            Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
+        ):
+            verifier = Verifier(explainer, maps, kernel, entrances(maps, links, attached), rng)
+            task = progress.add_task("flows", total=len(routes) * flows)
+            results = list(verifier.run(routes, flows, lambda n: progress.advance(task, n)))
+        names = Names(links)
+        differences = [
+            {"prefix": str(result.prefix)} | row(each, maps, names)
+            for result in results
+            for each in result.differences
+        ]
+    rows = [_row(result) for result in results]
+    if as_json:
+        output.print_json({"seed": seed, "routes": rows, "differences": differences})
+    else:
+        _print(rows, differences, seed)
+    differ = any(result.differed for result in results)
+    compared = any(result.agreed or result.without_linux for result in results)
+    context.exit(1 if differ or (rows and not compared) else 0)
+
+
+def _row(result: Result) -> dict[str, Any]:
+    return {
+        "prefix": str(result.prefix),
+        "agree": result.agreed,
+        "differ": result.differed,
+        "without_linux": dict(result.without_linux),
+        "no_choice": dict(result.no_choice),
+    }
+
+
+def _counts(reasons: dict[str, int]) -> str:
+    return "; ".join(f"{number:,} ({why})" for why, number in reasons.items())
+
+
+def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: int) -> None:
+    if not rows:
+        output.note("no multipath route: there is no choice to compare")
+        return
+    columns = {"prefix": "PREFIX", "agree": "AGREE", "differ": "DIFFER"}
+    shown = rows
+    for key, heading in (("without_linux", "PYTHON ONLY"), ("no_choice", "NO CHOICE")):
+        if any(each[key] for each in rows):
+            columns[key] = heading
+            shown = [each | {key: _counts(each[key])} for each in shown]
+    output.print_table(shown, columns)
+    if not differences:
+        return
+    click.echo(f"\nThe first differences (again: --seed {seed}):")
+    for each in differences[:_MOST_SHOWN]:
+        click.echo()
+        for name, text in lines(each):
+            click.echo(f"{name:<9}{text}")

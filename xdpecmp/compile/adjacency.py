@@ -1,0 +1,37 @@
+"""How a next hop is reached: the map `nexthops`."""
+
+from __future__ import annotations
+
+from ..abi import Reason
+from ..model import NextHop, Snapshot
+from .tables import Adjacency
+from .tags import tag_stack
+
+
+def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
+    """The entry of a next hop: whether it can be sent to now, and how."""
+    links = snapshot.links
+    stack = tag_stack(links, nexthop.ifindex)
+    if stack is None or len(stack[1]) > 2:
+        return Adjacency(int(Reason.ROUTE_UNSUPPORTED), 0)
+    device, tags = links[stack[0]], stack[1]
+    link = links[nexthop.ifindex]
+    neighbour = snapshot.neighbours.get((nexthop.via, nexthop.ifindex))
+    if not nexthop.via:
+        reason = Reason.ON_LINK
+    elif not link.up or not device.up:
+        reason = Reason.EGRESS_DOWN
+    elif neighbour is None or not neighbour.usable or len(link.mac) != 6:
+        reason = Reason.NEIGHBOUR
+    elif not device.can_transmit_xdp:
+        reason = Reason.EGRESS_NO_XDP
+    else:
+        reason = Reason.FORWARDED
+    return Adjacency(
+        reason=int(reason),
+        device=device.ifindex,
+        mac=neighbour.mac if neighbour and neighbour.usable else bytes(6),
+        device_mac=link.mac if len(link.mac) == 6 else bytes(6),
+        mtu=min(link.mtu, 65535),
+        tags=tags,
+    )

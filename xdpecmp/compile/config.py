@@ -1,0 +1,82 @@
+"""The settings of the map `config`: what is hashed, what passes to Linux as a whole, and our own
+addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
+from ..model import Prefix, Route, RouteKind, Settings, Snapshot
+from .tables import TABLE_LOCAL, Config, Target
+
+SIMPLE_POLICIES = frozenset({0, 1})
+DEEP_POLICIES = frozenset({2, 3})
+_RTPROT_KERNEL = 2
+
+
+def needs_walk(settings: Settings) -> bool:
+    """Whether these hash policies can ask for a walk through the packet's headers."""
+    return settings.policy4 in DEEP_POLICIES or settings.policy6 in DEEP_POLICIES | {1}
+
+
+def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: bool) -> Config:
+    """The entry for these settings, with `targets` as the routes that go with it."""
+    settings = snapshot.settings
+    own, custom_local = _own_addresses4(snapshot.routes)
+    unsupported4 = snapshot.custom_rules4 or settings.ip_forward_use_pmtu
+    config = Config(
+        policy4=settings.policy4,
+        policy6=settings.policy6,
+        fields4=settings.fields4,
+        fields6=settings.fields6,
+        seed=settings.seed,
+        pass4=Reason.UNSUPPORTED if unsupported4 else Reason.FORWARDED,
+        pass6=Reason.UNSUPPORTED if snapshot.custom_rules6 else Reason.FORWARDED,
+        pass_multipath4=_multipath_reason(settings, settings.policy4, deep),
+        pass_multipath6=_multipath_reason(settings, settings.policy6, deep),
+        local4=None if custom_local else own,
+    )
+    return _refuse_overflow(config, targets)
+
+
+def _refuse_overflow(config: Config, targets: Mapping[Prefix, Target]) -> Config:
+    """Half a route table would send packets by a shorter prefix: rather pass the whole family."""
+    count4 = sum(len(prefix.address) == 4 for prefix in targets)
+    if count4 > CAPACITY["ROUTES4_MAX"]:
+        config = config._replace(pass4=int(Reason.TABLE_FULL))
+    if len(targets) - count4 > CAPACITY["ROUTES6_MAX"]:
+        config = config._replace(pass6=int(Reason.TABLE_FULL))
+    return config
+
+
+def _multipath_reason(settings: Settings, policy: int, deep: bool) -> int:
+    if policy not in SIMPLE_POLICIES | (DEEP_POLICIES if deep else set()):
+        return int(Reason.POLICY_UNSUPPORTED)
+    return int(Reason.SEED_UNKNOWN if settings.seed is None else Reason.FORWARDED)
+
+
+def _own_addresses4(routes: Iterable[Route]) -> tuple[frozenset[bytes], bool]:
+    """Our IPv4 addresses, and whether somebody added local routes by hand (which makes the kernel
+    look every source up: fib_has_custom_local_routes)."""
+    own: set[bytes] = set()
+    custom = False
+    for route in routes:
+        if route.table != TABLE_LOCAL or route.prefix.family != 4:
+            continue
+        if route.protocol != _RTPROT_KERNEL:
+            custom = True
+        elif route.kind is RouteKind.LOCAL and route.prefix.length == 32:
+            own.add(route.prefix.address)
+    return frozenset(own), custom
+
+
+def local4_filter(addresses: Collection[bytes] | None) -> list[int]:
+    """The Bloom filter of struct config: one bit an address, by the hash that check_source4() in
+    bpf/xdpecmp.c uses. All ones for None."""
+    if addresses is None:
+        return [(1 << 64) - 1] * LOCAL4_FILTER_WORDS
+    words = [0] * LOCAL4_FILTER_WORDS
+    for address in addresses:
+        bit = (int.from_bytes(address, "little") * 0x9E3779B1 & 0xFFFFFFFF) >> 23
+        words[bit >> 6] |= 1 << (bit & 63)
+    return words

@@ -1,0 +1,65 @@
+"""Where packets come in: the maps `interfaces` and `vlans`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ..abi import INTERFACE_FLAGS
+from ..model import InterfaceSettings, Link, Route, RouteKind, Snapshot
+from .tables import TABLE_LOCAL, Interface, VlanKey
+from .tags import tag_stack
+
+
+def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[VlanKey, int]:
+    """The VLAN devices over our interfaces, one tag or two, by the tags that lead to them."""
+    vlans: dict[VlanKey, int] = {}
+    for link in links.values():
+        stack = tag_stack(links, link.ifindex)
+        if stack is None:
+            continue
+        base, tags = stack
+        if base in attached and 1 <= len(tags) <= 2 and link.up and not link.master:
+            flat = [number for tag in tags for number in tag]
+            vlans[VlanKey(base, *flat)] = link.ifindex
+    return vlans
+
+
+def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[int, Interface]:
+    """Our interfaces and the VLANs over them. One that is enslaved to a bridge, bond, team or VRF
+    is left out: its packets belong to the master, so Linux handles them."""
+    links = snapshot.links
+    with_address = _interfaces_with_address4(snapshot.routes)
+    interfaces: dict[int, Interface] = {}
+    for ifindex in [*attached, *compile_vlans(links, attached).values()]:
+        link = links.get(ifindex)
+        stack = tag_stack(links, ifindex)
+        if link is None or link.master or len(link.mac) != 6 or stack is None:
+            continue
+        settings = snapshot.settings.interfaces.get(ifindex, InterfaceSettings())
+        rp_filter = settings.rp_filter
+        if rp_filter == 2 and ifindex not in with_address:
+            rp_filter = 1  # loose turns strict on an interface without an IPv4 address
+        flags = _flags(settings, links[stack[0]])
+        interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
+    return interfaces
+
+
+def _interfaces_with_address4(routes: Iterable[Route]) -> set[int]:
+    return {
+        path.nexthop.ifindex
+        for route in routes
+        if route.table == TABLE_LOCAL and route.kind is RouteKind.LOCAL and route.prefix.family == 4
+        for path in route.paths
+    }
+
+
+def _flags(settings: InterfaceSettings, device: Link) -> int:
+    generic = device.xdp_mode == "generic"
+    chosen = {
+        "FORWARD4": settings.forwarding4,
+        "FORWARD6": settings.forwarding6,
+        "GENERIC": generic,
+        "SEND_REDIRECTS": settings.send_redirects,
+        "PARTIAL_CHECKSUMS": device.kind == "veth" and not generic,
+    }
+    return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

@@ -1,0 +1,107 @@
+"""What the maps must hold, as values. The identifiers that maps use (slots, group numbers) are
+given out later, in `dataplane`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..model import NextHop, Prefix
+
+TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
+"""The kernel's route tables."""
+
+LAST_BOUND = (1 << 31) - 1
+
+
+class PathEntry(NamedTuple):
+    """One entry of the map `paths`."""
+
+    bound: int
+    nexthop: NextHop
+    weight: int
+    """0 for the hashes that a next hop takes over from bad ones, beyond its own share."""
+
+
+class Resilient(NamedTuple):
+    """A resilient group: what the kernel has in each bucket, and when ours may go there."""
+
+    buckets: tuple[NextHop, ...]
+    members: frozenset[NextHop]
+    """All next hops of the group; one may hold no bucket."""
+    idle_s: float
+
+
+Group = tuple[PathEntry, ...] | Resilient
+"""Paths with ascending bounds, of which the last is 2^31 - 1; or buckets."""
+
+Target = int | NextHop | tuple[object, ...]
+"""What a prefix leads to: a Reason to pass, one next hop, or the key of a group."""
+
+
+class Interface(NamedTuple):
+    """One entry of the map `interfaces`: an ingress, by the device that Linux sees it on."""
+
+    mac: bytes
+    flags: int
+    rp_filter: int
+
+
+class VlanKey(NamedTuple):
+    """Key of the map `vlans`; TPIDs and VLAN ids in host order, 0 = no such tag."""
+
+    ifindex: int
+    outer_tpid: int
+    outer_vid: int
+    inner_tpid: int = 0
+    inner_vid: int = 0
+
+
+class Tag(NamedTuple):
+    """A VLAN tag to push: TPID and VLAN id in host order."""
+
+    tpid: int
+    vid: int
+
+
+class Adjacency(NamedTuple):
+    """One entry of the map `nexthops` but for its identity."""
+
+    reason: int
+    device: int
+    """Index of the device that transmits: the VLAN's lower one."""
+    mac: bytes = bytes(6)
+    device_mac: bytes = bytes(6)
+    mtu: int = 0
+    tags: tuple[Tag, ...] = ()
+
+
+class Config(NamedTuple):
+    """One entry of the map `config`, before the seed is turned into SipHash states."""
+
+    policy4: int
+    policy6: int
+    fields4: int
+    fields6: int
+    seed: int | None
+    pass4: int
+    pass6: int
+    pass_multipath4: int
+    pass_multipath6: int
+    local4: frozenset[bytes] | None
+    """Our own IPv4 addresses; None = look every source up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All that the maps must hold."""
+
+    config: Config
+    interfaces: Mapping[int, Interface] = field(default_factory=dict)
+    vlans: Mapping[VlanKey, int] = field(default_factory=dict)
+    nexthops: Mapping[NextHop, Adjacency] = field(default_factory=dict)
+    gateways: Collection[NextHop] = ()
+    """The next hops that routes name, which must be kept resolved; the others are neighbours."""
+    groups: Mapping[tuple[object, ...], Group] = field(default_factory=dict)
+    routes: Mapping[Prefix, Target] = field(default_factory=dict)

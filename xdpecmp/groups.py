@@ -1,0 +1,182 @@
+"""The map `groups` and what its entries point to: paths, buckets, single next hops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import libbpf
+from .abi import CAPACITY, GroupKind, Reason
+from .buckets import Buckets, Jiffies, Key
+from .compile import Group, PathEntry, Resilient, Tables, Target
+from .maps import Maps
+from .model import NextHop, Prefix
+from .slots import Blocks, CapacityError, Slots
+
+
+class Groups:
+    """Who has which entry of `groups`. A group keeps its entry whatever changes in it, so that no
+    route has to change with it: what is new is written where nobody looks, and then pointed to by
+    one store."""
+
+    def __init__(self, maps: Maps, nexthop_slots: Slots[NextHop]) -> None:
+        self._maps = maps
+        self._nexthop_slots = nexthop_slots
+        self._now: Jiffies | None = None
+        self._slots: Slots[Key | NextHop] = Slots(len(Reason), CAPACITY["GROUPS_MAX"])
+        self._contents: dict[Key, Group] = {}
+        self._paths = Blocks(0, CAPACITY["PATHS_MAX"])
+        self._path_runs: dict[Key, tuple[int, int]] = {}
+        self._buckets = Buckets(maps, nexthop_slots)
+        self._bequeathed: set[int] = set()
+        """Entries that an earlier agent gave to resilient groups."""
+        for reason in Reason:
+            self._store(int(reason), GroupKind.PASS, int(reason), 0)
+
+    def adopt(self, numbers: Iterable[int]) -> None:
+        """An earlier agent's groups, those that routes lead to, keep their entries until the first
+        sync has replaced them."""
+        libbpf.wait_for_readers()  # of what it let go of last: that counts as free now
+        entries = self._maps["groups"].entries
+        names = {slot: nexthop for nexthop, slot in self._nexthop_slots.live.items()}
+        for number in sorted(set(numbers)):
+            if number < len(Reason):
+                continue
+            key, entry = _adopted(number), entries[number]
+            self._slots.adopt(key, number)
+            if entry.kind == GroupKind.THRESHOLD:
+                self._path_runs[key] = (entry.first, entry.count)
+                self._paths.adopt(entry.first, entry.count)
+            elif entry.kind == GroupKind.RESILIENT:
+                self._bequeathed.add(number)
+                self._buckets.adopt(key, entry.first, entry.count, names)
+
+    # --- groups of several next hops --------------------------------------------------------------
+
+    def sync(self, tables: Tables, routes: Mapping[Prefix, int]) -> None:
+        """Make the groups say what `tables` says; `routes`: prefixes and entries as they are.
+
+        What does not fit passes to Linux, and is tried again the next time.
+        """
+        legacies = self._legacies(tables, routes)
+        for key, group in tables.groups.items():
+            if self._contents.get(key) == group:
+                continue
+            try:
+                self._place(key, group, legacies.get(key))
+                self._contents[key] = group
+            except (CapacityError, KeyError):
+                self._contents.pop(key, None)
+                if key in self._slots.live:
+                    slot = self._slots.live[key]
+                    self._store(slot, GroupKind.PASS, int(Reason.TABLE_FULL), 0)
+                    self._drop_contents(key)  # so there may be room the next time
+
+    def _legacies(self, tables: Tables, routes: Mapping[Prefix, int]) -> dict[Target, Key]:
+        """By what routes are to lead to now: the resilient group of an earlier agent that they led
+        to so far."""
+        if not self._bequeathed:
+            return {}
+        return {
+            target: _adopted(routes[prefix])
+            for prefix, target in tables.routes.items()
+            if routes.get(prefix) in self._bequeathed
+        }
+
+    def _place(self, key: Key, group: Group, legacy: Key | None) -> None:
+        """Raises CapacityError or, where a next hop found no place, KeyError."""
+        slot, _ = self._slots.acquire(key)
+        if isinstance(group, Resilient):
+            self._place_buckets(slot, key, group, legacy)
+        elif len(group) == 1:  # takes no hash, so neither a seed; its weight is for `routes`
+            number = self._nexthop_slots.live[group[0].nexthop]
+            self._store(slot, GroupKind.SINGLE, number, group[0].weight)
+            self._drop_contents(key)
+        else:
+            self._place_paths(slot, key, group)
+
+    def _place_paths(self, slot: int, key: Key, group: tuple[PathEntry, ...]) -> None:
+        numbers = [self._nexthop_slots.live[entry.nexthop] for entry in group]
+        first = self._paths.acquire(len(group))
+        path = self._maps.layout.value("paths")
+        for i, (entry, number) in enumerate(zip(group, numbers, strict=True)):
+            struct = path(bound=entry.bound, nexthop=number, weight=entry.weight - 1)
+            self._maps["paths"].store(first + i, struct)
+        self._store(slot, GroupKind.THRESHOLD, first, len(group))
+        self._drop_contents(key)
+        self._path_runs[key] = (first, len(group))
+
+    def _place_buckets(self, slot: int, key: Key, group: Resilient, legacy: Key | None) -> None:
+        """Bring a resilient group's buckets to the kernel's, as far as they are free to go; with
+        those of an earlier agent, go on from there."""
+        count = len(group.buckets)
+        if not self._buckets.holds(key, count) and not (
+            legacy and self._buckets.inherit(key, legacy, count)
+        ):
+            self._buckets.place(key, group)
+        self._buckets.settle(key, group, self._now)
+        self._store(slot, GroupKind.RESILIENT, self._buckets.first(key), count)
+        self._drop_paths(key)
+
+    def settle(self, now: Jiffies) -> None:
+        """Let buckets go where the kernel wants them which have become idle since."""
+        self._now = now
+        for key, group in self._contents.items():
+            if isinstance(group, Resilient):
+                self._buckets.settle(key, group, now)
+
+    # --- all of them ------------------------------------------------------------------------------
+
+    def number(self, target: Target) -> int:
+        """The entry for what a route leads to."""
+        if isinstance(target, NextHop):
+            return self._single(target)
+        if isinstance(target, tuple):
+            known = self._contents.get(target) and self._slots.live.get(target)
+            return known or int(Reason.TABLE_FULL)
+        return int(target)
+
+    def _single(self, nexthop: NextHop) -> int:
+        known = self._slots.live.get(nexthop)
+        if known is not None:
+            return known
+        number = self._nexthop_slots.live.get(nexthop)
+        if number is None:
+            return int(Reason.TABLE_FULL)
+        try:
+            slot, _ = self._slots.acquire(nexthop)
+        except CapacityError:
+            return int(Reason.TABLE_FULL)
+        self._store(slot, GroupKind.SINGLE, number, 1)
+        return slot
+
+    def retire(self, tables: Tables) -> None:
+        """Let go of what no route leads to any more."""
+        singles = {target for target in tables.routes.values() if isinstance(target, NextHop)}
+        for key in [k for k in self._slots.live if not _wanted(k, tables, singles)]:
+            self._slots.retire(key)
+            if not isinstance(key, NextHop):
+                self._contents.pop(key, None)
+                self._drop_contents(key)
+        self._bequeathed.clear()
+
+    def _drop_contents(self, key: Key) -> None:
+        self._drop_paths(key)
+        self._buckets.drop(key)
+
+    def _drop_paths(self, key: Key) -> None:
+        if key in self._path_runs:
+            self._paths.retire(*self._path_runs.pop(key))
+
+    def _store(self, slot: int, kind: Any, first: int, count: int) -> None:
+        struct = self._maps.layout.value("groups")(first=first, count=count, kind=kind)
+        self._maps["groups"].store(slot, struct)
+
+
+def _adopted(number: int) -> Key:
+    """What a group is known by which an earlier agent left in that entry."""
+    return ("adopted", number)
+
+
+def _wanted(key: object, tables: Tables, singles: set[NextHop]) -> bool:
+    return key in singles if isinstance(key, NextHop) else key in tables.groups

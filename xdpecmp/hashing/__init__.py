@@ -1,0 +1,60 @@
+"""Which next hop a packet gets: the Python twin of bpf/walk.h, icmp.h, key.h, siphash.h, select.h.
+
+It is the oracle that the data path is tested against, and the maths behind `weights --dry-run`,
+`explain` and `verify`. Pure functions over values; no input or output.
+
+Three steps, each as Linux does it:
+
+1. *key*: `flow_keys` takes from a packet what the hash policy looks at (fib_multipath_hash() in
+   net/ipv4/route.c, rt6_multipath_hash() in net/ipv6/route.c, __skb_flow_dissect() in
+   net/core/flow_dissector.c);
+2. *hash*: `FlowKeys.hash` is SipHash-2-4 over the kernel's `struct flow_keys`, cut to 31 bits;
+3. *select*: `bounds` and `select` are hash-threshold (RFC 2992).
+
+One deliberate difference: an ICMP error is keyed by the packet that it embeds under *every* policy,
+and behind IPv6 extension headers too, so that it follows its flow. Linux does that under policy 0
+only.
+
+Left out: the L4 hash of a NIC, which Linux prefers to its own under policy 1; resilient groups and
+`fib_multipath_use_neigh`, which depend on more than the flow.
+"""
+
+from .headers import MAX_HEADERS
+from .keys import (
+    DEFAULT_FIELDS,
+    INNER_SHIFT,
+    POLICIES,
+    Field,
+    FlowKey,
+    FlowKeys,
+    flow_hash,
+    flow_key,
+    flow_keys,
+)
+from .selection import HASH_BITS, HASH_SPACE, bounds, moved_share, select, shares
+from .siphash import SipState, jhash_2words, sip_absorb, sip_state, siphash24, siphash32
+
+__all__ = [
+    "DEFAULT_FIELDS",
+    "HASH_BITS",
+    "HASH_SPACE",
+    "INNER_SHIFT",
+    "MAX_HEADERS",
+    "POLICIES",
+    "Field",
+    "FlowKey",
+    "FlowKeys",
+    "SipState",
+    "bounds",
+    "flow_hash",
+    "flow_key",
+    "flow_keys",
+    "jhash_2words",
+    "moved_share",
+    "select",
+    "shares",
+    "sip_absorb",
+    "sip_state",
+    "siphash24",
+    "siphash32",
+]
