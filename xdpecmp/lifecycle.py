@@ -14,16 +14,17 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from . import libbpf, netns
-from .abi import REASON_TEXT, Reason
-from .agent import EVERYTHING, Agent, Mirror
-from .choice_notes import check_choice, flow_label_notes
 from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import FOLLOW, Instance, NotAttached
 from .model import Link
 from .netlink import Kernel
 from .program import Build, Variant, new_generation
+
+if TYPE_CHECKING:
+    from .agent import Mirror
 
 MODES = ("auto", "native", "generic")
 
@@ -125,7 +126,11 @@ def _start(
     instance.prepare()
     build = Build(instance.directory, generation)
     try:
-        kernel.prepare_to_write()  # imports a library meanwhile
+        # what takes time to import, while the compiler runs
+        from .agent import EVERYTHING
+        from .notes import notes
+
+        kernel.prepare_to_write()
         instance.save_layout(build.result())
     finally:
         build.abandon()
@@ -146,11 +151,13 @@ def _start(
     mirror.keep_resolved()
     instance.remove_other_versions(generation)
     instance.record_flow_label(flow_label)
-    result.notes += [*_notes(mirror), *flow_label_notes(mirror, flow_label), *check_choice(mirror)]
+    result.notes += notes(mirror, flow_label)
     return mirror, result
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str, flow_label: str) -> Mirror:
+    from .agent import Mirror
+
     return Mirror(
         kernel,
         instance.open_maps(),
@@ -242,50 +249,6 @@ def _change_mode(kernel: Kernel, link: Link, current: int, program: int, mode: s
         raise
 
 
-def _notes(mirror: Mirror) -> list[str]:
-    """What the user should know about why packets will take the slow path."""
-    assert mirror.tables is not None
-    config, links = mirror.tables.config, mirror.snapshot.links
-    notes = []
-    for family, reason in ((4, config.pass4), (6, config.pass6)):
-        if reason:
-            notes.append(f"all IPv{family} passes to Linux: {REASON_TEXT[Reason(reason).name]}")
-    seed = Reason.SEED_UNKNOWN
-    if seed in (config.pass_multipath4, config.pass_multipath6):
-        notes.append(
-            "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
-            "forwarded here, set one (flows move once): xdpecmp attach IFACE --set-seed"
-        )
-    policy = Reason.POLICY_UNSUPPORTED
-    for family, reason in ((4, config.pass_multipath4), (6, config.pass_multipath6)):
-        if reason == policy:
-            notes.append(
-                f"IPv{family} multipath routes pass to Linux: {REASON_TEXT[Reason(reason).name]} "
-                f"(sysctl net.ipv{family}.fib_multipath_hash_policy)"
-            )
-    native = {link.name for link in links.values() if link.xdp_mode == "native"}
-    deaf = {
-        links[adjacency.device].name
-        for adjacency in mirror.tables.nexthops.values()
-        if adjacency.reason == Reason.EGRESS_NO_XDP and adjacency.device in links
-    }
-    if native and deaf:
-        notes.append(
-            f"what leaves by {', '.join(sorted(deaf))} passes to Linux: it cannot transmit XDP "
-            "frames (a veth can once its peer has GRO on: ethtool -K PEER gro on)"
-        )
-    for ifindex in sorted(mirror.attached()):
-        link = links[ifindex]
-        settings = mirror.snapshot.settings.interfaces.get(ifindex)
-        if link.master:
-            notes.append(f"{link.name} belongs to another device: all it receives passes to Linux")
-        elif settings and not (settings.forwarding4 or settings.forwarding6):
-            notes.append(
-                f"{link.name} does not forward: sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
-            )
-    return notes
-
-
 # --- the agent's process -------------------------------------------------------------------------
 
 
@@ -333,6 +296,8 @@ def _run_agent(
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    from .agent import Agent
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
     with Kernel() as kernel, kernel.monitor() as monitor:

@@ -22,7 +22,16 @@ from ..explain import (
     ingress_of,
     nexthop_of,
 )
-from ..frames import BadInput, check_size, encapsulate, parse_hex, parse_words, read_pcap
+from ..frames import (
+    MAX_FRAME,
+    MIN_FRAME,
+    BadInput,
+    check_size,
+    encapsulate,
+    parse_hex,
+    parse_words,
+    read_pcap,
+)
 from ..hashing import FlowKey, select
 from ..instance import Instance, NotAttached
 from ..maps import Maps
@@ -108,7 +117,12 @@ def _captured(path: Path, every: bool, ingress: Ingress) -> Iterator[tuple[int |
         frame = packet.data
         if not packet.has_ethernet:
             frame = encapsulate(frame, ingress.mac, ingress.tags)
-        yield packet.number if every else None, check_size(frame)
+        if not every:
+            yield None, check_size(frame)
+        elif MIN_FRAME <= len(frame) <= MAX_FRAME:
+            yield packet.number, frame
+        else:  # as GRO makes them: no frame of the wire is like that
+            output.note(f"packet {packet.number} is left out: {len(frame)} bytes cannot be tried")
 
 
 # --- where it comes in ---------------------------------------------------------------------------
