@@ -15,8 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from types import FrameType
 
-from . import libbpf
-from .buckets import Jiffies
+from .clock import HZ, Jiffies, read_jiffies
 from .compile import Tables, compile_tables, needs_walk
 from .dataplane import Dataplane
 from .errors import XdpecmpError
@@ -39,9 +38,6 @@ DELROUTE and a NEWROUTE 0.1 ms later."""
 BURST_SECONDS = 0.02
 """But no longer than this."""
 
-_CLOCK_MONOTONIC_COARSE = 6
-HZ = round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
-"""How many jiffies the kernel has in a second."""
 _NUD_STALE = 0x04
 _NUD_PERMANENT_OR_NOARP = 0xC0
 
@@ -138,7 +134,7 @@ class Mirror:
 
     def renew_lease(self) -> None:
         """Let the data path work for LEASE_SECONDS from now, and do what falls due with time."""
-        now = Jiffies(jiffies(self._clock_fd), HZ)
+        now = Jiffies(read_jiffies(self._clock_fd), HZ)
         self._dataplane.set_lease(now.now + LEASE_SECONDS * HZ)
         self._dataplane.settle_buckets(now)
 
@@ -181,12 +177,6 @@ class Mirror:
     def descriptors(self) -> set[int]:
         """The open files that a forked agent needs."""
         return {self._clock_fd, *self._maps.fds.values()}
-
-
-def jiffies(clock_fd: int) -> int:
-    """What bpf_jiffies64() says now."""
-    frame = libbpf.run_program(clock_fd, bytes(64)).frame
-    return int.from_bytes(frame[:8], "little")
 
 
 class Agent:

@@ -1,11 +1,11 @@
-"""The buckets of resilient groups, and the clock by which they are idle."""
+"""The buckets of resilient groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from .abi import CAPACITY
+from .clock import Jiffies
 from .compile import Resilient
 from .maps import Maps
 from .model import NextHop
@@ -13,22 +13,6 @@ from .slots import Blocks, Slots
 
 Key = tuple[object, ...]
 """What a group is known by."""
-
-_JIFFIES = 1 << 32
-_AHEAD = 1 << 28
-"""So far a packet's time may be ahead of ours, which is that of the agent's last tick."""
-
-
-class Jiffies(NamedTuple):
-    """The kernel's clock: what bpf_jiffies64() said, and how many make a second."""
-
-    now: int
-    per_second: int
-
-    def since(self, then: int) -> float:
-        """Seconds since a moment of which the low 32 bits are known; 0 where it is yet to come."""
-        elapsed = (self.now - then) % _JIFFIES
-        return 0.0 if elapsed >= _JIFFIES - _AHEAD else elapsed / self.per_second
 
 
 class Buckets:

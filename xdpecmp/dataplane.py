@@ -13,7 +13,7 @@ from typing import Any
 
 from . import libbpf
 from .abi import CAPACITY, Reason
-from .buckets import Jiffies
+from .clock import Jiffies
 from .compile import (
     Adjacency,
     Config,

@@ -7,7 +7,8 @@ from typing import Any
 
 from . import libbpf
 from .abi import CAPACITY, GroupKind, Reason
-from .buckets import Buckets, Jiffies, Key
+from .buckets import Buckets, Key
+from .clock import Jiffies
 from .compile import Group, PathEntry, Resilient, Tables, Target
 from .maps import Maps
 from .model import NextHop, Prefix

@@ -121,7 +121,7 @@ class NexthopGroup:
     """A flow goes to the bucket `hash mod len(buckets)`. Otherwise hash-threshold, as a route."""
     buckets: tuple[int, ...] = ()
     """For a resilient group: which of `members` (0 is the first) each bucket holds now."""
-    idle_s: float = 120.0
+    idle_s: float = 0.0
     """For a resilient group: a bucket unused for so many seconds may change hands."""
 
 

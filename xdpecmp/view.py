@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from .abi import ICMP_ERROR_INDEX, GroupKind, Reason
-from .agent import HZ, jiffies
+from .clock import HZ, read_jiffies
 from .dataplane import read_nexthops
 from .hashing import shares
 from .instance import FOLLOW, IGNORE, Instance
@@ -205,7 +205,7 @@ class View:
         """Seconds that the program goes on without the agent, 0 when it passes everything."""
         clock = instance.open_clock()
         try:
-            left = deadline - jiffies(clock)
+            left = deadline - read_jiffies(clock)
         finally:
             os.close(clock)
         return round(max(0, left) / HZ, 3)

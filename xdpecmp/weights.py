@@ -148,7 +148,8 @@ def _find(routes: Sequence[Route], prefix: Prefix) -> Route:
     if route.nhid:
         raise RouteNotWeighable(
             f"{prefix} uses nexthop object {route.nhid}, which holds the weights",
-            f"change them there: ip nexthop replace id {route.nhid} group ...",
+            f"see it: ip nexthop show id {route.nhid}; a group's weights: "
+            f"ip nexthop replace id {route.nhid} group ID,WEIGHT/...",
         )
     if len(route.paths) < 2:
         raise RouteNotWeighable(

@@ -14,7 +14,7 @@ from scapy.packet import Packet
 from tests.bpf.harness import Case, Plane, choose
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import MULTIPATH, NUD_FAILED, NUD_REACHABLE, SMALL_MTU, VIA
-from xdpecmp.agent import jiffies
+from xdpecmp.clock import read_jiffies
 from xdpecmp.compile import local4_filter
 from xdpecmp.model import Prefix
 
@@ -296,12 +296,12 @@ def test_the_lease_ends_by_the_clock_program(plane: Plane) -> None:
     """Whose jiffies the agent reckons by: from the very jiffy on that the lease names."""
     packet = frame(to("single") / UDP())
     plane.load(plane.world.snapshot())
-    now = jiffies(plane.clock)
+    now = read_jiffies(plane.clock)
     plane.dataplane.set_lease(now)
     assert plane.observe(packet).stats == {"LEASE_EXPIRED": 1}
     plane.dataplane.set_lease(now + 1_000_000)
     assert plane.run(packet)[0] == "REDIRECT"
-    assert now <= jiffies(plane.clock) < now + 1_000_000
+    assert now <= read_jiffies(plane.clock) < now + 1_000_000
 
 
 @pytest.mark.parametrize("attached", [(), ("out",)])

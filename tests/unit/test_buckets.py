@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from xdpecmp import slots as slots_module
 from xdpecmp.abi import CAPACITY
-from xdpecmp.buckets import Buckets, Jiffies
+from xdpecmp.buckets import Buckets
+from xdpecmp.clock import Jiffies
 from xdpecmp.compile import Resilient
 from xdpecmp.model import NextHop
 from xdpecmp.slots import Blocks, CapacityError, Slots

@@ -177,7 +177,7 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (80, bytes(4), Changes(settings=True)),
         (104, bytes(8), NEXTHOPS),
         (105, bytes(8), NEXTHOPS),
-        (116, bytes(8), NONE),  # RTM_NEWNEXTHOPBUCKET: the kernel's idea of idle is not ours
+        (116, bytes(8), Changes(nexthops=True)),  # RTM_NEWNEXTHOPBUCKET
         (9999, b"", NONE),
     ],
 )

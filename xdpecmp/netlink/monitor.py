@@ -1,12 +1,12 @@
 """Change notifications: which kinds of things are to be read again.
 
-The kernel's events do not tell the whole story (kernel-multipath: multipath routes lose paths
-without a word when a link goes), so no state is derived from them. They say only *that* something
+The kernel's events do not tell the whole story (multipath routes lose paths without a word when a
+link goes), so no state is derived from them. They say only *that* something
 changed; a fresh dump says what. For the same reason a link, address or nexthop-object event means
 that routes may have changed too, and a link event that groups of nexthop objects have.
 
-A bucket of a resilient group that moves to another member (RTM_NEWNEXTHOPBUCKET) means nothing: the
-kernel moves those that it takes for idle, and it does not see the packets that XDP forwards.
+A bucket of a resilient group that moves to another member (RTM_NEWNEXTHOPBUCKET) is news of the
+groups alone; whether ours moves along is not for netlink to say (see `buckets`).
 
 Subscribe first, dump then: what changes in between is read twice rather than never.
 """
@@ -127,6 +127,7 @@ _CLASSIFY: dict[int, _Classify] = {
     81: lambda _: _SETTINGS,  # RTM_DELNETCONF
     104: lambda _: _NEXTHOPS,  # RTM_NEWNEXTHOP
     105: lambda _: _NEXTHOPS,  # RTM_DELNEXTHOP
+    116: lambda _: Changes(nexthops=True),  # RTM_NEWNEXTHOPBUCKET
 }
 
 
