@@ -53,6 +53,7 @@ def passed(name: str, tags: Tags, reason: str, **setup: object) -> Case:
 
 PASSED = [
     passed("VLAN unknown", [(0x8100, 11)], "INTERFACE"),
+    passed("VLAN 266, which ends in the bits of 10", [(0x8100, 266)], "INTERFACE"),
     passed("priority tag", [(0x8100, 0xA000)], "INTERFACE"),
     passed("other TPID than the device's", [(0x88A8, 10)], "INTERFACE"),
     passed("outer tag alone is unknown", [(0x88A8, 200)], "INTERFACE"),

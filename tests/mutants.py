@@ -1,0 +1,201 @@
+"""The lines of the data path that tests/mutation.py breaks, and the tests that have to see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.net.test_differential import SEED
+
+HEADERS = "tests/bpf/test_header_reasons.py"
+ROUTES = "tests/bpf/test_route_reasons.py"
+REWRITE = "tests/bpf/test_rewrite.py"
+SELECTION = "tests/bpf/test_selection.py"
+TAGS = "tests/bpf/test_tags.py"
+QUOTES = "tests/bpf/test_quotes.py"
+PARTIAL = "tests/bpf/test_partial_checksums.py"
+_ROUND = "tests/net/test_differential.py::test_the_same_becomes_of_every_frame"
+GENERIC = [f"{_ROUND}[{SEED + policy}]" for policy in range(4)]
+"""Rounds of the differential test in generic mode, by hash policy."""
+NATIVE = [f"{_ROUND}[{SEED + 4 + policy}]" for policy in range(4)]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One row."""
+
+    what: str
+    file: str
+    """In bpf/."""
+    old: str
+    new: str
+    tests: str
+    """What has to go red, as pytest has it."""
+
+    def apply(self, root: Path) -> str:
+        """Break the line in that tree; returns what the file said before. Raises ValueError where
+        the line isn't there exactly once."""
+        path = root / "bpf" / self.file
+        before = path.read_text()
+        if (count := before.count(self.old)) != 1:
+            raise ValueError(f"{self.file} has this line {count} times: {self.old}")
+        path.write_text(before.replace(self.old, self.new))
+        return before
+
+
+MUTANTS = (
+    # what leaves
+    Mutant("TTL", "rewrite.h", "ip->ttl--;", ";", REWRITE),
+    Mutant("hop limit", "rewrite.h", "l3)->hop_limit--;", "l3)->hop_limit -= 2;", REWRITE),
+    Mutant("checksum carry", "rewrite.h", "sum + (sum >= 0xffff)", "sum", REWRITE),
+    Mutant("checksum corner", "rewrite.h", "(sum >= 0xffff)", "(sum > 0xffff)", REWRITE),
+    Mutant("checksum step", "rewrite.h", "+ be16(0x0100);", "+ 0x0100;", REWRITE),
+    Mutant(
+        "destination MAC",
+        "rewrite.h",
+        "words[2] = egress->neighbour_word >> 32;",
+        "words[2] = egress->device_word >> 32;",
+        REWRITE,
+    ),
+    Mutant(
+        "source MAC",
+        "rewrite.h",
+        "words[5] = egress->device_word >> 32;",
+        "words[5] = egress->neighbour_word >> 32;",
+        REWRITE,
+    ),
+    Mutant("trim", "rewrite.h", "if (frame > wanted)", "if (0)", REWRITE),
+    Mutant("VLAN push", "rewrite.h", "tag[0].tci = egress->tags >> 16;", "tag[0].tci = 0;", TAGS),
+    Mutant("inner VLAN push", "rewrite.h", "egress->tags >> 48;", "egress->tags >> 16;", TAGS),
+    Mutant("VLAN pop", "rewrite.h", "if (surplus &&", "if (surplus < 0 &&", TAGS),
+    # what may be forwarded
+    Mutant("second VLAN tag", "parse.h", "is_tpid(tags[0].proto)", "0", TAGS),
+    Mutant("VLAN id", "parse.h", "VLAN_VID_MASK 0x0fff", "VLAN_VID_MASK 0xffff", TAGS),
+    Mutant("header checksum", "parse.h", "word[4]) == 0xffff", "word[4]) != 0", HEADERS),
+    Mutant(
+        "IPv4 length", "parse.h", "< sizeof(*ip) || *length > available", "< sizeof(*ip)", HEADERS
+    ),
+    Mutant("loopback", "parse.h", " || destination == 127", "", HEADERS),
+    Mutant("martian", "parse.h", " || source == 127", "", HEADERS),
+    Mutant("link-local", "parse.h", "== 0xfe80", "== 0xfec0", HEADERS),
+    Mutant("fragment flag", "parse.h", "MASK be16(0x3fff)", "MASK be16(0x1fff)", GENERIC[1]),
+    Mutant("last TTL", "xdpecmp.c", "ip->ttl <= 1", "ip->ttl < 1", HEADERS),
+    Mutant("last hop limit", "xdpecmp.c", "ip->hop_limit <= 1", "ip->hop_limit < 1", HEADERS),
+    # where it came in and where it goes
+    Mutant("our MAC", "xdpecmp.c", "if (mac != ingress.mac)", "if (0)", HEADERS),
+    Mutant("lease", "xdpecmp.c", "!c || bpf_jiffies64() >=", "!c || 1 >", ROUTES),
+    Mutant("rp_filter", "xdpecmp.c", "rp_filter == 1 && !uses", "rp_filter == 2 && !uses", ROUTES),
+    Mutant("our source address", "xdpecmp.c", ">> (bit & 63) & 1))", ">> (bit & 63) & 0))", ROUTES),
+    Mutant("MTU", "xdpecmp.c", "l3_length > d->egress", "l3_length >= d->egress", ROUTES),
+    Mutant("redirect", "xdpecmp.c", "ifindex == p->ingress_ifindex", "ifindex == 0", ROUTES),
+    # keys
+    Mutant(
+        "IPv4 address order",
+        "key.h",
+        "if (key->destination < key->source) {",
+        "if (0) {",
+        SELECTION,
+    ),
+    Mutant(
+        "IPv6 address order",
+        "key.h",
+        "swap = before6(key->destination, key->source)",
+        "swap = 0",
+        SELECTION,
+    ),
+    Mutant(
+        "IPv6 byte order",
+        "key.h",
+        "bswap64(a[0]) < __builtin_bswap64(b[0])",
+        "bswap64(a[0]) < b[0]",
+        SELECTION,
+    ),
+    Mutant(
+        "port order",
+        "key.h",
+        "destination < source ? (source << 16) | destination : ports",
+        "ports",
+        GENERIC[1],
+    ),
+    Mutant(
+        "place of the protocol",
+        "key.h",
+        "sip_word(&s, (__u64)key->proto << 16);",
+        "sip_word(&s, (__u64)key->proto << 24);",
+        GENERIC[1],
+    ),
+    Mutant("IPv4 padding", "key.h", "sip_word(&s, high);", "sip_word(&s, high << 8);", SELECTION),
+    Mutant(
+        "IPv6 padding",
+        "key.h",
+        "words[4] = high1 >> 32;",
+        "words[4] = high1 >> 32 | 1ULL << 63;",
+        SELECTION,
+    ),
+    Mutant("IPv6 key length", "key.h", "sip_finish(&s, 72)", "sip_finish(&s, 68)", SELECTION),
+    Mutant(
+        "flow label",
+        "key.h",
+        "ip->version_class_label & config->label_mask",
+        "ip->version_class_label",
+        SELECTION,
+    ),
+    Mutant(
+        "label's byte order",
+        "key.h",
+        "(be32(w->label) & field_mask(fields, 3))",
+        "(w->label & field_mask(fields, 3))",
+        NATIVE[3],
+    ),
+    Mutant(
+        "field of the ports",
+        "key.h",
+        "field_mask(fields, 4) & 0xffff)",
+        "field_mask(fields, 5) & 0xffff)",
+        GENERIC[3],
+    ),
+    Mutant(
+        "fields of a quote",
+        "key.h",
+        "(fields & (FIELD_SOURCE | FIELD_SOURCE_PORT)) << 1",
+        "(fields & (FIELD_SOURCE | FIELD_SOURCE_PORT))",
+        GENERIC[3],
+    ),
+    Mutant("jhash", "key.h", "0xdeadbeef + (2 << 2)", "0xdeadbeef + (3 << 2)", GENERIC[3]),
+    # hash and choice
+    Mutant(
+        "SipHash rotation",
+        "siphash.h",
+        "ROTATE_LEFT(s->v3, 21)",
+        "ROTATE_LEFT(s->v3, 22)",
+        SELECTION,
+    ),
+    Mutant("SipHash end", "siphash.h", "s->v2 ^= 0xff;", "s->v2 ^= 0xee;", SELECTION),
+    Mutant(
+        "bound",
+        "select.h",
+        "((__u64)bound - hash) >> 63",
+        "((__u64)bound - hash - 1) >> 63",
+        SELECTION,
+    ),
+    Mutant("halving", "select.h", "s->count / 2 - 1;", "s->count / 2;", SELECTION),
+    Mutant("bucket", "select.h", "hash % count;", "hash & (count - 1);", GENERIC[1]),
+    # headers behind headers, and quotes
+    Mutant("GRE key", "walk.h", "(gre->flags & GRE_KEY ? 4 : 0)", "0", GENERIC[2]),
+    Mutant(
+        "inner IHL",
+        "walk.h",
+        "w->offset += (ip->version_ihl & 0xf) * 4;",
+        "w->offset += 20;",
+        GENERIC[3],
+    ),
+    Mutant("IPv6 fragment", "walk.h", "w->is_fragment = 1;", "w->is_fragment = 0;", GENERIC[1]),
+    Mutant("extension length", "walk.h", "(header[1] + 1) * 8", "8", GENERIC[1]),
+    Mutant("SPI of AH", "walk.h", "offset += 4;", "offset += 0;", GENERIC[1]),
+    Mutant("partial checksum", "walk.h", "be16(l3->length - l4->offset)", "0", PARTIAL),
+    Mutant("quote's offset", "icmp.h", "offset + sizeof(*icmp);", "offset + 4;", QUOTES),
+    Mutant("ICMP types", "icmp.h", "(1 << 3 | 1 << 4 | 1 << 5 |", "(1 << 3 | 1 << 4 |", QUOTES),
+    Mutant("ICMPv6 types", "icmp.h", "(1 << 1 | 1 << 2 |", "(1 << 1 |", QUOTES),
+    Mutant("quoting fragment", "icmp.h", " && !(ip->fragment & IPV4_OFFSET_MASK)", "", QUOTES),
+    Mutant("AH before ICMPv6", "icmp.h", "(header[1] + 2) * 4", "(header[1] + 2) * 8", QUOTES),
+)
