@@ -129,7 +129,7 @@ static __always_inline int skip_extension_header(const struct l3 *l3, volatile s
 {
 	const __u8 *header;
 
-	if (w->family != 6 || w->is_fragment || w->is_broken || !is_extension_header(w->proto))
+	if (w->family != 6 || w->is_fragment || !is_extension_header(w->proto))
 		return 0;
 	/* two bytes are enough for Linux to go on by, but for a fragment header */
 	header = l3_bytes(l3, w->offset, 2);

@@ -264,12 +264,15 @@ static __always_inline enum reason select_by_bucket(const struct group *group, u
 {
 	u32 index = group->first + bucket_of(hash, group->count);
 	struct bucket *bucket = buckets.lookup(&index);
-	u32 now = bpf_jiffies64();
 
 	if (!bucket)
 		return REASON_ROUTE_UNSUPPORTED;
+#ifndef VARIANT_EXPLAIN /* to ask is not to use */
+	u32 now = bpf_jiffies64();
+
 	if (bucket->used_jiffies != now)
 		bucket->used_jiffies = now;
+#endif
 	*nexthop = *(volatile u32 *)&bucket->nexthop;
 	return REASON_FORWARDED;
 }

@@ -338,7 +338,8 @@ def explain(
     addresses = decision.addresses
     destination = addresses[1] if addresses else b""
     chosen = nexthop_of(maps, decision.nexthop, destination)
-    looked_up = decision.is_multipath or decision.group[1] != Reason.FORWARDED
+    kind, first, _ = decision.group
+    looked_up = kind != GroupKind.PASS or first != Reason.FORWARDED
     comparison = compare(decision, chosen, ask(kernel, decision))
     if (
         comparison.agrees is False

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, GroupKind, Reason
+from .abi import ICMP_ERROR_INDEX, REASON_TEXT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .dataplane import read_nexthops
 from .hashing import shares
@@ -171,20 +171,43 @@ class View:
 
     # --- status ---------------------------------------------------------------------------------
 
+    def passed(self, config: Any, attached: Iterable[Link]) -> list[dict[str, str]]:
+        """What passes to Linux as a whole, and why."""
+        wholes = {
+            "all IPv4": config.pass4,
+            "all IPv6": config.pass6,
+            "IPv4 multipath": config.pass_multipath4,
+            "IPv6 multipath": config.pass_multipath6,
+        }
+        rows = [
+            {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
+            for what, reason in wholes.items()
+            if reason
+        ]
+        ingresses = self._maps["interfaces"]
+        for link in attached:
+            if ingresses.entries[link.ifindex % ingresses.count].ifindex != link.ifindex:
+                why = f"belongs to {self._device(link.master)}" if link.master else "has no MAC"
+                rows.append(
+                    {"what": f"all on {link.name}", "reason": Reason.INTERFACE.name, "text": why}
+                )
+        return rows
+
     def status(self, instance: Instance) -> dict[str, Any]:
-        """Interfaces, settings, lease, agent and how much is held."""
+        """Interfaces, settings, lease, agent, what is held and what passes to Linux."""
         control = self._maps["control"].entries[0]
         config = self._maps["config"].entries[control.config_slot]
         ours = instance.program_ids()
+        attached = [link for link in self._links.values() if link.xdp_prog_id in ours]
         numbers = self._maps.numbers("routes4"), self._maps.numbers("routes6")
         groups = self._maps["groups"].entries
         used = numbers[0].keys() | numbers[1].keys()
         return {
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
-                for link in self._links.values()
-                if link.xdp_prog_id in ours
+                for link in attached
             ],
+            "passed": self.passed(config, attached),
             "policy4": config.policy4,
             "policy6": config.policy6,
             "flow_label": FOLLOW if config.label_mask else IGNORE,

@@ -266,6 +266,20 @@ def test_quotes_of_what_cannot_be_followed(plane: Plane, policy: int) -> None:
         check(plane, l3, flow_hash(l3, policy, SEED, _ALL))
 
 
+@pytest.mark.parametrize("fields", [0x3F, 0xFC0, 0xFFF, 0x004, 0x100])
+def test_quotes_of_more_headers_than_we_walk(plane: Plane, fields: int) -> None:
+    """The walk ends where it broke, though there is a second one for the inner header."""
+    load(plane, 3, fields)
+    ends = random_ends(random.Random(fields), TARGET).turned()
+    for count in range(5, 15):
+        chain = b"".join(bytes([60, 0]) + bytes(6) for _ in range(count - 1)) + b"\x04\0" + bytes(6)
+        quote = bytes(out6(ends, nh=60) / Raw(chain + bytes(in4(ends) / udp(ends))))
+        l3 = error_about(quote)
+        followed = count < 6 or (count == 6 and fields & 0x3F)  # a walk for each of both
+        assert flow_keys(l3, 3, fields).is_followed == bool(followed)
+        check(plane, l3, flow_hash(l3, 3, SEED, fields))
+
+
 def test_errors_inside_a_tunnel_are_not_looked_into(plane: Plane) -> None:
     """Nor counted: to Linux, and so to us, the tunnel's own header is what is routed by."""
     load(plane, 2)

@@ -14,6 +14,7 @@ from scapy.packet import Packet
 from tests.bpf.harness import Case, Plane, choose
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import MULTIPATH, NUD_FAILED, NUD_REACHABLE, SMALL_MTU, VIA
+from xdpecmp.abi import Reason
 from xdpecmp.clock import read_jiffies
 from xdpecmp.compile import local4_filter
 from xdpecmp.model import Prefix
@@ -50,14 +51,14 @@ def on_in(**settings: Any) -> Setup:
 # --- settings of the namespace and the interface -------------------------------------------------
 
 SETTINGS = [
-    bad("IPv4 rules", to("single"), "UNSUPPORTED", {"custom_rules4": True}),
+    bad("IPv4 rules", to("single"), "POLICY_RULES", {"custom_rules4": True}),
     good("IPv4 rules do not stop IPv6", to("single", 6), setup={"custom_rules4": True}),
-    bad("IPv6 rules", to("single", 6), "UNSUPPORTED", {"custom_rules6": True}),
+    bad("IPv6 rules", to("single", 6), "POLICY_RULES", {"custom_rules6": True}),
     good("IPv6 rules do not stop IPv4", to("single"), setup={"custom_rules6": True}),
     bad(
         "path MTU discovery rules forwarding",
         to("single"),
-        "UNSUPPORTED",
+        "FORWARD_PMTU",
         {"settings": {"ip_forward_use_pmtu": True}},
     ),
     bad("IPv4 forwarding off", to("single"), "FORWARDING_OFF", on_in(forwarding4=False)),
@@ -319,7 +320,7 @@ def test_table_full(plane: Plane, family: int) -> None:
     prefix = Prefix.parse("198.18.1.0/24" if family == 4 else "2001:db8:1::/48")
     plane.load_tables(replace(tables, routes={**tables.routes, prefix: ("no such group",)}))
     assert plane.observe(packet) == ("PASS", packet, {"TABLE_FULL": 1}, {})
-    full = tables.config._replace(**{f"pass{family}": 3})
+    full = tables.config._replace(**{f"pass{family}": int(Reason.TABLE_FULL)})
     plane.load_tables(replace(tables, config=full))
     assert plane.observe(packet) == ("PASS", packet, {"TABLE_FULL": 1}, {})
     other = frame(to("single", 10 - family) / UDP())

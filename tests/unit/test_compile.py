@@ -415,10 +415,10 @@ def test_flags() -> None:
     ("parts", "field", "reason"),
     [
         ({}, "pass4", Reason.FORWARDED),
-        ({"custom_rules4": True}, "pass4", Reason.UNSUPPORTED),
+        ({"custom_rules4": True}, "pass4", Reason.POLICY_RULES),
         ({"custom_rules4": True}, "pass6", Reason.FORWARDED),
-        ({"custom_rules6": True}, "pass6", Reason.UNSUPPORTED),
-        ({"settings": Settings(seed=1, ip_forward_use_pmtu=True)}, "pass4", Reason.UNSUPPORTED),
+        ({"custom_rules6": True}, "pass6", Reason.POLICY_RULES),
+        ({"settings": Settings(seed=1, ip_forward_use_pmtu=True)}, "pass4", Reason.FORWARD_PMTU),
         ({"settings": Settings(seed=None)}, "pass_multipath4", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=None)}, "pass_multipath6", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=1)}, "pass_multipath4", Reason.FORWARDED),

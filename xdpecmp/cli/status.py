@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
 
 
 def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
-    seed = status["seed"] if status["seed_known"] else "not known: multipath passes to Linux"
+    seed = status["seed"] if status["seed_known"] else "not known"
     agent = f"pid {status['agent_pid']}" if status["agent_pid"] else "not running"
     lease = (
         f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"
@@ -46,4 +46,5 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "
             f"{status['groups']:,} multipath groups, {status['nexthops']:,} next hops",
         ),
+        *(("to Linux", f"{row['what']}: {row['text']}") for row in status["passed"]),
     ]

@@ -23,15 +23,21 @@ def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: b
     """The entry for these settings, with `targets` as the routes that go with it."""
     settings = snapshot.settings
     own, custom_local = _own_addresses4(snapshot.routes)
-    unsupported4 = snapshot.custom_rules4 or settings.ip_forward_use_pmtu
+    pass4 = pass6 = int(Reason.FORWARDED)
+    if settings.ip_forward_use_pmtu:
+        pass4 = int(Reason.FORWARD_PMTU)
+    if snapshot.custom_rules4:
+        pass4 = int(Reason.POLICY_RULES)
+    if snapshot.custom_rules6:
+        pass6 = int(Reason.POLICY_RULES)
     config = Config(
         policy4=settings.policy4,
         policy6=settings.policy6,
         fields4=settings.fields4,
         fields6=settings.fields6,
         seed=settings.seed,
-        pass4=Reason.UNSUPPORTED if unsupported4 else Reason.FORWARDED,
-        pass6=Reason.UNSUPPORTED if snapshot.custom_rules6 else Reason.FORWARDED,
+        pass4=pass4,
+        pass6=pass6,
         pass_multipath4=_multipath_reason(settings, settings.policy4, deep),
         pass_multipath6=_multipath_reason(settings, settings.policy6, deep),
         local4=None if custom_local else own,
