@@ -17,7 +17,7 @@ from xdpecmp.instance import Instance
 
 from . import control, report
 from .cases import Case, cases
-from .programs import FLOOR, REFERENCE, XDPECMP, Helpers, build_seconds, weight
+from .programs import FLOOR, REFERENCE, XDPECMP, Helpers, build_seconds, called_program, weight
 from .router import BenchError, Router, attached, hold, router
 from .timing import XDP_REDIRECT, XDP_TX, Run, run_rounds
 
@@ -103,7 +103,8 @@ def _measure_packets(
             stack.enter_context(attached(inside.namespace))
             routers[policy] = inside
             with inside.namespace.enter():
-                pinned[policy] = Instance().open_program(Instance().generation())
+                instance = Instance()
+                pinned[policy] = instance.open_program(instance.generation())
             stack.callback(os.close, pinned[policy])
             progress.advance(task)
         for ifindex in routers[0].egresses:
@@ -114,6 +115,8 @@ def _measure_packets(
         task = _task(progress, f"{len(runs)} rows", rounds)
         run_rounds(runs, rounds, lambda: progress.advance(task))
         programs = {XDPECMP: pinned[0], REFERENCE: helpers.fd(REFERENCE)}
+        if max(routers) > 1:  # the last one's policy takes a walk through the packet
+            programs["xdpecmp_deep"] = called_program(instance)
         return {
             "packets": report.packet_rows(runs, "floor", _references(chosen)),
             "programs": [report.program_row(n, weight(fd)) for n, fd in programs.items()],

@@ -55,7 +55,7 @@ def cases() -> Iterator[Case]:
             yield Case(name, REFERENCE, _udp(family, paths), family, paths)
     for family in (4, 6):
         icmp = "ICMPv4" if family == 4 else "ICMPv6"
-        for policy in (0, 1):
+        for policy in (0, 1, 2, 3):
             yield Case(f"IPv{family} policy {policy}", XDPECMP, _udp(family), family, 2, policy)
             name = f"{icmp} error, policy {policy}"
             yield Case(name, XDPECMP, _icmp_error(family), family, 2, policy)

@@ -12,8 +12,8 @@ from typing import Any
 
 from xdpecmp import libbpf
 from xdpecmp.abi import BPF_DIR
-from xdpecmp.instance import BPFFS
-from xdpecmp.program import Variant, compiler_flags, new_generation
+from xdpecmp.instance import BPFFS, Instance
+from xdpecmp.program import Variant, compiler_flags, new_generation, pin_name
 
 SOURCE = Path(__file__).parent / "reference.c"
 XDPECMP, REFERENCE, FLOOR = "xdpecmp", "reference", "floor_tx"
@@ -89,6 +89,18 @@ def weight(fd: int) -> Weight:
     if library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)):
         raise OSError(ctypes.get_errno(), "bpf_obj_get_info_by_fd")
     return Weight(info.xlated_prog_len // 8, info.jited_prog_len, info.verified_insns)
+
+
+def called_program(instance: Instance) -> int:
+    """File descriptor of the program that xdpecmp calls for the policies that take a walk."""
+    pin = instance.directory / pin_name("programs", instance.generation())
+    table = libbpf.get_pinned(pin)
+    try:
+        number = libbpf.map_lookup(table, bytes(4), 4)
+    finally:
+        os.close(table)
+    assert number is not None, f"{pin} is empty"
+    return libbpf.program_by_id(int.from_bytes(number, "little"))
 
 
 def build_seconds(source: Path = BPF_DIR / "xdpecmp.c") -> tuple[float, float]:

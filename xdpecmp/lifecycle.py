@@ -225,7 +225,6 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             os.close(current)
     if mode == "auto" and link.kind == "veth":
         # the peer's unfinished checksums survive a redirect in generic mode only
-        notes.append(f"{link.name}: a veth; generic mode, which keeps checksum offload working")
         mode = "generic"
     if mode == "auto":
         try:

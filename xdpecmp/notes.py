@@ -20,6 +20,7 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
     if tables is None:
         return []
     return [
+        *_generic_veths(mirror),
         *_passed_whole(tables),
         *_passed_multipath(tables),
         *_deaf_egress(mirror, tables),
@@ -28,6 +29,17 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
         *_flow_label(tables, flow_label),
         *_disagreement(mirror),
     ]
+
+
+def _generic_veths(mirror: Mirror) -> Iterator[str]:
+    attached = mirror.attached()
+    veths = [
+        link.name
+        for link in mirror.snapshot.links.values()
+        if link.ifindex in attached and link.kind == "veth" and link.xdp_mode == "generic"
+    ]
+    if veths:
+        yield f"generic mode on a veth keeps checksum offload working: {', '.join(veths)}"
 
 
 def _passed_whole(tables: Tables) -> Iterator[str]:

@@ -71,7 +71,8 @@ def random_flow(
     rng: random.Random, prefix: Prefix, sources: Sequence[Prefix], with_label: bool
 ) -> Flow:
     """A flow to that prefix, of the protocols that Linux can be asked about."""
-    everywhere = Prefix(b"\x01\0\0\0", 1) if prefix.family == 4 else Prefix(b"\x20" + bytes(15), 3)
+    # wide ranges without any address that is refused as a source: 32/3 and 2000::/3
+    everywhere = Prefix(b"\x20" + bytes(3 if prefix.family == 4 else 15), 3)
     pool = sources if prefix.family == 4 and sources else [everywhere]
     icmp = IPPROTO_ICMP if prefix.family == 4 else IPPROTO_ICMPV6
     proto = rng.choice((IPPROTO_TCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDP, icmp))
