@@ -93,7 +93,7 @@ ICMP_ERROR_INDEX: dict[str, int] = {row[0]: _icmp_counter(*row[1:4]) for row in 
 ICMP_ERROR_TEXT: dict[str, str] = {row[0]: row[4] for row in _ICMP_ERRORS}
 
 GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members("group_kind")])
-"""What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD."""
+"""What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD, RESILIENT."""
 
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)

@@ -78,6 +78,7 @@ class Mirror:
         self._is_deep: bool | None = None
         """Whether the program for policies that need a walk is there; None: not tried yet."""
         self._managed: set[NextHop] = set()
+        self._complaints: set[str] = set()
         self._forwarded: dict[NextHop, int] = {}
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
@@ -94,7 +95,7 @@ class Mirror:
         """Read again what changed. Whether anything is different now.
 
         A change of a link or an address can alter routes without an event, so routes are read too:
-        see "what the kernel does not tell" in the notes on following the FIB.
+        see "What the kernel does not tell" in ARCHITECTURE.md.
         """
         old = new = self.snapshot
         if changes.links or changes.lost:
@@ -158,7 +159,10 @@ class Mirror:
             if gateway not in self._managed:
                 self._record_managed(gateway)
                 self._managed.add(gateway)
-            self.kernel.manage_neighbour(gateway.via, gateway.ifindex)
+            try:
+                self.kernel.manage_neighbour(gateway.via, gateway.ifindex)
+            except XdpecmpError as error:  # its packets pass to Linux; no reason to stop the rest
+                self._complain(str(error))
         self._report_use()
 
     def _report_use(self) -> None:
@@ -171,8 +175,17 @@ class Mirror:
                 continue
             packets = sum(traffic.packets for traffic in self._maps.per_cpu("path_stats", slot))
             if packets != self._forwarded.get(nexthop, packets):
-                self.kernel.use_neighbour(nexthop.via, nexthop.ifindex)
+                try:
+                    self.kernel.use_neighbour(nexthop.via, nexthop.ifindex)
+                except XdpecmpError as error:
+                    self._complain(str(error))
             self._forwarded[nexthop] = packets
+
+    def _complain(self, what: str) -> None:
+        """Once about each thing."""
+        if what not in self._complaints:
+            self._complaints.add(what)
+            log.warning("%s", what)
 
     def descriptors(self) -> set[int]:
         """The open files that a forked agent needs."""

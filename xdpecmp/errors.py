@@ -38,14 +38,16 @@ class NoSuchNamespace(XdpecmpError):
     """There is no network namespace of that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no network namespace named {name}", "list them: ip netns list")
+        super().__init__(
+            f"no network namespace named {name or repr(name)}", "list them: ip netns list"
+        )
 
 
 class NoSuchInterface(XdpecmpError):
     """There is no device of that name, or of that index (`#7`), in the namespace."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no network device {name}", "list them: ip link show")
+        super().__init__(f"no network device {name or repr(name)}", "list them: ip link show")
 
 
 class ForeignProgram(XdpecmpError):

@@ -148,7 +148,13 @@ def _open_program(instance: Instance) -> tuple[int, int, Layout]:
         return _open_pinned(instance.directory, path)
     except (FileNotFoundError, json.JSONDecodeError):
         generation = new_generation()
-        layout = Build(instance.directory, generation, Variant.EXPLAIN).result()
+        build = Build(instance.directory, generation, Variant.EXPLAIN)
+        try:
+            layout = build.result()
+        except BaseException:
+            build.abandon()
+            instance.forget_generation(generation)
+            raise
         path.write_text(json.dumps([generation, layout.descriptions]))
         return _open_pinned(instance.directory, path)
 

@@ -174,8 +174,13 @@ def _flow(destination: bytes, source: bytes, given: dict[str, str]) -> Flow:
     return flow
 
 
+_LONGEST_PACKET = 1 << 16
+
+
 def _address(text: str) -> bytes:
     try:
+        if "%" in text:  # a zone: no packet carries one
+            raise ValueError
         return ipaddress.ip_address(text).packed
     except ValueError:
         raise BadInput(f"{text!r} is not an IP address", f"ask for: {GRAMMAR}") from None
@@ -185,7 +190,7 @@ def _protocol(text: str, family: int) -> int:
     if text in PROTOCOLS:
         proto = PROTOCOLS[text]
         return IPPROTO_ICMPV6 if proto == IPPROTO_ICMP and family == 6 else proto
-    if text.isdecimal() and int(text) <= 0xFF:
+    if text.isdecimal() and len(text) <= 3 and int(text) <= 0xFF:
         return int(text)
     raise BadInput(f"ipproto {text!r} is not known", f"use a number, or: {', '.join(PROTOCOLS)}")
 
@@ -279,6 +284,6 @@ def read_pcap(data: bytes) -> Iterator[Captured]:
         if at + size > len(data):
             raise BadInput(f"the capture is cut off in packet {number + 1}")
         number += 1
-        missing = max(length - size, 0)
+        missing = min(max(length - size, 0), _LONGEST_PACKET)
         yield Captured(number, data[at + skip : at + size] + bytes(missing), missing, has_ethernet)
         at += size

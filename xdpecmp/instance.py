@@ -98,8 +98,11 @@ class Instance:
             raise NotAttached from error
 
     def save_layout(self, layout: Layout) -> None:
-        """Keep what the maps look like, and of which sources the program that goes with it is."""
+        """Keep what the maps look like."""
         layout.save(self.run / f"{abi_id()}.json")
+
+    def record_source(self) -> None:
+        """Keep of which sources the attached program is."""
         (self.run / "source").write_text(source_id())
 
     def check_source(self) -> None:
@@ -142,6 +145,11 @@ class Instance:
         for path in self.directory.glob(pin_name("*", generation)):
             path.unlink()
 
+    def forget_version(self) -> None:
+        """Unpin everything of this version, of which nothing got attached."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        (self.run / f"{abi_id()}.json").unlink(missing_ok=True)
+
     def remove_other_versions(self, generation: str) -> None:
         """Unpin what other versions and other generations of this one left, once none of it is
         attached any more."""
@@ -157,8 +165,8 @@ class Instance:
         for directory in (self._pins, self.run):
             if directory.is_dir():
                 shutil.rmtree(directory)
-            if directory.parent.is_dir() and not any(directory.parent.iterdir()):
-                directory.parent.rmdir()
+            with suppress(OSError):
+                directory.parent.rmdir()  # where nothing else is in it
 
     # --- what attach was asked for ----------------------------------------------------------------
 
@@ -189,20 +197,14 @@ class Instance:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Keeps other commands from changing the instance at the same time. Raises Busy."""
-        RUN.mkdir(parents=True, exist_ok=True)
         path = RUN / f"{self.nsid}.lock"
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy(
-                    "another xdpecmp command is changing this namespace", "try again in a moment"
-                ) from error
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a forked agent has the file open too
+        lock = _lock(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a forked agent has the file open too
+            os.close(lock)
         with suppress(OSError):
             RUN.rmdir()  # where nothing else is in it
 
@@ -257,11 +259,33 @@ class Instance:
             raise XdpecmpError(f"the agent (pid {pid}) does not end", f"end it: kill -9 {pid}")
 
 
+def _lock(path: Path) -> int:
+    """A descriptor of the locked file that has this name. Raises Busy."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # the directory has just been removed by another command
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino == os.fstat(lock).st_ino:
+                return lock
+        except BlockingIOError as error:
+            os.close(lock)
+            raise Busy(
+                "another xdpecmp command is changing this namespace", "try again in a moment"
+            ) from error
+        except FileNotFoundError:  # unlinked by whom it was locked before
+            pass
+        os.close(lock)
+
+
 def _is_bpffs(path: Path) -> bool:
     """Whether a bpf file system is mounted there."""
+    mounted = ""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         fields = line.split()
         if fields[1] == str(path):
-            mounted = fields[2]
-            return mounted == "bpf"
-    return False
+            mounted = fields[2]  # the last one on top counts
+    return mounted == "bpf"

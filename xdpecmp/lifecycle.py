@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from . import libbpf, netns
 from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import FOLLOW, Instance, NotAttached
+from .instance import FOLLOW, Busy, Instance, NotAttached
 from .model import Link
 from .netlink import Kernel
 from .program import Build, Variant, new_generation
@@ -63,6 +63,7 @@ def attach(
     with instance.changing(), Kernel() as kernel:
         links = _check_interfaces(kernel.links(), instance.program_ids(), names)
         fresh, generation = not instance.present(), new_generation()
+        fresh_version = not instance.directory.is_dir()
         try:
             mirror, result = _start(instance, kernel, links, mode, set_seed, flow_label, generation)
             if not foreground:
@@ -72,6 +73,8 @@ def attach(
                 _tear_down(instance, kernel)
             else:
                 instance.forget_generation(generation)
+                if fresh_version:
+                    instance.forget_version()
                 _resume(instance, kernel, namespace)
             raise
     if foreground:
@@ -150,6 +153,7 @@ def _start(
     mirror.push()
     mirror.keep_resolved()
     instance.remove_other_versions(generation)
+    instance.record_source()
     instance.record_flow_label(flow_label)
     result.notes += notes(mirror, flow_label)
     return mirror, result
@@ -307,8 +311,13 @@ def _run_agent(
             """Whether it has lost its name: then only the agent itself keeps it."""
             return namespace is not None and not netns.has_name(namespace, instance.nsid)
 
-        if Agent(mirror, monitor, namespace_gone).run():
-            _tear_down(instance, kernel)
+        agent = Agent(mirror, monitor, namespace_gone)
+        while agent.run():
+            # unless a command is at it: then that goes first, and may have attached again
+            with suppress(Busy), instance.changing():
+                if namespace_gone() or not _attached(instance, kernel):
+                    _tear_down(instance, kernel)
+                    break
     os.close(claim)
 
 
@@ -357,6 +366,12 @@ def _detach_one(kernel: Kernel, link: Link) -> None:
         kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
     finally:
         os.close(current)
+
+
+def _attached(instance: Instance, kernel: Kernel) -> bool:
+    """Whether an interface runs a program of ours."""
+    ours = instance.program_ids()
+    return any(link.xdp_prog_id in ours for link in kernel.links().values() if link.xdp_prog_id)
 
 
 def _tear_down(instance: Instance, kernel: Kernel) -> None:

@@ -32,6 +32,8 @@ class Prefix(NamedTuple):
 
         Raises ValueError for anything else, host bits that are not zero included.
         """
+        if "%" in text:
+            raise ValueError(f"{text!r} has a zone, which no prefix has")
         network = ipaddress.ip_network("0.0.0.0/0" if text == "default" else text)
         return cls(network.network_address.packed, network.prefixlen)
 
@@ -66,7 +68,7 @@ class NextHop(NamedTuple):
 
 
 class Path(NamedTuple):
-    """One next hop of a route with its weight (1 to 65,536) and the kernel's RTNH_F_* flags."""
+    """One next hop of a route with its weight (1 to 65,535) and the kernel's RTNH_F_* flags."""
 
     nexthop: NextHop
     weight: int = 1
@@ -153,6 +155,9 @@ class Link:
     can_transmit_xdp: bool = True
     """Whether frames may be redirected to it in native mode (NETDEV_XDP_ACT_NDO_XMIT).
     True where the kernel cannot tell (before 6.3)."""
+    strips_tags: bool = False
+    """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
+    an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,8 @@ class InterfaceSettings:
     ignore_linkdown4: bool = False
     """net.ipv4.conf.*.ignore_routes_with_linkdown, all or interface."""
     ignore_linkdown6: bool = False
+    mtu6: int = 0
+    """net.ipv6.conf.*.mtu, which IPv6 goes by rather than the device's; 0 = no IPv6 there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,10 @@ class Settings:
     use_neigh: bool = False
     """net.ipv4.fib_multipath_use_neigh."""
     ip_forward_use_pmtu: bool = False
+    proxy_ndp: bool = False
+    """net.ipv6.conf.all.proxy_ndp."""
+    ipsec: bool = False
+    """Whether there are IPsec policies for what is forwarded or sent (`ip xfrm policy`)."""
     interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
 
 

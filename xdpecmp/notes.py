@@ -85,6 +85,11 @@ def _idle_interfaces(mirror: Mirror) -> Iterator[str]:
         settings = mirror.snapshot.settings.interfaces.get(ifindex)
         if link.master:
             yield f"{link.name} belongs to another device: all it receives passes to Linux"
+        elif link.strips_tags:
+            yield (
+                f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
+                f"to Linux; to have it forwarded here: ethtool -K {link.name} rxvlan off"
+            )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield f"{link.name} does not forward: sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
 

@@ -18,6 +18,11 @@ def print_json(data: object) -> None:
     sys.stdout.write("\n")
 
 
+def print_line(text: str) -> None:
+    """A line on stdout, at once. (click's echo turns a closed pipe into an exit status of 1.)"""
+    print(text, flush=True)
+
+
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
     """A table of rows; `columns`: key → heading. Numbers go to the right."""
     from rich.table import Table  # not for commands that print none: it takes its time

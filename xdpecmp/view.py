@@ -187,11 +187,21 @@ class View:
         ingresses = self._maps["interfaces"]
         for link in attached:
             if ingresses.entries[link.ifindex % ingresses.count].ifindex != link.ifindex:
-                why = f"belongs to {self._device(link.master)}" if link.master else "has no MAC"
                 rows.append(
-                    {"what": f"all on {link.name}", "reason": Reason.INTERFACE.name, "text": why}
+                    {
+                        "what": f"all on {link.name}",
+                        "reason": Reason.INTERFACE.name,
+                        "text": self._why_no_ingress(link),
+                    }
                 )
         return rows
+
+    def _why_no_ingress(self, link: Link) -> str:
+        if link.master:
+            return f"it belongs to {self._device(link.master)}"
+        if link.strips_tags:
+            return f"it strips VLAN tags: ethtool -K {link.name} rxvlan off"
+        return "it is not mirrored"
 
     def status(self, instance: Instance) -> dict[str, Any]:
         """Interfaces, settings, lease, agent, what is held and what passes to Linux."""

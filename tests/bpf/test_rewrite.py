@@ -170,3 +170,17 @@ def test_the_device_is_the_next_hops(plane: Plane) -> None:
             with plane.without_device(devices[plane.world.ifindex[name]]):
                 verdict, _ = plane.run(frame(l3))
             assert verdict == ("PASS" if name == device else "REDIRECT"), (device, name)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("ttl", [2, 64, 255])
+def test_what_was_not_redirected_is_given_back(plane: Plane, family: int, ttl: int) -> None:
+    """A device that has just gone: Linux gets the packet as it came, but for the source MAC."""
+    plane.load(plane.world.snapshot())
+    packet = to("single", family, **{"ttl" if family == 4 else "hlim": ttl}) / UDP()
+    l3, device = bytes(packet), plane.dataplane._device_slots.live[plane.world.ifindex["out"]]
+    before = frame(l3)
+    with plane.without_device(device):
+        outcome = plane.observe(before)
+    assert (outcome.verdict, outcome.stats, outcome.traffic) == ("PASS", {"EGRESS_DOWN": 1}, {})
+    assert (outcome.frame[:6], outcome.frame[12:]) == (before[:6], before[12:])

@@ -53,12 +53,14 @@ def on_in(**settings: Any) -> Setup:
 SETTINGS = [
     bad("IPv4 rules", to("single"), "POLICY_RULES", {"custom_rules4": True}),
     good("IPv4 rules do not stop IPv6", to("single", 6), setup={"custom_rules4": True}),
+    bad("IPv4 IPsec", to("single"), "IPSEC", {"settings": {"ipsec": True}}),
+    bad("IPv6 IPsec", to("single", 6), "IPSEC", {"settings": {"ipsec": True}}),
     bad("IPv6 rules", to("single", 6), "POLICY_RULES", {"custom_rules6": True}),
     good("IPv6 rules do not stop IPv4", to("single"), setup={"custom_rules6": True}),
     bad(
         "path MTU discovery rules forwarding",
         to("single"),
-        "FORWARD_PMTU",
+        "SETTING",
         {"settings": {"ip_forward_use_pmtu": True}},
     ),
     bad("IPv4 forwarding off", to("single"), "FORWARDING_OFF", on_in(forwarding4=False)),

@@ -296,3 +296,39 @@ def test_a_policy_rule(net: Anycast, servers: Servers, flows: Flows, family: int
     wait_until(lambda: counted("POLICY_RULES") == FLOWS, f"{VIP[family]} left to Linux", DEADLINE)
     net.ns.ip(rule.format("del"))
     wait_until(lambda: counted("FORWARDED") == FLOWS, f"{VIP[family]} forwarded", DEADLINE)
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_an_ipsec_policy(net: Anycast, servers: Servers, flows: Flows) -> None:
+    """Linux asks the policies for all that it forwards, so everything is Linux's."""
+
+    def counted(reason: str) -> int:
+        before = net.reason(reason)
+        for family in (4, 6):
+            servers.all_answers(flows[family])
+        return net.reason(reason) - before
+
+    policy = "src 203.0.113.1/32 dst 203.0.113.2/32 dir out"
+    net.ns.ip(f"xfrm policy add {policy} action allow")
+    wait_until(lambda: counted("IPSEC") == 2 * FLOWS, "all left to Linux", DEADLINE)
+    net.ns.ip(f"xfrm policy del {policy}")
+    wait_until(lambda: counted("FORWARDED") == 2 * FLOWS, "all forwarded", DEADLINE)
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_a_gateway_that_cannot_be_managed_stops_nothing(
+    net: Anycast, servers: Servers, flows: Flows
+) -> None:
+    net.ns.ip("link add odd type veth peer name even")
+    try:
+        for end in ("odd", "even"):
+            net.ns.ip(f"link set {end} up")
+        net.ns.ip("route add 10.77.0.0/16 via inet6 fe80::77 dev odd")
+        net.sysctl("net.ipv6.conf.odd.disable_ipv6", 1)
+        net.run("attach", "c0")
+        before = net.reason("FORWARDED")
+        servers.all_answers(flows[4])
+        assert net.reason("FORWARDED") - before == FLOWS
+        assert net.status()["lease_s"] > 0
+    finally:
+        net.ns.ip("link del odd")

@@ -1,8 +1,11 @@
-"""The JSON keys that other programs may rely on: design.md's contract. More may be there."""
+"""The JSON keys that other programs may rely on: a contract. More may be there."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from tests.net.topology import SEED, VIP_PREFIX, Anycast
 from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
 
 pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +122,19 @@ def test_a_reader_that_stops_reading(net: Anycast) -> None:
     done = net.run("routes", "-j", prefix=pipe)
     assert done.stdout == "[\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("json", ["", "-j"])
+def test_watching_into_a_pipe(net: Anycast, json: str) -> None:
+    """It goes on for as long as somebody reads, and ends as quietly as `yes | head` does."""
+    command = f"{sys.executable} -m xdpecmp -n {net.ns.name} stats --watch {json} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

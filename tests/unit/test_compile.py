@@ -123,13 +123,13 @@ WINNERS = [
         Reason.ROUTE_LOCAL,
     ),
     (
-        "IPv4: the longer main prefix, since both tables share a trie",
+        "IPv4: nothing under a wide local prefix: which wins depends on what was before",
         "10.0.0.0/24",
         [
             route("10.0.0.0/8", hop(""), table=LOCAL, kind=RouteKind.LOCAL),
             route("10.0.0.0/24", VIA1),
         ],
-        VIA1,
+        None,
     ),
     (
         "IPv6: nothing under a wide local prefix",
@@ -418,7 +418,11 @@ def test_flags() -> None:
         ({"custom_rules4": True}, "pass4", Reason.POLICY_RULES),
         ({"custom_rules4": True}, "pass6", Reason.FORWARDED),
         ({"custom_rules6": True}, "pass6", Reason.POLICY_RULES),
-        ({"settings": Settings(seed=1, ip_forward_use_pmtu=True)}, "pass4", Reason.FORWARD_PMTU),
+        ({"settings": Settings(seed=1, ip_forward_use_pmtu=True)}, "pass4", Reason.SETTING),
+        ({"settings": Settings(seed=1, proxy_ndp=True)}, "pass6", Reason.SETTING),
+        ({"settings": Settings(seed=1, proxy_ndp=True)}, "pass4", Reason.FORWARDED),
+        ({"settings": Settings(seed=1, ipsec=True)}, "pass4", Reason.IPSEC),
+        ({"settings": Settings(seed=1, ipsec=True)}, "pass6", Reason.IPSEC),
         ({"settings": Settings(seed=None)}, "pass_multipath4", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=None)}, "pass_multipath6", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=1)}, "pass_multipath4", Reason.FORWARDED),
@@ -462,3 +466,28 @@ def test_masked(address: bytes, length: int) -> None:
 def test_what_is_no_prefix(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Prefix.parse(text)
+
+
+# --- what a review found --------------------------------------------------------------------------
+
+
+def test_an_interface_that_strips_tags_is_no_ingress() -> None:
+    """An XDP program would take frames of every VLAN for untagged ones."""
+    stripping = replace(links()[2], strips_tags=True)
+    assert compile_tables(snapshot(links=links(stripping)), {2}).interfaces == {}
+
+
+def test_two_tags_leave_less_room() -> None:
+    """The devmap lets pass one tag more than the device's MTU: xdp_ok_fwd_dev()."""
+    double = replace(QINQ, mtu=9000)
+    found = {
+        link.ifindex: adjacency(hop("10.3.0.1", link.ifindex), links=links(VLAN, double, SERVICE))
+        for link in (links()[3], double)
+    }
+    assert (found[3].mtu, found[5].mtu) == (9000, 8996)
+
+
+def test_ipv6_goes_by_its_own_mtu() -> None:
+    settings = Settings(seed=1, interfaces={3: InterfaceSettings(mtu6=1300)})
+    assert adjacency(hop("2001:db8::1", 3), settings=settings).mtu == 1300
+    assert adjacency(hop("10.2.0.1", 3), settings=settings).mtu == 9000

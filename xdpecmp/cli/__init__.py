@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from .. import netns as namespaces
 from ..errors import NotPermitted, XdpecmpError
@@ -56,8 +58,11 @@ def cli(context: click.Context, netns: str | None) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as in `xdpecmp status >&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        status = cli.main(prog_name="xdpecmp", standalone_mode=False)
+        status = _run()
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -90,10 +95,21 @@ def main() -> None:
         )
 
 
+def _run() -> object:
+    """The command's result. click makes an exit status of 1 of a closed pipe: undo that."""
+    try:
+        return cli.main(prog_name="xdpecmp", standalone_mode=False)
+    except SystemExit:
+        if isinstance(sys.stdout, PacifyFlushWrapper):
+            raise BrokenPipeError from None
+        raise
+
+
 def _fail(message: str, hint: str = "") -> None:
     """One line on stderr, exit status 2."""
     if os.environ.get("XDPECMP_DEBUG"):
         raise  # what is being handled
     line = f"xdpecmp: {message}" + (f"; {hint}" if hint else "")
-    print(line.replace("\n", " "), file=sys.stderr)
+    with suppress(OSError):
+        print(line.replace("\n", " "), file=sys.stderr, flush=True)
     sys.exit(2)

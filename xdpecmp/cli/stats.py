@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -46,9 +47,15 @@ def _watch(as_json: bool) -> None:
     """Until Ctrl-C; as JSON, one document a line."""
     if as_json:
         while True:
-            click.echo(json.dumps(_read()))
+            output.print_line(json.dumps(_read()))
             time.sleep(INTERVAL)
     before = _read()
+    if not sys.stdout.isatty():  # where nothing can be drawn over
+        while True:
+            output.console().print(_render(before))
+            sys.stdout.flush()
+            time.sleep(INTERVAL)
+            before = _read()
     with Live(_render(before), console=output.console(), auto_refresh=False) as live:
         while True:
             started = time.monotonic()

@@ -27,11 +27,16 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         reason = Reason.EGRESS_NO_XDP
     else:
         reason = Reason.FORWARDED
+    # the devmap takes frames with one tag more than the device's MTU: xdp_ok_fwd_dev()
+    mtu = min(link.mtu, device.mtu + 4 - 4 * len(tags), 65535)
+    settings = snapshot.settings.interfaces.get(nexthop.ifindex)
+    if len(nexthop.via) == 16 and settings and settings.mtu6:
+        mtu = min(mtu, settings.mtu6)  # IPv6 goes by its own: ip6_forward()
     return Adjacency(
         reason=int(reason),
         device=device.ifindex,
         mac=neighbour.mac if neighbour and neighbour.usable else bytes(6),
         device_mac=link.mac if len(link.mac) == 6 else bytes(6),
-        mtu=min(link.mtu, 65535),
+        mtu=mtu,
         tags=tags,
     )

@@ -25,7 +25,11 @@ def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: b
     own, custom_local = _own_addresses4(snapshot.routes)
     pass4 = pass6 = int(Reason.FORWARDED)
     if settings.ip_forward_use_pmtu:
-        pass4 = int(Reason.FORWARD_PMTU)
+        pass4 = int(Reason.SETTING)
+    if settings.proxy_ndp:
+        pass6 = int(Reason.SETTING)
+    if settings.ipsec:
+        pass4 = pass6 = int(Reason.IPSEC)
     if snapshot.custom_rules4:
         pass4 = int(Reason.POLICY_RULES)
     if snapshot.custom_rules6:
@@ -67,9 +71,11 @@ def _own_addresses4(routes: Iterable[Route]) -> tuple[frozenset[bytes], bool]:
     own: set[bytes] = set()
     custom = False
     for route in routes:
-        if route.table != TABLE_LOCAL or route.prefix.family != 4:
+        if route.prefix.family != 4:
             continue
-        if route.protocol != _RTPROT_KERNEL:
+        if route.table != TABLE_LOCAL:
+            custom = custom or route.kind is RouteKind.LOCAL
+        elif route.protocol != _RTPROT_KERNEL:
             custom = True
         elif route.kind is RouteKind.LOCAL and route.prefix.length == 32:
             own.add(route.prefix.address)

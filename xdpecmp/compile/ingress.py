@@ -35,6 +35,8 @@ def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[in
         stack = tag_stack(links, ifindex)
         if link is None or link.master or len(link.mac) != 6 or stack is None:
             continue
+        if links[stack[0]].strips_tags:
+            continue  # an XDP program would take frames of every VLAN for untagged ones
         settings = snapshot.settings.interfaces.get(ifindex, InterfaceSettings())
         rp_filter = settings.rp_filter
         if rp_filter == 2 and ifindex not in with_address:

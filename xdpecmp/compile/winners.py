@@ -1,7 +1,8 @@
 """Which route of a prefix is in force. The rules are the kernel's:
 
-- IPv4: while only the default rules exist, main and local share one trie, so that the longest
-  prefix wins whatever its table; `default` is asked only where they have nothing (fib_lookup() in
+- IPv4: main and local share one trie, so that the longest prefix wins whatever its table, until a
+  policy rule other than the default ones is added, and for good then; so what a wide local prefix
+  covers is for Linux to say. `default` is asked only where they have nothing (fib_lookup() in
   include/net/ip_fib.h, fib_trie.c). IPv6: the whole local table comes before main
   (fib6_rule_lookup() in net/ipv6/ip6_fib.c).
 - Of equal prefixes the lowest metric wins that has a living path; a prefix without any is as if
@@ -16,6 +17,8 @@ from ..abi import Reason
 from ..model import Prefix, Route, RouteKind
 from .prefixes import covers, lengths_in_use, longest_match
 from .tables import TABLE_DEFAULT, TABLE_LOCAL, Target
+
+_LOOPBACK = Prefix(bytes([127, 0, 0, 0]), 8)
 
 
 def winners(
@@ -34,7 +37,7 @@ def winners(
         target = _winner(rivals, target_of)
         if target is not None:
             targets[prefix] = target
-    _drop_shadowed6(targets, routes)
+    _drop_shadowed(targets, routes)
     _add_fallback4(targets, fallback, target_of)
     return targets
 
@@ -60,20 +63,21 @@ def _winner(rivals: list[Route], target_of: Callable[[Route], Target | None]) ->
     return target_of(first)
 
 
-def _drop_shadowed6(targets: dict[Prefix, Target], routes: Iterable[Route]) -> None:
-    """IPv6 asks the local table first: what a wide local prefix covers is never reached."""
+def _drop_shadowed(targets: dict[Prefix, Target], routes: Iterable[Route]) -> None:
+    """What a wide local prefix covers goes by that prefix, and so passes to Linux. For IPv6 that is
+    the rule; for IPv4 too once there has ever been another policy rule, which nobody can ask."""
     wide = {
         route.prefix
         for route in routes
         if route.table == TABLE_LOCAL
-        and route.prefix.family == 6
-        and route.prefix.length < 128
-        and route.prefix.address[0] != 0xFF
+        and route.kind is RouteKind.LOCAL
+        and route.prefix.length < len(route.prefix.address) * 8
+        and route.prefix != _LOOPBACK  # whose packets are refused before any route is asked
     }
     if not wide:
         return
     local = {route.prefix for route in routes if route.table == TABLE_LOCAL}
-    for prefix in [p for p in targets if p.family == 6 and p not in local]:
+    for prefix in [p for p in targets if p not in local]:
         if any(covers(shadow, prefix) for shadow in wide):
             del targets[prefix]
 

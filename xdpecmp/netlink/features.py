@@ -1,4 +1,4 @@
-"""XDP features of devices: which of them can transmit redirected frames.
+"""Features of devices: which can transmit redirected frames, which strip VLAN tags.
 
 Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
 whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
@@ -9,6 +9,10 @@ Source: Documentation/netlink/specs/netdev.yaml, include/uapi/linux/netdev.h, ge
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import os
+import socket
 import struct
 from errno import ENOENT
 from typing import NamedTuple
@@ -77,3 +81,24 @@ def read_transmits(connection: wire.Socket, family: Family | None) -> dict[int, 
     request = _HEADER.pack(_NETDEV_CMD_DEV_GET, 1, 0)
     answers = connection.dump(family.message_type, request, "XDP features")
     return dict(parse_features(answer) for answer in answers)
+
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GFLAGS = 0x25
+_ETH_FLAG_RXVLAN = 1 << 8
+_IFREQ = struct.Struct("16sQ16x")
+
+
+def strips_tags(control: socket.socket, name: str) -> bool:
+    """Whether a device takes VLAN tags off what it receives (`ethtool -K NAME rxvlan on`).
+
+    `control`: any socket of the device's namespace. False where the driver has no say.
+    Source: ethtool_get_value() in net/ethtool/ioctl.c.
+    """
+    value = (ctypes.c_uint32 * 2)(_ETHTOOL_GFLAGS, 0)
+    request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(value))
+    try:
+        fcntl.ioctl(control, _SIOCETHTOOL, request)
+    except OSError:  # no such driver function, or the device has just gone
+        return False
+    return bool(value[1] & _ETH_FLAG_RXVLAN)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +24,7 @@ from . import (
     weights,
     wire,
     xdp,
+    xfrm,
 )
 from .monitor import Monitor
 from .namespace import current_namespace, inside
@@ -42,6 +46,10 @@ class Kernel:
             self._route = undo.enter_context(wire.Socket())
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
+            self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            self._xfrm: wire.Socket | None = None
+            with suppress(OSError):  # a kernel built without IPsec
+                self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
@@ -65,7 +73,10 @@ class Kernel:
 
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
-        return links.read_links(self._route, features.read_transmits(self._generic, self._netdev))
+        transmits = features.read_transmits(self._generic, self._netdev)
+        return links.read_links(
+            self._route, transmits, partial(features.strips_tags, self._control)
+        )
 
     def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
         """All neighbours of both families, by (packed address, ifindex)."""
@@ -82,7 +93,8 @@ class Kernel:
     def settings(self, links: Iterable[Link]) -> Settings:
         """The sysctls, those of interfaces for these links."""
         with inside(self._namespace):
-            return sysctl.read_settings(links)
+            settings = sysctl.read_settings(links)
+        return replace(settings, ipsec=xfrm.read_has_policies(self._xfrm))
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""

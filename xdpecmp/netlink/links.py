@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..errors import MalformedMessage, NoSuchInterface
@@ -101,8 +101,11 @@ def _request(ifindex: int) -> bytes:
     return header + wire.attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
 
 
-def read_links(connection: wire.Socket, transmits: Mapping[int, bool]) -> dict[int, Link]:
-    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell.
+def read_links(
+    connection: wire.Socket, transmits: Mapping[int, bool], strips_tags: Callable[[str], bool]
+) -> dict[int, Link]:
+    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell;
+    `strips_tags` asks about a device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
     able, until its own notification has it read again.
@@ -112,6 +115,8 @@ def read_links(connection: wire.Socket, transmits: Mapping[int, bool]) -> dict[i
         link = parse_link(message)
         if transmits:
             link = replace(link, can_transmit_xdp=transmits.get(link.ifindex, False))
+        if link.kind != "veth" and link.mac and strips_tags(link.name):
+            link = replace(link, strips_tags=True)
         links[link.ifindex] = link
     return links
 

@@ -1,6 +1,6 @@
 """Routes: the kernel's RTM_NEWROUTE messages as `Route` values, fast.
 
-The whole table is read again after a change (kernel-multipath: much of what happens to a route is
+The whole table is read again after a change (ARCHITECTURE.md: much of what happens to a route is
 never notified), so a dump must be cheap: 100,000 routes of three paths in well under a second, of
 which the kernel itself takes a good part.
 

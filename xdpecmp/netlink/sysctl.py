@@ -1,7 +1,7 @@
 """Sysctls: which hash policy, which seed, which interfaces forward.
 
 The kernel announces no change of most of them, so the agent reads them every second: some 6 µs a
-file, seven files an interface, 0.9 ms for 20 interfaces. /proc/sys/net shows the namespace of the
+file, eight files an interface, 0.9 ms for 20 interfaces. /proc/sys/net shows the namespace of the
 *thread that looks*, whatever was mounted or opened where; looking in from another namespace works
 too, through a directory opened inside, but takes up to 400 µs a file, since no lookup is cached.
 
@@ -58,6 +58,7 @@ def read_settings(links: Iterable[Link]) -> Settings:
             ignore_linkdown4=all_linkdown or bool(_read(f"{ipv4}/ignore_routes_with_linkdown")),
             # IPv6 does not consult `all`: writing to it sets every interface (addrconf.c).
             ignore_linkdown6=bool(_read(f"{ipv6}/ignore_routes_with_linkdown")),
+            mtu6=_read(f"{ipv6}/mtu"),
         )
 
     return Settings(
@@ -68,6 +69,7 @@ def read_settings(links: Iterable[Link]) -> Settings:
         seed=_read("ipv4/fib_multipath_hash_seed") or None,
         use_neigh=bool(_read("ipv4/fib_multipath_use_neigh")),
         ip_forward_use_pmtu=bool(_read("ipv4/ip_forward_use_pmtu")),
+        proxy_ndp=bool(_read("ipv6/conf/all/proxy_ndp")),
         interfaces={link.ifindex: interface(link.name) for link in links},
     )
 
