@@ -52,8 +52,8 @@ def _changes(namespace: Namespace, count: int, advance: Callable[[], object]) ->
 def _change(kernel: Kernel, maps: Maps, route: Route, weight: int) -> float:
     """Give one route's first next hop another weight; watch the map for it.
 
-    The clock starts when the kernel has the route. The watching sleeps between its looks: the agent has
-    two processors to share with the rest of the machine.
+    The clock starts when the kernel has the route. The watching sleeps between its looks: the
+    agent has two processors to share with the rest of the machine.
     """
     kernel.set_weights(route, [weight, *(path.weight for path in route.paths[1:])])
     begin = time.perf_counter()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 
@@ -38,15 +39,28 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Tabl
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """A table on stdout; in a pipe as wide as it needs to be, so that nothing is cut."""
-    console().print(table(rows, columns))
+    """A table on stdout."""
+    print_rich(table(rows, columns))
+
+
+def print_rich(what: RenderableType) -> None:
+    """Anything that rich can draw, on stdout; in a pipe as wide as it needs to be, so that nothing
+    is cut, and by ourselves, since rich makes an exit status of 1 of a closed pipe."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        console().print(what)
+        return
+    text = io.StringIO()
+    Console(file=text, width=1000, soft_wrap=True).print(what)
+    print(text.getvalue(), end="", flush=True)
 
 
 def console() -> Console:
-    """Where tables go."""
+    """The terminal, for what is drawn live."""
     from rich.console import Console
 
-    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=1000, soft_wrap=True)
+    return Console(soft_wrap=True)
 
 
 def note(text: str) -> None:

@@ -35,7 +35,7 @@ def command(watch: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(stats)
     else:
-        output.console().print(_render(stats))
+        output.print_rich(_render(stats))
 
 
 def _read() -> dict[str, Any]:
@@ -52,8 +52,7 @@ def _watch(as_json: bool) -> None:
     before = _read()
     if not sys.stdout.isatty():  # where nothing can be drawn over
         while True:
-            output.console().print(_render(before))
-            sys.stdout.flush()
+            output.print_rich(_render(before))
             time.sleep(INTERVAL)
             before = _read()
     with Live(_render(before), console=output.console(), auto_refresh=False) as live:
