@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+from types import FrameType
 
 import pytest
 
 from tests.capabilities import require
+
+
+def pytest_configure() -> None:
+    """A run that is told to end ends as with Ctrl-C: fixtures take down what they made."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
