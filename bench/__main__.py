@@ -44,7 +44,9 @@ def main(rounds: int, only: tuple[str, ...]) -> None:
         with_control = not only or any(text in _CONTROL for text in only)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(130))  # by way of every `finally`
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with Progress(
+            console=Console(stderr=True), transient=True, refresh_per_second=1
+        ) as progress:
             data = _measure(chosen, rounds, with_control, progress)
     except XdpecmpError as error:
         hint = f"; {error.hint}" if error.hint else ""

@@ -60,8 +60,8 @@ class Router:
 
 
 @contextlib.contextmanager
-def router(label: str, policy: int) -> Iterator[Router]:
-    """Builds the router, without xdpecmp; gone at the end."""
+def router(label: str, policy: int, paths: tuple[int, ...] = PATHS) -> Iterator[Router]:
+    """Builds the router, without xdpecmp, with a route of each number of paths; gone at the end."""
     with Namespace(f"bench-{label}") as inside, Namespace(f"bench-{label}-wire") as wire:
         for key, value in {
             "net/ipv4/ip_forward": 1,
@@ -79,7 +79,7 @@ def router(label: str, policy: int) -> Iterator[Router]:
         _batch(inside, _addresses(), _neighbours())
         result = Router(inside, *_indexes(inside))
         with inside.enter(), IPRoute() as kernel:
-            _add_routes(kernel, result)
+            _add_routes(kernel, result, paths)
         yield result
 
 
@@ -155,10 +155,10 @@ def _batch(namespace: Namespace, *commands: Iterator[str]) -> None:
     namespace.run("ip", "-batch", "-", input=lines)
 
 
-def _add_routes(kernel: IPRoute, inside: Router) -> None:
+def _add_routes(kernel: IPRoute, inside: Router, wanted: tuple[int, ...]) -> None:
     """By netlink, since `ip route` takes no more than some 250 next hops."""
     for family, width in ((4, 24), (6, 64)):
-        for paths in PATHS:
+        for paths in wanted:
             hops = [
                 {"gateway": gateway(family, n), "oif": inside.egresses[n % 2], "hops": n % 3}
                 for n in range(paths)

@@ -37,12 +37,13 @@ class Groups:
     def adopt(self, numbers: Iterable[int]) -> None:
         """An earlier agent's groups, those that routes lead to, keep their entries until the first
         sync has replaced them."""
+        numbers = sorted({number for number in numbers if number >= len(Reason)})
+        if not numbers:
+            return
         libbpf.wait_for_readers()  # of what it let go of last: that counts as free now
         entries = self._maps["groups"].entries
         names = {slot: nexthop for nexthop, slot in self._nexthop_slots.live.items()}
-        for number in sorted(set(numbers)):
-            if number < len(Reason):
-                continue
+        for number in numbers:
             key, entry = _adopted(number), entries[number]
             self._slots.adopt(key, number)
             if entry.kind == GroupKind.THRESHOLD:
