@@ -31,11 +31,11 @@ LEASE_SECONDS = 3
 TICK_SECONDS = 1.0
 """How often the lease is renewed and what comes without an event (sysctls) is read again."""
 
-QUIET_SECONDS = 0.002
+QUIET_SECONDS = 0.001
 """After an event, wait until it has been quiet for this long: FRR replaces an IPv6 route by a
 DELROUTE and a NEWROUTE 0.1 ms later."""
 
-BURST_SECONDS = 0.02
+BURST_SECONDS = 0.008
 """But no longer than this."""
 
 _NUD_STALE = 0x04
