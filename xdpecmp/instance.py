@@ -205,8 +205,8 @@ class Instance:
             path.unlink(missing_ok=True)
             fcntl.flock(lock, fcntl.LOCK_UN)  # a forked agent has the file open too
             os.close(lock)
-        with suppress(OSError):
-            RUN.rmdir()  # where nothing else is in it
+            with suppress(OSError):
+                RUN.rmdir()  # where nothing else is in it
 
     # --- the agent ------------------------------------------------------------------------------
 
