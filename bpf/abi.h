@@ -48,6 +48,8 @@ _Static_assert(sizeof(struct control) == 16, "control");
 struct config {
 	__u64 sip_start[4];      /* SipHash state v0..v3 for the kernel's key, nothing hashed yet */
 	__u64 sip_after_zero[4]; /* the same after four zero words: how each IPv4 policy 0 key begins */
+	__u64 sip_after_tcp[4];  /* after the three words that keys of TCP without flow label begin with */
+	__u64 sip_after_udp[4];  /* likewise UDP */
 	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter over our own IPv4 addresses */
 	__u8 policy4;            /* net.ipv4.fib_multipath_hash_policy */
 	__u8 policy6;            /* net.ipv6.fib_multipath_hash_policy */
@@ -61,7 +63,7 @@ struct config {
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
 	__u32 fields6;           /* likewise IPv6 */
 };
-_Static_assert(sizeof(struct config) == 152, "config");
+_Static_assert(sizeof(struct config) == 216, "config");
 
 #define INTERFACE_FORWARD4 0x01
 #define INTERFACE_FORWARD6 0x02
@@ -88,6 +90,16 @@ struct vlan_key {
 	__u16 inner_vid;
 };
 _Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
+
+/*
+ * IPv4 addresses index two tables before the trie is asked (after DIR-24-8: Gupta, Lin, McKeown 1998):
+ * direct16[a].group[b] for the address a.b.c.d or, where that is 0, direct24[a.b].group[c]; where that
+ * is 0 too, only the trie knows. Else it is what the trie would have said. 0 is always right, and slow.
+ */
+struct direct {
+	__u32 group[256];
+};
+_Static_assert(sizeof(struct direct) == 1024, "direct");
 
 /* Keys of the LPM tries. */
 struct route4_key {

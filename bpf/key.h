@@ -51,6 +51,22 @@ static __always_inline __u64 sorted_ports(__u32 ports)
 	return destination < source ? (source << 16) | destination : ports;
 }
 
+/* The state after a key's first three words, of which the latter two are 0. */
+static __always_inline struct sip sip_begin(const struct config *config, __u64 first)
+{
+	struct sip s;
+
+	if (first == (__u64)PROTO_TCP << 16)
+		return sip_load(config->sip_after_tcp);
+	if (first == (__u64)PROTO_UDP << 16)
+		return sip_load(config->sip_after_udp);
+	s = sip_load(config->sip_start);
+	sip_word(&s, first);
+	sip_word(&s, 0);
+	sip_word(&s, 0);
+	return s;
+}
+
 /* All 32 bits. A key without protocol and ports begins with the four zero words hashed ahead. */
 static __always_inline __u32 hash4(const struct config *config, const struct key4 *key)
 {
@@ -64,10 +80,7 @@ static __always_inline __u32 hash4(const struct config *config, const struct key
 	if (!key->proto && !key->ports) {
 		s = sip_load(config->sip_after_zero);
 	} else {
-		s = sip_load(config->sip_start);
-		sip_word(&s, (__u64)key->proto << 16);
-		sip_word(&s, 0);
-		sip_word(&s, 0);
+		s = sip_begin(config, (__u64)key->proto << 16);
 		sip_word(&s, sorted_ports(key->ports) << 32);
 	}
 	sip_word(&s, low << 32);
@@ -100,13 +113,10 @@ static __always_inline void address_words6(const struct key6 *key, __u64 words[5
 
 static __always_inline __u32 hash6(const struct config *config, const struct key6 *key)
 {
-	struct sip s = sip_load(config->sip_start);
+	struct sip s = sip_begin(config, (__u64)key->label << 32 | (__u64)key->proto << 16);
 	__u64 words[5];
 
 	address_words6(key, words);
-	sip_word(&s, (__u64)key->label << 32 | (__u64)key->proto << 16);
-	sip_word(&s, 0);
-	sip_word(&s, 0);
 	sip_word(&s, sorted_ports(key->ports) << 32);
 	sip_word(&s, words[0]);
 	sip_word(&s, words[1]);

@@ -6,7 +6,8 @@
  * forwardable is passed to Linux with a counted reason.
  *
  * The only file that touches maps, since bcc rewrites map accesses in the main source alone; the
- * headers are functions over values. The loader gives sizes and the directory of the pins by -D.
+ * headers are functions over values. Sizes come by -D (abi.py); bcc's maps themselves go with the
+ * compiler, and the loader makes others of the same kind (image.py).
  */
 #include "abi.h"
 #include "icmp.h"
@@ -19,24 +20,21 @@
 #define MMAPABLE (1U << 10)
 #define NO_PREALLOC 1
 
-BPF_TABLE_PINNED("array", u32, struct control, control, 1, PIN_DIR "/control", MMAPABLE);
-BPF_TABLE_PINNED("array", u32, struct config, config, 2, PIN_DIR "/config", MMAPABLE);
-BPF_TABLE_PINNED("array", u32, struct interface, interfaces, INTERFACES_MAX, PIN_DIR "/interfaces",
-		 MMAPABLE);
-BPF_TABLE_PINNED("hash", struct vlan_key, u32, vlans, VLANS_MAX, PIN_DIR "/vlans");
-BPF_TABLE_PINNED("lpm_trie", struct route4_key, u32, routes4, ROUTES4_MAX, PIN_DIR "/routes4",
-		 NO_PREALLOC);
-BPF_TABLE_PINNED("lpm_trie", struct route6_key, u32, routes6, ROUTES6_MAX, PIN_DIR "/routes6",
-		 NO_PREALLOC);
-BPF_TABLE_PINNED("array", u32, struct group, groups, GROUPS_MAX, PIN_DIR "/groups", MMAPABLE);
-BPF_TABLE_PINNED("array", u32, struct path, paths, PATHS_MAX, PIN_DIR "/paths", MMAPABLE);
-BPF_TABLE_PINNED("array", u32, struct bucket, buckets, BUCKETS_MAX, PIN_DIR "/buckets", MMAPABLE);
-BPF_TABLE_PINNED("array", u32, struct nexthop, nexthops, NEXTHOPS_MAX, PIN_DIR "/nexthops",
-		 MMAPABLE);
-BPF_XDP_REDIRECT_MAP("devmap:" PIN_DIR "/devices", int, devices, DEVICES_MAX);
-BPF_TABLE_PINNED("percpu_array", u32, struct traffic, path_stats, NEXTHOPS_MAX,
-		 PIN_DIR "/path_stats");
-BPF_TABLE_PINNED("percpu_array", u32, u64, reason_stats, STAT_COUNT, PIN_DIR "/reason_stats");
+BPF_F_TABLE("array", u32, struct control, control, 1, MMAPABLE);
+BPF_F_TABLE("array", u32, struct config, config, 2, MMAPABLE);
+BPF_F_TABLE("array", u32, struct interface, interfaces, INTERFACES_MAX, MMAPABLE);
+BPF_TABLE("hash", struct vlan_key, u32, vlans, VLANS_MAX);
+BPF_F_TABLE("array", u32, struct direct, direct16, 1 << 8, MMAPABLE);
+BPF_F_TABLE("array", u32, struct direct, direct24, 1 << 16, MMAPABLE);
+BPF_F_TABLE("lpm_trie", struct route4_key, u32, routes4, ROUTES4_MAX, NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct route6_key, u32, routes6, ROUTES6_MAX, NO_PREALLOC);
+BPF_F_TABLE("array", u32, struct group, groups, GROUPS_MAX, MMAPABLE);
+BPF_F_TABLE("array", u32, struct path, paths, PATHS_MAX, MMAPABLE);
+BPF_F_TABLE("array", u32, struct bucket, buckets, BUCKETS_MAX, MMAPABLE);
+BPF_F_TABLE("array", u32, struct nexthop, nexthops, NEXTHOPS_MAX, MMAPABLE);
+BPF_DEVMAP(devices, DEVICES_MAX);
+BPF_TABLE("percpu_array", u32, struct traffic, path_stats, NEXTHOPS_MAX);
+BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_COUNT);
 
 /* What is known of a packet once it was inspected. */
 struct packet {
@@ -63,10 +61,9 @@ struct workspace {
 	struct scratch scratch;
 	struct packet packet; /* handed over to xdpecmp_deep() */
 };
-/* Pins of their own for each generation: during an upgrade no old program calls a new one. */
-BPF_TABLE_PINNED("percpu_array", u32, struct workspace, workspaces, 1,
-		 PIN_DIR "/workspaces_" GENERATION);
-BPF_TABLE_PINNED("prog", u32, u32, programs, 1, PIN_DIR "/programs_" GENERATION);
+/* Of each generation its own: during an upgrade no old program calls a new one. See program.py. */
+BPF_TABLE("percpu_array", u32, struct workspace, workspaces, 1);
+BPF_PROG_ARRAY(programs, 1);
 
 static __always_inline struct workspace *workspace(void)
 {
@@ -167,19 +164,42 @@ static __always_inline struct group load_group(const u32 *id)
 	return group;
 }
 
+/* The group that the direct tables have for an address; 0: the trie has to be asked. */
+static __always_inline u32 direct_group(__be32 address)
+{
+	u32 index = address & 0xff;
+	struct direct *block = direct16.lookup(&index);
+	u32 group = 0;
+
+	if (block)
+		group = *(volatile u32 *)&block->group[address >> 8 & 0xff];
+	if (group)
+		return group;
+	index = be16(address);
+	block = direct24.lookup(&index);
+	return block ? *(volatile u32 *)&block->group[address >> 16 & 0xff] : 0;
+}
+
 static __always_inline struct group route4(__be32 address)
 {
 	struct route4_key key = {.prefixlen = 32, .address = address};
+	u32 id = direct_group(address);
 
-	return load_group(routes4.lookup(&key));
+	return load_group(id ? &id : routes4.lookup(&key));
 }
 
 static __always_inline struct group route6(const __u8 *address)
 {
-	struct route6_key key = {.prefixlen = 128};
+	/* by words, which the trie then reads; a copy by bytes takes longer than the look-up */
+	struct {
+		u32 pad;
+		struct route6_key key;
+	} aligned = {.key.prefixlen = 128};
+	u64 *words = (u64 *)aligned.key.address;
 
-	__builtin_memcpy(key.address, address, sizeof(key.address));
-	return load_group(routes6.lookup(&key));
+	words[0] = ((const u64 *)address)[0];
+	words[1] = ((const u64 *)address)[1];
+	return load_group(routes6.lookup(&aligned.key));
 }
 
 static __always_inline u32 nexthop_ifindex(u32 id)
@@ -599,8 +619,7 @@ int xdpecmp_deep(struct xdp_md *ctx)
  * instead of carrying it out and counting it. For test runs of `xdpecmp explain` and `verify`.
  */
 #ifdef VARIANT_EXPLAIN
-BPF_TABLE_PINNED("array", u32, struct explanation, explanation, 1,
-		 PIN_DIR "/explanation_" GENERATION, MMAPABLE);
+BPF_F_TABLE("array", u32, struct explanation, explanation, 1, MMAPABLE);
 
 static __always_inline int write_down(const struct packet *p, const struct decision *d,
 				      enum reason reason)

@@ -14,6 +14,7 @@ SELECTION = "tests/bpf/test_selection.py"
 TAGS = "tests/bpf/test_tags.py"
 QUOTES = "tests/bpf/test_quotes.py"
 PARTIAL = "tests/bpf/test_partial_checksums.py"
+DIRECT = "tests/bpf/test_direct.py"
 _ROUND = "tests/net/test_differential.py::test_the_same_becomes_of_every_frame"
 GENERIC = [f"{_ROUND}[{SEED + policy}]" for policy in range(4)]
 """Rounds of the differential test in generic mode, by hash policy."""
@@ -68,6 +69,17 @@ MUTANTS = (
     Mutant("VLAN push", "rewrite.h", "tag[0].tci = egress->tags >> 16;", "tag[0].tci = 0;", TAGS),
     Mutant("inner VLAN push", "rewrite.h", "egress->tags >> 48;", "egress->tags >> 16;", TAGS),
     Mutant("VLAN pop", "rewrite.h", "if (surplus &&", "if (surplus < 0 &&", TAGS),
+    # where it leads
+    Mutant("direct row", "xdpecmp.c", "address >> 8 & 0xff", "address & 0xff", DIRECT),
+    Mutant("direct cell", "xdpecmp.c", "address >> 16 & 0xff", "address >> 24", DIRECT),
+    Mutant("direct block", "xdpecmp.c", "= be16(address);", "= be16(address) | 1;", DIRECT),
+    Mutant(
+        "behind the direct tables",
+        "xdpecmp.c",
+        "id ? &id : routes4.lookup",
+        "1 ? &id : routes4.lookup",
+        DIRECT,
+    ),
     # what may be forwarded
     Mutant("second VLAN tag", "parse.h", "is_tpid(tags[0].proto)", "0", TAGS),
     Mutant("VLAN id", "parse.h", "VLAN_VID_MASK 0x0fff", "VLAN_VID_MASK 0xffff", TAGS),
@@ -120,10 +132,12 @@ MUTANTS = (
     Mutant(
         "place of the protocol",
         "key.h",
-        "sip_word(&s, (__u64)key->proto << 16);",
-        "sip_word(&s, (__u64)key->proto << 24);",
+        "sip_begin(config, (__u64)key->proto << 16);",
+        "sip_begin(config, (__u64)key->proto << 24);",
         GENERIC[1],
     ),
+    Mutant("state after UDP", "key.h", "config->sip_after_udp", "config->sip_start", GENERIC[1]),
+    Mutant("state after TCP", "key.h", "config->sip_after_tcp", "config->sip_start", GENERIC[1]),
     Mutant("IPv4 padding", "key.h", "sip_word(&s, high);", "sip_word(&s, high << 8);", SELECTION),
     Mutant(
         "IPv6 padding",

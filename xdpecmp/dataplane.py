@@ -8,6 +8,7 @@ long as it is known, through restarts of the agent too.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,9 +24,11 @@ from .compile import (
     VlanKey,
     local4_filter,
 )
+from .compile.prefixes import masked
+from .direct import Change, Direct4
 from .groups import Groups
 from .hashing import sip_absorb, sip_state
-from .maps import Maps
+from .maps import DIRECT, Maps
 from .model import NextHop, Prefix
 from .slots import CapacityError, Slots
 
@@ -53,7 +56,9 @@ class Dataplane:
         self._device_slots: Slots[int] = Slots(0, CAPACITY["DEVICES_MAX"])
         self._groups = Groups(maps, self._nexthop_slots)
         self._routes: dict[Prefix, int] = {}
+        self._direct = Direct4(*(maps.memory(name) for name in DIRECT))
         self._adopt()
+        self._rebuild_direct()
 
     # --- taking over ----------------------------------------------------------------------------
 
@@ -142,6 +147,8 @@ class Dataplane:
         )
         struct.sip_start[:] = state
         struct.sip_after_zero[:] = sip_absorb(state, [0] * 4)
+        struct.sip_after_tcp[:] = sip_absorb(state, [socket.IPPROTO_TCP << 16, 0, 0])
+        struct.sip_after_udp[:] = sip_absorb(state, [socket.IPPROTO_UDP << 16, 0, 0])
         struct.local4_filter[:] = local4_filter(config.local4)
         return struct
 
@@ -209,9 +216,13 @@ class Dataplane:
     def _sync_routes(self, wanted: Mapping[Prefix, Target]) -> None:
         routes, numbers = self._routes, _Numbers(self._groups)
         changed: dict[int, list[tuple[Prefix, int]]] = {4: [], 6: []}
+        direct: list[Change] = []
         for prefix, target in wanted.items():
             number = numbers[target]
-            if routes.get(prefix) != number:
+            old = routes.get(prefix)
+            if old != number:
+                if len(prefix.address) == 4:
+                    direct.append(Change(prefix, old, number))
                 changed[4 if len(prefix.address) == 4 else 6].append((prefix, number))
                 routes[prefix] = number
         for family, rows in changed.items():
@@ -219,7 +230,30 @@ class Dataplane:
         if len(routes) != len(wanted):
             for prefix in [prefix for prefix in routes if prefix not in wanted]:
                 libbpf.map_delete(self._maps.fds[f"routes{prefix.family}"], _trie_key(prefix))
-                del routes[prefix]
+                old = routes.pop(prefix)
+                if prefix.family == 4:
+                    direct.append(Change(prefix, old, None))
+        if len(direct) > 10000:
+            self._rebuild_direct()
+        else:
+            self._direct.apply(direct, self._covering)
+
+    def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
+        for length in range(prefix.length - 1, -1, -1):
+            found = self._routes.get(Prefix(masked(prefix.address, length), length))
+            if found is not None:
+                return length, found
+        return None
+
+    def _rebuild_direct(self) -> None:
+        import numpy as np
+
+        routes = {p: n for p, n in self._routes.items() if len(p.address) == 4}
+        self._direct.rebuild(
+            np.array([int.from_bytes(p.address, "big") for p in routes], np.uint32),
+            np.array([p.length for p in routes], np.uint8),
+            np.array(list(routes.values()), np.uint32),
+        )
 
     @staticmethod
     def _store_routes(fd: int, rows: list[tuple[Prefix, int]]) -> None:

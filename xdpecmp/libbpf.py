@@ -64,6 +64,61 @@ def prog_id(fd: int) -> int:
     return int(info.id)
 
 
+class Refused(OSError):
+    """The verifier does not take a program; `log` is what it says."""
+
+    def __init__(self, error: OSError, log: str) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.log = log
+
+
+class _ProgLoadOpts(ctypes.Structure):
+    """struct bpf_prog_load_opts (libbpf's bpf.h), as of 1.0."""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("numbers", ctypes.c_uint32 * 7),  # prog_btf_fd .. attach_btf_obj_fd
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32 * 2),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32 * 2),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+    ]
+
+
+_XDP_PROGRAM = 6
+_LOG_SIZE = 1 << 20
+
+
+def load_xdp(name: str, code: bytes) -> int:
+    """Load an XDP program and return its descriptor; the caller closes it. Raises Refused."""
+    options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts))
+    what = f"program {name}"
+    arguments = (
+        ctypes.c_int(_XDP_PROGRAM),
+        name.encode(),
+        b"GPL",
+        code,
+        ctypes.c_size_t(len(code) // 8),
+        ctypes.byref(options),
+    )
+    try:
+        return _check(_library().bpf_prog_load(*arguments), what)
+    except OSError as error:  # again, for what the verifier has to say
+        log = ctypes.create_string_buffer(_LOG_SIZE)
+        options.log_level, options.log_size = 1, len(log)
+        options.log_buf = ctypes.addressof(log)
+        fd = _library().bpf_prog_load(*arguments)
+        if fd >= 0:
+            return int(fd)
+        raise Refused(error, log.value.decode(errors="replace") or str(error)) from error
+
+
 def program_by_id(number: int) -> int:
     """A new file descriptor for the program of that id; the caller closes it."""
     return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
@@ -151,6 +206,32 @@ class _MapInfo(ctypes.Structure):
         (name, ctypes.c_uint32)
         for name in ("type", "id", "key_size", "value_size", "max_entries", "map_flags")
     ]
+
+
+class _MapCreateOpts(ctypes.Structure):
+    """struct bpf_map_create_opts (libbpf's bpf.h), as of 1.0."""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("btf", ctypes.c_uint32 * 5),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    ]
+
+
+def create_map(
+    kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int
+) -> int:
+    """A new map's descriptor; the caller closes it. `kind`: BPF_MAP_TYPE_*."""
+    options = _MapCreateOpts(sz=ctypes.sizeof(_MapCreateOpts), map_flags=flags)
+    return _check(
+        _library().bpf_map_create(
+            kind, name.encode(), key_size, value_size, max_entries, ctypes.byref(options)
+        ),
+        f"map {name}",
+    )
 
 
 def map_info(fd: int) -> Any:

@@ -32,7 +32,10 @@ _SCALARS: dict[str, Any] = {
 MAPPED = ("control", "config", "interfaces", "groups", "paths", "buckets", "nexthops")
 """The maps that are reached through memory."""
 
-NAMES = (*MAPPED, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
+DIRECT = ("direct16", "direct24")
+"""The tables in front of the IPv4 trie. They are large, and only who writes them maps them."""
+
+NAMES = (*MAPPED, *DIRECT, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
 """Every map of the data path."""
 
 
@@ -134,6 +137,11 @@ class Maps:
 
     def __getitem__(self, name: str) -> MappedArray:
         return self.arrays[name]
+
+    def memory(self, name: str) -> mmap.mmap:
+        """All of an array map, mapped into memory: writes are seen by packets at once."""
+        info = libbpf.map_info(self.fds[name])
+        return mmap.mmap(self.fds[name], info.max_entries * info.value_size)
 
     def items(self, name: str) -> Iterator[tuple[Any, int]]:
         """Keys (ctypes) and values of one of the maps whose values are 32-bit numbers."""

@@ -1,23 +1,19 @@
-"""Compiles and loads the BPF programs: the only module that knows bcc.
-
-It runs as a process of its own (`python -m xdpecmp.program DIRECTORY`), which pins what it made and
-ends: so nobody else carries a compiler in memory, what the compiler and the verifier say on stderr
-can be caught, and the caller reads routes meanwhile.
-"""
+"""The BPF programs of one instance: compiled or taken from the cache, loaded and pinned."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum
 from pathlib import Path
 
-from . import libbpf
-from .abi import BPF_DIR, CAPACITY
+from . import compiler, image, libbpf
+from .abi import BPF_DIR, source_id
 from .errors import XdpecmpError
+from .image import Image
 from .maps import NAMES, Layout
 
 PROGRAM, CLOCK, EXPLAIN = "xdpecmp", "xdpecmp_clock", "xdpecmp_explain"
@@ -31,15 +27,19 @@ EXPLANATION = "explanation"
 class Variant(Enum):
     """Which entry points of bpf/xdpecmp.c are built."""
 
-    MAIN = "VARIANT_MAIN"
-    DEEP = "VARIANT_DEEP"
+    MAIN = "MAIN"
+    DEEP = "DEEP"
     """What the main program calls for a hash that takes a walk through the packet."""
-    EXPLAIN = "VARIANT_EXPLAIN"
+    EXPLAIN = "EXPLAIN"
     """The same decisions, written down. A generation by itself: it calls a deep one of its own."""
 
 
 _PINNED = {Variant.MAIN: (PROGRAM, CLOCK), Variant.DEEP: (), Variant.EXPLAIN: (EXPLAIN,)}
 _CALLED = {Variant.DEEP: "xdpecmp_deep", Variant.EXPLAIN: "xdpecmp_explain_deep"}
+_CALLS = "programs"
+"""The map through which they are called."""
+OF_GENERATION = {_CALLS, "workspaces", EXPLANATION}
+"""Maps that programs of different generations don't share."""
 
 
 GENERATION_DIGITS = 8
@@ -72,18 +72,17 @@ class Build:
         variant: Variant = Variant.MAIN,
         source: Path = BPF_DIR / "xdpecmp.c",
     ) -> None:
-        """Starts at once. `directory` must exist, in a bpffs. A variant that others call goes with
-        the main one of the same generation."""
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                __spec__.name,
-                str(directory),
-                generation,
-                variant.name,
-                str(source),
-            ],
+        """Starts to compile at once, unless that was done before. `directory` must exist, in a
+        bpffs. A variant that others call goes with the main one of the same generation."""
+        self._directory, self._generation, self._variant = directory, generation, variant
+        self._source = source
+        self._key = _cache_key(variant, source)
+        self._cached = image.cached(self._key)
+        self._process = None if self._cached else self._compile()
+
+    def _compile(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", compiler.__name__, self._variant.value, str(self._source)],
             cwd=Path(__file__).parent.parent,  # where this very package is found
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -92,7 +91,21 @@ class Build:
         )
 
     def result(self) -> Layout:
-        """Waits for the end. Raises BuildFailed with the line that says most."""
+        """Waits for the compiler and loads what it made. Raises BuildFailed with the line that says
+        most."""
+        if self._cached:
+            try:
+                return self._load(self._cached)
+            except BuildFailed:  # by another kernel's verifier, say: the sources decide
+                image.forget(self._key)
+                self._process = self._compile()
+        made = self._compiled()
+        layout = self._load(made)
+        image.keep(self._key, made)
+        return layout
+
+    def _compiled(self) -> Image:
+        assert self._process is not None
         out, err = self._process.communicate()
         if self._process.returncode:
             raise BuildFailed(
@@ -100,13 +113,81 @@ class Build:
                 "see what is missing: /usr/bin/python3 -c 'import bcc'; then run "
                 "vagrant/provision.sh",
             )
-        return Layout(json.loads(out))
+        return Image.parse(out)
+
+    def _load(self, made: Image) -> Layout:
+        try:
+            load(made, self._directory, self._generation, self._variant)
+        except libbpf.Refused as error:
+            raise BuildFailed(
+                f"the kernel does not load the XDP program: {_essence(error.log)}",
+                "xdpecmp doctor says what may be in its way",
+            ) from error
+        except OSError as error:
+            raise BuildFailed(
+                f"cannot load the XDP program: {error.filename}: {error.strerror}",
+                "xdpecmp doctor says what may be in its way",
+            ) from error
+        shown = (*NAMES, EXPLANATION)
+        return Layout({m.name: (m.key, m.value) for m in made.maps if m.name in shown})
 
     def abandon(self) -> None:
         """Ends the build if it still runs."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.communicate()
+
+
+def load(made: Image, directory: Path, generation: str, variant: Variant) -> None:
+    """Load an image's programs and pin them; its maps too, where they are not pinned yet. Raises
+    OSError, and libbpf.Refused where it was the verifier."""
+    with ExitStack() as undo:
+        fds = []
+        for spec in made.maps:
+            own = spec.name in OF_GENERATION
+            pin = directory / (pin_name(spec.name, generation) if own else spec.name)
+            fds.append(_open_map(pin, spec))
+            undo.callback(os.close, fds[-1])
+        called = _CALLED.get(variant)
+        for name in made.functions:
+            program = libbpf.load_xdp(name, made.code(name, fds))
+            undo.callback(os.close, program)
+            if name == called:
+                calls = [spec.name for spec in made.maps].index(_CALLS)
+                libbpf.map_update(fds[calls], bytes(4), program.to_bytes(4, sys.byteorder))
+            if name in _PINNED[variant]:
+                libbpf.pin(program, directory / pin_name(name, generation))
+
+
+def _open_map(pin: Path, spec: image.MapSpec) -> int:
+    try:
+        return libbpf.get_pinned(pin)
+    except FileNotFoundError:
+        fd = libbpf.create_map(
+            spec.type, spec.name, spec.key_size, spec.value_size, spec.max_entries, spec.flags
+        )
+        try:
+            libbpf.pin(fd, pin)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _cache_key(variant: Variant, source: Path) -> str:
+    """All that goes into an image: sources, flags, compiler, and the kernel, whose version bcc
+    looks at."""
+    digest = hashlib.sha256()
+    for part in (
+        source_id(),
+        *compiler.flags(variant.value),
+        compiler.version(),
+        os.uname().release,
+    ):
+        digest.update(f"{part}\n".encode())
+    digest.update(source.read_bytes())
+    return f"{variant.value.lower()}-{digest.hexdigest()[:16]}"
 
 
 def _essence(output: str) -> str:
@@ -117,44 +198,3 @@ def _essence(output: str) -> str:
             if mark in line:
                 return line
     return lines[-1] if lines else "no message"
-
-
-def compiler_flags(directory: Path, generation: str, variant: Variant) -> list[str]:
-    """What bpf/xdpecmp.c is compiled with, beside what bcc adds.
-
-    Without debug information, and without clang's optimiser: bcc runs LLVM's over it anyway. Both
-    together take a third off the time.
-    """
-    sizes = [f"-D{name}={value}" for name, value in CAPACITY.items()]
-    pins = [f'-DPIN_DIR="{directory}"', f'-DGENERATION="{generation}"', f"-D{variant.value}"]
-    quick = ["-g0", "-Xclang", "-disable-llvm-passes"]
-    return [*sizes, *pins, f"-I{BPF_DIR}", *quick]
-
-
-def _build(directory: Path, generation: str, variant: Variant, source: Path) -> dict[str, object]:
-    """Compile, load and pin; the maps' descriptions by bcc (see maps.Layout)."""
-    os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR / "uapi")
-    import bcc
-
-    bpf = bcc.BPF(src_file=str(source), cflags=compiler_flags(directory, generation, variant))
-    if variant in _CALLED:
-        called = bpf.load_func(_CALLED[variant], bcc.BPF.XDP)
-        libbpf.map_update(bpf["programs"].map_fd, bytes(4), called.fd.to_bytes(4, "little"))
-    for name in _PINNED[variant]:
-        function = bpf.load_func(name, bcc.BPF.XDP)
-        libbpf.pin(function.fd, directory / pin_name(name, generation))
-    names = (*NAMES, EXPLANATION) if variant is Variant.EXPLAIN else NAMES
-    return {name: _descriptions(bcc.lib, bpf.module, name) for name in names}
-
-
-def _descriptions(library: object, module: object, name: str) -> tuple[object, object]:
-    calls = ("bpf_table_key_desc", "bpf_table_leaf_desc")
-    key, value = (json.loads(getattr(library, call)(module, name.encode())) for call in calls)
-    return key, value
-
-
-if __name__ == "__main__":
-    _, where, name, which, what = sys.argv
-    print(json.dumps(_build(Path(where), name, Variant[which], Path(what))))
-    sys.stdout.flush()
-    os._exit(0)  # taking a compiler down in good order takes 50 ms

@@ -21,6 +21,7 @@ STRUCTS = {
     "config": ("config", "value"),
     "interface": ("interfaces", "value"),
     "vlan_key": ("vlans", "key"),
+    "direct": ("direct24", "value"),
     "route4_key": ("routes4", "key"),
     "route6_key": ("routes6", "key"),
     "group": ("groups", "value"),
@@ -80,6 +81,8 @@ def test_capacities(plane: Plane) -> None:
     expected |= {
         "control": 1,
         "config": 2,
+        "direct16": 1 << 8,
+        "direct24": 1 << 16,
         "path_stats": CAPACITY["NEXTHOPS_MAX"],
         "reason_stats": STAT_COUNT,
     }
