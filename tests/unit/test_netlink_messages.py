@@ -19,7 +19,7 @@ from xdpecmp.errors import (
     NotPermitted,
 )
 from xdpecmp.model import Link, Neighbour
-from xdpecmp.netlink import wire
+from xdpecmp.netlink import links, wire
 from xdpecmp.netlink.features import parse_features
 from xdpecmp.netlink.links import parse_link
 from xdpecmp.netlink.monitor import Changes, classify
@@ -232,3 +232,22 @@ def test_arbitrary_bytes(parse: Callable[[bytes], object], data: bytes) -> None:
 def test_arbitrary_events(kind: int, body: bytes) -> None:
     with contextlib.suppress(MalformedMessage):
         classify(message(kind, body))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "able"),
+    [
+        ("", "native", True),
+        ("", "generic", False),
+        ("", "", False),
+        ("bond", "native", True),
+        ("bridge", "", False),
+        ("veth", "native", False),
+    ],
+)
+def test_where_the_kernel_cannot_tell_only_a_native_program_speaks_for_a_device(
+    kind: str, mode: str, able: bool
+) -> None:
+    """Else frames would be lost: before Linux 6.3 redirects to deaf devices fail unseen."""
+    link = Link(1, "eth0", bytes(6), 1500, True, kind=kind, xdp_mode=mode)
+    assert links._surely_transmits(link) is able

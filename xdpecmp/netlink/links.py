@@ -104,8 +104,8 @@ def _request(ifindex: int) -> bytes:
 def read_links(
     connection: wire.Socket, transmits: Mapping[int, bool], strips_tags: Callable[[str], bool]
 ) -> dict[int, Link]:
-    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell;
-    `strips_tags` asks about a device by its name.
+    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell,
+    and then what surely can counts; `strips_tags` asks about a device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
     able, until its own notification has it read again.
@@ -113,12 +113,18 @@ def read_links(
     links = {}
     for message in connection.dump(RTM_GETLINK, _request(0), "links"):
         link = parse_link(message)
-        if transmits:
-            link = replace(link, can_transmit_xdp=transmits.get(link.ifindex, False))
+        able = transmits.get(link.ifindex, False) if transmits else _surely_transmits(link)
+        link = replace(link, can_transmit_xdp=able)
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
         links[link.ifindex] = link
     return links
+
+
+def _surely_transmits(link: Link) -> bool:
+    """Before Linux 6.3 nobody says. Most drivers transmit XDP frames while they run an XDP program
+    of their own; a veth does where its peer is ready for them, which is not for us to see."""
+    return link.xdp_mode == "native" and link.kind != "veth"
 
 
 def read_link(connection: wire.Socket, ifindex: int) -> Link:
