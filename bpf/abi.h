@@ -57,8 +57,9 @@ struct config {
 	__u8 pass6;              /* likewise IPv6 */
 	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
 	__u8 pass_multipath6;    /* likewise IPv6 */
-	__u8 pad[2];
-	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed, for `status`; 0 = not known */
+	__u8 own_seed;           /* for readers: 1 = the seed is ours, Linux keeps its own to itself */
+	__u8 pad;
+	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed or ours; 0 = not known */
 	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
 	__u32 fields6;           /* likewise IPv6 */

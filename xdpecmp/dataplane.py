@@ -141,6 +141,7 @@ class Dataplane:
             pass_multipath4=config.pass_multipath4,
             pass_multipath6=config.pass_multipath6,
             seed=seed,
+            own_seed=config.own_seed,
             label_mask=_swap32(self._label_mask),
             fields4=config.fields4,
             fields6=config.fields6,

@@ -40,6 +40,8 @@ class HashSettings(NamedTuple):
     fields: int
     seed: int
     follows_label: bool = True
+    own_seed: bool = False
+    """Whether the seed is not Linux's."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,16 @@ def hash_settings(maps: Maps, family: int, slot: int | None = None) -> HashSetti
         slot = maps["control"].entries[0].config_slot
     config = maps["config"].entries[slot]
     if family == 4:
-        return HashSettings(config.policy4, config.fields4, config.seed)
-    return HashSettings(config.policy6, config.fields6, config.seed, bool(config.label_mask))
+        return HashSettings(
+            config.policy4, config.fields4, config.seed, own_seed=bool(config.own_seed)
+        )
+    return HashSettings(
+        config.policy6,
+        config.fields6,
+        config.seed,
+        bool(config.label_mask),
+        bool(config.own_seed),
+    )
 
 
 # --- the Python twin -----------------------------------------------------------------------------
@@ -185,8 +195,9 @@ def hash_settings(maps: Maps, family: int, slot: int | None = None) -> HashSetti
 
 def label_can_be_asked(settings: HashSettings) -> bool:
     """Whether `question` has one for IPv6 packets with a flow label."""
-    policy, _, _, follows_label = settings
-    return policy == 1 or (policy == 0 and follows_label and takes_flow_label())
+    if settings.policy == 0:
+        return settings.follows_label and takes_flow_label()
+    return settings.policy == 1
 
 
 class Twin(NamedTuple):
@@ -222,6 +233,8 @@ def question(decision: Decision) -> Query | str:
     query = Query(*addresses, decision.ingress)
     if not decision.is_multipath:
         return query
+    if decision.settings.own_seed:
+        return "Linux keeps its hash seed to itself, and chooses by that"
     if decision.is_icmp_error:
         return "Linux cannot be asked where it sends an ICMP error"
     proto = packet[9] if family == 4 else packet[6]

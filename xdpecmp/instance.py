@@ -7,6 +7,7 @@ namespace, by which the kernel knows it (`lsns -t net`), whatever names it has.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import select
 import shutil
@@ -179,6 +180,19 @@ class Instance:
         """Keep it for attaching again."""
         (self.run / "flow-label").write_text(choice)
 
+    def own_seed(self) -> int | None:
+        """What to hash with where Linux keeps its seed to itself; None = nothing was asked for."""
+        path = self.run / "own-seed"
+        return int(path.read_text()) if path.exists() else None
+
+    def record_own_seed(self, seed: int | None) -> None:
+        """Keep it for attaching again."""
+        path = self.run / "own-seed"
+        if seed is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(str(seed))
+
     # --- neighbours that we made managed ---------------------------------------------------------
 
     def record_managed(self, nexthop: NextHop) -> None:
@@ -257,6 +271,15 @@ class Instance:
             os.close(fd)
         if not ended:
             raise XdpecmpError(f"the agent (pid {pid}) does not end", f"end it: kill -9 {pid}")
+
+
+def machine_seed() -> int:
+    """A hash seed (1 to 2^32 - 1) that is always the same on this machine, so that flows stay where
+    they are when xdpecmp is attached again, and another one elsewhere: machine-id(5)."""
+    path = Path("/etc/machine-id")
+    name = path.read_text().strip() if path.exists() else os.uname().nodename
+    digest = hashlib.sha256(f"xdpecmp {name}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") or 1
 
 
 def _lock(path: Path) -> int:

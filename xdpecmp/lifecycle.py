@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import libbpf, netns
 from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import FOLLOW, Busy, Instance, NotAttached
+from .instance import FOLLOW, Busy, Instance, NotAttached, machine_seed
 from .model import Link
 from .netlink import Kernel
 from .program import Build, Variant, new_generation
@@ -41,20 +41,31 @@ class Attached:
 # --- attach -------------------------------------------------------------------------------------
 
 
+class _Wishes(NamedTuple):
+    """How to attach: see `attach`."""
+
+    mode: str
+    set_seed: bool
+    flow_label: str | None
+    own_seed: bool | None
+
+
 def attach(
     names: Sequence[str],
     mode: str = "auto",
     namespace: str | None = None,
     set_seed: bool = False,
     flow_label: str | None = None,
+    own_seed: bool | None = None,
     foreground: Callable[[Attached], None] | None = None,
 ) -> Attached:
     """Attach to the named interfaces of the current namespace, or upgrade what is attached.
 
     `namespace` is the name the user gave it, if any: the agent ends with it. `set_seed`: where
-    Linux keeps its hash seed to itself, give it one that is known. `flow_label`: one of FLOW_LABEL,
-    None for what it was. With `foreground` the agent runs in this process once that was called;
-    otherwise it is left running behind.
+    Linux keeps its hash seed to itself, give it one that is known. `flow_label`: one of FLOW_LABEL;
+    `own_seed`: whether to hash with a seed of ours where Linux's is not known; None for what it
+    was. With `foreground` the agent runs in this process once that was called; otherwise it is left
+    running behind.
     Raises XdpecmpError; then nothing has changed, but for interfaces attached before.
     """
     if os.geteuid() != 0:
@@ -65,7 +76,8 @@ def attach(
         fresh, generation = not instance.present(), new_generation()
         fresh_version = not instance.directory.is_dir()
         try:
-            mirror, result = _start(instance, kernel, links, mode, set_seed, flow_label, generation)
+            wishes = _Wishes(mode, set_seed, flow_label, own_seed)
+            mirror, result = _start(instance, kernel, links, wishes, generation)
             if not foreground:
                 _fork_agent(instance, mirror, namespace)
         except BaseException:
@@ -120,9 +132,7 @@ def _start(
     instance: Instance,
     kernel: Kernel,
     links: Sequence[Link],
-    mode: str,
-    set_seed: bool,
-    flow_label: str | None,
+    wishes: _Wishes,
     generation: str,
 ) -> tuple[Mirror, Attached]:
     """Bring the data path up, taking over from an earlier one if there is one."""
@@ -138,16 +148,20 @@ def _start(
     finally:
         build.abandon()
     instance.stop_agent()
-    flow_label = flow_label or instance.flow_label()
+    flow_label = wishes.flow_label or instance.flow_label()
+    kernel.own_seed = instance.own_seed()
+    if wishes.own_seed is not None:
+        kernel.own_seed = machine_seed() if wishes.own_seed else None
     mirror = _new_mirror(instance, kernel, generation, flow_label)
     mirror.push({link.ifindex for link in links})
     mirror.renew_lease()
     program = instance.open_program(generation)
     try:
-        result = _attach_all(kernel, links, program, mode)
+        result = _attach_all(kernel, links, program, wishes.mode)
     finally:
         os.close(program)
-    if set_seed and mirror.snapshot.settings.seed is None:
+    settings = mirror.snapshot.settings
+    if wishes.set_seed and (settings.seed is None or settings.own_seed):
         kernel.set_seed(1 + secrets.randbelow(0xFFFFFFFF))
     mirror.pull(EVERYTHING)  # now with the programs and their modes
     mirror.push()
@@ -155,6 +169,7 @@ def _start(
     instance.remove_other_versions(generation)
     instance.record_source()
     instance.record_flow_label(flow_label)
+    instance.record_own_seed(kernel.own_seed)
     result.notes += notes(mirror, flow_label)
     return mirror, result
 
@@ -177,6 +192,7 @@ def _resume(instance: Instance, kernel: Kernel, namespace: str | None) -> None:
     """An upgrade failed: what was attached before goes on as it was, under an agent."""
     if instance.agent_pid() is not None or not instance.generation():
         return
+    kernel.own_seed = instance.own_seed()
     mirror = _new_mirror(instance, kernel, instance.generation(), instance.flow_label())
     mirror.push()
     mirror.renew_lease()
@@ -304,6 +320,7 @@ def _run_agent(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
     with Kernel() as kernel, kernel.monitor() as monitor:
+        kernel.own_seed = instance.own_seed()
         mirror.kernel = kernel
         started()
 

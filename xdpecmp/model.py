@@ -154,7 +154,7 @@ class Link:
     """"native", "generic", "offload" or "" (none)."""
     can_transmit_xdp: bool = True
     """Whether frames may be redirected to it in native mode (NETDEV_XDP_ACT_NDO_XMIT).
-    True where the kernel cannot tell (before 6.3)."""
+    Where the kernel cannot tell (before 6.3), only a native program of its own speaks for it."""
     strips_tags: bool = False
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
@@ -209,6 +209,8 @@ class Settings:
     policy6: int = 0
     seed: int | None = None
     """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
+    own_seed: bool = False
+    """Whether the seed is one of ours, since Linux's is not known."""
     fields4: int = 0x7
     """net.ipv4.fib_multipath_hash_fields, for policy 3."""
     fields6: int = 0x7

@@ -11,6 +11,7 @@ from .compile import Tables
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .model import NextHop, Prefix
+from .netlink import has_seed
 from .verify import first_disagreement
 
 
@@ -49,11 +50,16 @@ def _passed_whole(tables: Tables) -> Iterator[str]:
 
 
 def _passed_multipath(tables: Tables) -> Iterator[str]:
+    if tables.config.own_seed and tables.groups:
+        yield (
+            "multipath routes go by a hash seed of xdpecmp's own, since Linux keeps its to itself: "
+            "flows stay where they are, but what passes to Linux may go another way"
+        )
     reasons = {4: tables.config.pass_multipath4, 6: tables.config.pass_multipath6}
     if Reason.SEED_UNKNOWN in reasons.values():
         yield (
             "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
-            "forwarded here, set one (flows move once): xdpecmp attach IFACE --set-seed"
+            f"forwarded here (flows move once): xdpecmp attach IFACE {_seed_option()}"
         )
     for family, reason in reasons.items():
         if reason == Reason.POLICY_UNSUPPORTED:
@@ -61,6 +67,11 @@ def _passed_multipath(tables: Tables) -> Iterator[str]:
                 f"IPv{family} multipath routes pass to Linux: {REASON_TEXT[Reason(reason).name]} "
                 f"(sysctl net.ipv{family}.fib_multipath_hash_policy)"
             )
+
+
+def _seed_option() -> str:
+    """How to have multipath routes forwarded on this kernel."""
+    return "--set-seed" if has_seed() else "--own-seed"
 
 
 def _deaf_egress(mirror: Mirror, tables: Tables) -> Iterator[str]:

@@ -304,7 +304,7 @@ def _settings(tables: Tables, family: int) -> HashSettings:
     policy, fields = (
         (config.policy4, config.fields4) if family == 4 else (config.policy6, config.fields6)
     )
-    return HashSettings(policy, fields, config.seed or 0)
+    return HashSettings(policy, fields, config.seed or 0, own_seed=config.own_seed)
 
 
 def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: int) -> bool:

@@ -224,7 +224,8 @@ class View:
             "flow_label_matters": config.policy6 == 0
             and any(groups[number].kind in _MULTIPATH for number in numbers[1]),
             "seed": config.seed or None,
-            "seed_known": bool(config.seed),
+            "seed_known": bool(config.seed) and not config.own_seed,
+            "own_seed": bool(config.own_seed),
             "lease_s": self._lease(instance, control.lease_jiffies),
             "agent_pid": instance.agent_pid(),
             "routes4": numbers[0].total(),

@@ -23,6 +23,14 @@ from ..instance import FLOW_LABEL
     help="Where Linux keeps its hash seed to itself, set a random one. Flows move once.",
 )
 @click.option(
+    "--own-seed/--no-own-seed",
+    default=None,
+    help="Where Linux keeps its hash seed to itself (always, before 6.11), hash with one of "
+    "xdpecmp's own, the same each time on this machine. Flows then stay where they are, which is "
+    "not where Linux would have them: what passes to Linux may go another way. Kept when attaching "
+    "again; off at first.",
+)
+@click.option(
     "--flow-label",
     type=click.Choice(FLOW_LABEL),
     help="Hash the IPv6 flow label under policy 0 as Linux does, or ignore it, so that ICMPv6 "
@@ -37,6 +45,7 @@ def command(
     mode: str,
     set_seed: bool,
     flow_label: str | None,
+    own_seed: bool | None,
     foreground: bool,
 ) -> None:
     """Forward what these interfaces receive in XDP, as Linux would.
@@ -45,9 +54,9 @@ def command(
     follows them. Where something is attached already it is upgraded in place, without a gap.
     """
     if foreground:
-        lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, foreground=_tell)
+        lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed, foreground=_tell)
     else:
-        _tell(lifecycle.attach(interfaces, mode, netns, set_seed, flow_label))
+        _tell(lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed))
 
 
 def _tell(result: lifecycle.Attached) -> None:

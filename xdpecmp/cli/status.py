@@ -29,7 +29,9 @@ def command(as_json: bool) -> None:
 
 
 def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
-    seed = status["seed"] if status["seed_known"] else "not known"
+    seed = status["seed"] or "not known"
+    if status["own_seed"]:
+        seed = f"{seed} of its own (Linux keeps its to itself)"
     agent = f"pid {status['agent_pid']}" if status["agent_pid"] else "not running"
     lease = (
         f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"

@@ -40,6 +40,7 @@ def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: b
         fields4=settings.fields4,
         fields6=settings.fields6,
         seed=settings.seed,
+        own_seed=settings.own_seed,
         pass4=pass4,
         pass6=pass6,
         pass_multipath4=_multipath_reason(settings, settings.policy4, deep),

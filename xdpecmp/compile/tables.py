@@ -85,6 +85,7 @@ class Config(NamedTuple):
     fields4: int
     fields6: int
     seed: int | None
+    own_seed: bool
     pass4: int
     pass6: int
     pass_multipath4: int

@@ -21,5 +21,6 @@
 from .getroute import Answer, Query
 from .kernel import Kernel
 from .monitor import Changes, Monitor
+from .sysctl import has_seed
 
-__all__ = ["Answer", "Changes", "Kernel", "Monitor", "Query"]
+__all__ = ["Answer", "Changes", "Kernel", "Monitor", "Query", "has_seed"]

@@ -51,6 +51,8 @@ class Kernel:
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
+            self.own_seed: int | None = None
+            """What to hash with where Linux keeps its seed to itself; None = it stays unknown."""
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
@@ -94,7 +96,10 @@ class Kernel:
         """The sysctls, those of interfaces for these links."""
         with inside(self._namespace):
             settings = sysctl.read_settings(links)
-        return replace(settings, ipsec=xfrm.read_has_policies(self._xfrm))
+        settings = replace(settings, ipsec=xfrm.read_has_policies(self._xfrm))
+        if settings.seed is None and self.own_seed is not None:
+            return replace(settings, seed=self.own_seed, own_seed=True)
+        return settings
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""

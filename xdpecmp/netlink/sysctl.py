@@ -74,6 +74,11 @@ def read_settings(links: Iterable[Link]) -> Settings:
     )
 
 
+def has_seed() -> bool:
+    """Whether this kernel lets its multipath hash seed be known (Linux 6.11)."""
+    return os.path.exists(f"{_ROOT}/ipv4/fib_multipath_hash_seed")
+
+
 def write_seed(seed: int) -> None:
     """Set net.ipv4.fib_multipath_hash_seed (1 to 2^32 - 1) of the calling thread's namespace.
 
@@ -84,5 +89,7 @@ def write_seed(seed: int) -> None:
             file.write(str(seed))
     except FileNotFoundError as error:
         raise KernelRefused(
-            "this kernel has no net.ipv4.fib_multipath_hash_seed", ENOENT, "it came with Linux 6.11"
+            "this kernel has no net.ipv4.fib_multipath_hash_seed (it came with Linux 6.11)",
+            ENOENT,
+            "have xdpecmp hash with a seed of its own: xdpecmp attach IFACE --own-seed",
         ) from error
