@@ -9,7 +9,7 @@ long as it is known, through restarts of the agent too.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from . import libbpf
@@ -64,7 +64,7 @@ class Dataplane:
 
     def _adopt(self) -> None:
         maps = self._maps
-        for slot, nexthop in read_nexthops(maps):
+        for slot, nexthop in maps.nexthops():
             self._nexthop_slots.adopt(nexthop, slot)
         self._nexthop_slots.used = max(
             self._nexthop_slots.used, maps["control"].entries[0].nexthops_used
@@ -332,16 +332,6 @@ def _cautious(old: Config | None, new: Config) -> Config:
     if old is None:
         return new
     return new._replace(pass4=new.pass4 or old.pass4, pass6=new.pass6 or old.pass6)
-
-
-def read_nexthops(maps: Maps) -> Iterable[tuple[int, NextHop]]:
-    """The next hops in use, with their numbers."""
-    entries = maps["nexthops"].entries
-    for slot in range(maps["control"].entries[0].nexthops_used):
-        entry = entries[slot]
-        if entry.ifindex and entry.reason != Reason.NO_ROUTE:
-            via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
-            yield slot, NextHop(via, entry.ifindex)
 
 
 def _swap16(value: int) -> int:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from . import libbpf
-from .model import Prefix
+from .abi import Reason
+from .model import NextHop, Prefix
 
 _SCALARS: dict[str, Any] = {
     "unsigned char": ctypes.c_uint8,
@@ -151,6 +152,15 @@ class Maps:
             numbers = memoryview(values).cast("I")
             for i in range(count):
                 yield key_type.from_buffer_copy(keys, i * size), numbers[i]
+
+    def nexthops(self) -> Iterator[tuple[int, NextHop]]:
+        """The next hops in use, with their numbers."""
+        entries = self["nexthops"].entries
+        for slot in range(self["control"].entries[0].nexthops_used):
+            entry = entries[slot]
+            if entry.ifindex and entry.reason != Reason.NO_ROUTE:
+                via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
+                yield slot, NextHop(via, entry.ifindex)
 
     def group_of(self, prefix: Prefix) -> int | None:
         """The group of this prefix or, where it has no entry, of the longest one that covers it."""

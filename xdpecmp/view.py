@@ -16,7 +16,6 @@ from typing import Any
 
 from .abi import ICMP_ERROR_INDEX, REASON_TEXT, GroupKind, Reason
 from .clock import HZ, read_jiffies
-from .dataplane import read_nexthops
 from .hashing import shares
 from .instance import FOLLOW, IGNORE, Instance
 from .maps import Maps
@@ -150,7 +149,7 @@ class View:
     def stats(self) -> dict[str, Any]:
         """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
         nexthops = []
-        for number, nexthop in read_nexthops(self._maps):
+        for number, nexthop in self._maps.nexthops():
             traffic = self._maps.per_cpu("path_stats", number)
             nexthops.append(
                 {
@@ -231,7 +230,7 @@ class View:
             "routes4": numbers[0].total(),
             "routes6": numbers[1].total(),
             "groups": sum(groups[number].kind in _MULTIPATH for number in used),
-            "nexthops": sum(1 for _ in read_nexthops(self._maps)),
+            "nexthops": sum(1 for _ in self._maps.nexthops()),
         }
 
     @staticmethod

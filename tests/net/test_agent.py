@@ -16,7 +16,6 @@ from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers, by_server
 from tests.netns import wait_until
 from xdpecmp.abi import INTERFACE_FLAGS
-from xdpecmp.dataplane import read_nexthops
 from xdpecmp.model import NextHop
 from xdpecmp.view import RouteView
 
@@ -194,7 +193,7 @@ def test_the_egress_mtu(net: Anycast, servers: Servers, flows: Flows) -> None:
     wanted = NextHop(bytes([10, 0, 1, 2]), net.ns.ifindex("e1"))
 
     def mtu() -> int:
-        slot = next(slot for slot, nexthop in read_nexthops(maps) if nexthop == wanted)
+        slot = next(slot for slot, nexthop in maps.nexthops() if nexthop == wanted)
         held: int = maps["nexthops"].entries[slot].mtu
         return held
 
