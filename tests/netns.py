@@ -64,6 +64,8 @@ class Namespace:
         try:
             for interface in ("all", "default"):
                 self.sysctl(f"net/ipv6/conf/{interface}/accept_dad", 0)
+            # a host that forwards passes that on to new namespaces
+            self.sysctl("net/ipv4/ip_forward", 0)
             self.ip("link set lo up")
         except BaseException:
             self.close()
