@@ -34,13 +34,15 @@ enum reason {
 #define STAT_COUNT 192
 _Static_assert(REASON_COUNT <= ICMPV4_STAT_BASE, "reasons");
 
-/* control[0]: the two words that the agent stores most often. */
+/* control[0]: what the agent stores most often, each field by itself. */
 struct control {
 	__u64 lease_jiffies; /* the program works while bpf_jiffies64() is below this */
 	__u32 config_slot;   /* the entry of `config` in force */
 	__u32 nexthops_used; /* entries of `nexthops` from this one on were never used */
+	__u32 epoch6;        /* counts up after each change of routes6; see route6(). Never 0 */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct control) == 16, "control");
+_Static_assert(sizeof(struct control) == 24, "control");
 
 #define LOCAL4_FILTER_WORDS 8
 

@@ -36,6 +36,17 @@ BPF_DEVMAP(devices, DEVICES_MAX);
 BPF_TABLE("percpu_array", u32, struct traffic, path_stats, NEXTHOPS_MAX);
 BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_COUNT);
 
+/*
+ * IPv6 destinations that this CPU looked up in the trie lately, and what was found while control's
+ * epoch6 was as it is here: a change of the trie makes all of it void at once.
+ */
+struct destination {
+	u64 address[2];
+	u32 group;
+	u32 epoch;
+};
+BPF_TABLE("percpu_array", u32, struct destination, destinations, DESTINATIONS_MAX);
+
 /* What is known of a packet once it was inspected. */
 struct packet {
 	struct link_layer link;
@@ -44,6 +55,7 @@ struct packet {
 	struct quote quote; /* what an ICMP error is about */
 	struct group group;
 	__u32 config_slot;
+	__u32 epoch6;
 	__u32 ingress_ifindex;
 	__u32 ingress_flags;
 };
@@ -93,7 +105,7 @@ static __always_inline void count_traffic(u32 nexthop, u32 bytes)
 /* --- where it came in ----------------------------------------------------------------------- */
 
 /* The configuration in force, or NULL once the agent's lease has run out. */
-static __always_inline struct config *leased_config(u32 *slot)
+static __always_inline struct config *leased_config(u32 *slot, u32 *epoch6)
 {
 	u32 zero = 0;
 	struct control *c = control.lookup(&zero);
@@ -101,6 +113,7 @@ static __always_inline struct config *leased_config(u32 *slot)
 	if (!c || bpf_jiffies64() >= *(volatile u64 *)&c->lease_jiffies)
 		return NULL;
 	*slot = *(volatile u32 *)&c->config_slot;
+	*epoch6 = *(volatile u32 *)&c->epoch6;
 	return config.lookup(slot);
 }
 
@@ -188,7 +201,8 @@ static __always_inline struct group route4(__be32 address)
 	return load_group(id ? &id : routes4.lookup(&key));
 }
 
-static __always_inline struct group route6(const __u8 *address)
+/* The entry of `groups` for an address, as the trie has it. */
+static __always_inline u32 trie_group6(const u64 *address)
 {
 	/* by words, which the trie then reads; a copy by bytes takes longer than the look-up */
 	struct {
@@ -196,10 +210,36 @@ static __always_inline struct group route6(const __u8 *address)
 		struct route6_key key;
 	} aligned = {.key.prefixlen = 128};
 	u64 *words = (u64 *)aligned.key.address;
+	u32 *group;
 
-	words[0] = ((const u64 *)address)[0];
-	words[1] = ((const u64 *)address)[1];
-	return load_group(routes6.lookup(&aligned.key));
+	words[0] = address[0];
+	words[1] = address[1];
+	group = routes6.lookup(&aligned.key);
+	return group ? *group : REASON_NO_ROUTE;
+}
+
+/*
+ * `epoch` was read before the trie is, and the agent counts it up after it changed the trie: so what
+ * is kept under an epoch can't be older than it.
+ */
+static __always_inline struct group route6(const u64 *address, u32 epoch)
+{
+	u64 mixed = (address[0] ^ (address[1] << 32 | address[1] >> 32)) * 0x9e3779b97f4a7c15ULL;
+	u32 index = mixed >> 40 & (DESTINATIONS_MAX - 1);
+	struct destination *known = destinations.lookup(&index);
+	u32 group;
+
+	if (known && known->epoch == epoch && known->address[0] == address[0] &&
+	    known->address[1] == address[1])
+		return load_group(&known->group);
+	group = trie_group6(address);
+	if (known) {
+		known->address[0] = address[0];
+		known->address[1] = address[1];
+		known->group = group;
+		known->epoch = epoch;
+	}
+	return load_group(&group);
 }
 
 static __always_inline u32 nexthop_ifindex(u32 id)
@@ -411,7 +451,7 @@ static __always_inline enum reason inspect6(const struct config *config,
 	if (!(ingress->flags & INTERFACE_FORWARD6))
 		return REASON_FORWARDING_OFF;
 
-	p->group = route6(ip->destination);
+	p->group = route6((const u64 *)ip->destination, p->epoch6);
 	if (p->group.kind == GROUP_PASS)
 		return p->group.first;
 	if (ip->hop_limit <= 1)
@@ -437,7 +477,7 @@ static __always_inline enum reason inspect(struct xdp_md *ctx, struct packet *p,
 	enum reason reason;
 	u64 mac;
 
-	*config = leased_config(&p->config_slot);
+	*config = leased_config(&p->config_slot, &p->epoch6);
 	if (!*config)
 		return REASON_LEASE_EXPIRED;
 	l3->start = c.at;

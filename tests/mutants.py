@@ -14,7 +14,7 @@ SELECTION = "tests/bpf/test_selection.py"
 TAGS = "tests/bpf/test_tags.py"
 QUOTES = "tests/bpf/test_quotes.py"
 PARTIAL = "tests/bpf/test_partial_checksums.py"
-DIRECT = "tests/bpf/test_direct.py"
+LOOKUP = "tests/bpf/test_lookup.py"
 _ROUND = "tests/net/test_differential.py::test_the_same_becomes_of_every_frame"
 GENERIC = [f"{_ROUND}[{SEED + policy}]" for policy in range(4)]
 """Rounds of the differential test in generic mode, by hash policy."""
@@ -70,16 +70,19 @@ MUTANTS = (
     Mutant("inner VLAN push", "rewrite.h", "egress->tags >> 48;", "egress->tags >> 16;", TAGS),
     Mutant("VLAN pop", "rewrite.h", "if (surplus &&", "if (surplus < 0 &&", TAGS),
     # where it leads
-    Mutant("direct row", "xdpecmp.c", "address >> 8 & 0xff", "address & 0xff", DIRECT),
-    Mutant("direct cell", "xdpecmp.c", "address >> 16 & 0xff", "address >> 24", DIRECT),
-    Mutant("direct block", "xdpecmp.c", "= be16(address);", "= be16(address) | 1;", DIRECT),
+    Mutant("direct row", "xdpecmp.c", "address >> 8 & 0xff", "address & 0xff", LOOKUP),
+    Mutant("direct cell", "xdpecmp.c", "address >> 16 & 0xff", "address >> 24", LOOKUP),
+    Mutant("direct block", "xdpecmp.c", "= be16(address);", "= be16(address) | 1;", LOOKUP),
     Mutant(
         "behind the direct tables",
         "xdpecmp.c",
         "id ? &id : routes4.lookup",
         "1 ? &id : routes4.lookup",
-        DIRECT,
+        LOOKUP,
     ),
+    Mutant("epoch", "xdpecmp.c", "known->epoch == epoch", "known->epoch", LOOKUP),
+    Mutant("upper half", "xdpecmp.c", "known->address[0] == address[0]", "1", LOOKUP),
+    Mutant("lower half", "xdpecmp.c", "known->address[1] == address[1]", "1", LOOKUP),
     # what may be forwarded
     Mutant("second VLAN tag", "parse.h", "is_tpid(tags[0].proto)", "0", TAGS),
     Mutant("VLAN id", "parse.h", "VLAN_VID_MASK 0x0fff", "VLAN_VID_MASK 0xffff", TAGS),

@@ -27,6 +27,7 @@ CAPACITY = {
     "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 65_536,
     "DEVICES_MAX": 1024,
+    "DESTINATIONS_MAX": 4096,
 }
 """How many entries each map holds. LPM tries take memory for what is in them only."""
 

@@ -59,6 +59,7 @@ class Dataplane:
         self._direct = Direct4(*(maps.memory(name) for name in DIRECT))
         self._adopt()
         self._rebuild_direct()
+        self._count_epoch6()
 
     # --- taking over ----------------------------------------------------------------------------
 
@@ -218,6 +219,7 @@ class Dataplane:
         routes, numbers = self._routes, _Numbers(self._groups)
         changed: dict[int, list[tuple[Prefix, int]]] = {4: [], 6: []}
         direct: list[Change] = []
+        gone6 = False
         for prefix, target in wanted.items():
             number = numbers[target]
             old = routes.get(prefix)
@@ -234,10 +236,19 @@ class Dataplane:
                 old = routes.pop(prefix)
                 if prefix.family == 4:
                     direct.append(Change(prefix, old, None))
+                else:
+                    gone6 = True
+        if changed[6] or gone6:
+            self._count_epoch6()
         if len(direct) > 10000:
             self._rebuild_direct()
         else:
             self._direct.apply(direct, self._covering)
+
+    def _count_epoch6(self) -> None:
+        """What packets have found in the IPv6 trie no longer counts."""
+        control = self._maps["control"].entries[0]
+        control.epoch6 = control.epoch6 % 0xFFFFFFFF + 1
 
     def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
         for length in range(prefix.length - 1, -1, -1):

@@ -38,7 +38,7 @@ _PINNED = {Variant.MAIN: (PROGRAM, CLOCK), Variant.DEEP: (), Variant.EXPLAIN: (E
 _CALLED = {Variant.DEEP: "xdpecmp_deep", Variant.EXPLAIN: "xdpecmp_explain_deep"}
 _CALLS = "programs"
 """The map through which they are called."""
-OF_GENERATION = {_CALLS, "workspaces", EXPLANATION}
+OF_GENERATION = {_CALLS, "workspaces", "destinations", EXPLANATION}
 """Maps that programs of different generations don't share."""
 
 
