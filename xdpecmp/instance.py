@@ -73,10 +73,7 @@ class Instance:
 
     def prepare(self) -> None:
         """Make the directories. Raises XdpecmpError where bpffs is missing."""
-        if not _is_bpffs(BPFFS):
-            raise XdpecmpError(
-                f"no bpf file system at {BPFFS}", f"mount it: mount -t bpf bpf {BPFFS}"
-            )
+        check_bpffs()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.run.mkdir(parents=True, exist_ok=True)
@@ -302,6 +299,12 @@ def _lock(path: Path) -> int:
         except FileNotFoundError:  # unlinked by whom it was locked before
             pass
         os.close(lock)
+
+
+def check_bpffs() -> None:
+    """Raises XdpecmpError where there is nothing to pin in."""
+    if not _is_bpffs(BPFFS):
+        raise XdpecmpError(f"no bpf file system at {BPFFS}", f"mount it: mount -t bpf bpf {BPFFS}")
 
 
 def _is_bpffs(path: Path) -> bool:

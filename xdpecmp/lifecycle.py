@@ -103,12 +103,13 @@ def _check_interfaces(
     for name in names:
         if name not in by_name:
             raise NoSuchInterface(name)
-        _check_interface(by_name[name], links, ours)
+        check_interface(by_name[name], links, ours)
     attached = [link.name for link in links.values() if link.xdp_prog_id in ours]
     return [by_name[name] for name in dict.fromkeys([*names, *attached])]
 
 
-def _check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int]) -> None:
+def check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int]) -> None:
+    """Raises XdpecmpError where a program of ours cannot be attached; `ours`: ids of those."""
     if len(link.mac) != 6 or link.name == "lo":
         raise XdpecmpError(
             f"{link.name} has no Ethernet header to forward by",
@@ -123,9 +124,15 @@ def _check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int
     if link.xdp_prog_id and link.xdp_prog_id not in ours:
         raise ForeignProgram(
             f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id})",
-            f"see it: bpftool prog show id {link.xdp_prog_id}; "
-            f"remove it: ip link set dev {link.name} xdp off",
+            f"see it: bpftool prog show id {link.xdp_prog_id}; remove it: {removal(link)}",
         )
+
+
+def removal(link: Link) -> str:
+    """The command that takes an XDP program off. `xdp off` means native mode where the driver has
+    it, and detaches nothing else."""
+    mode = {"generic": "xdpgeneric", "offload": "xdpoffload"}.get(link.xdp_mode, "xdp")
+    return f"ip link set dev {link.name} {mode} off"
 
 
 def _start(

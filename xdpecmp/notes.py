@@ -1,140 +1,197 @@
-"""What the user of a fresh data path should know: what takes the slow path, and why."""
+"""What the user of a fresh data path should know: what takes the slow path, and why.
+
+`attach` prints these, `doctor` shows them before anything is attached.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING, Mirror
 from .compile import Tables
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
-from .model import NextHop, Prefix
+from .model import Link, NextHop, Prefix, Snapshot
 from .netlink import has_seed
 from .verify import first_disagreement
 
 
+class Note(NamedTuple):
+    """A sentence, and the command that it leads to."""
+
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.fix}" if self.fix else self.text
+
+
+class World(NamedTuple):
+    """What there is to say something about."""
+
+    snapshot: Snapshot
+    tables: Tables
+    attached: Collection[int]
+    """Indexes of our interfaces."""
+
+    def links(self) -> list[Link]:
+        """Our interfaces."""
+        return [self.snapshot.links[ifindex] for ifindex in sorted(self.attached)]
+
+
 def notes(mirror: Mirror, flow_label: str) -> list[str]:
     """All that there is to say, a line each."""
-    tables = mirror.tables
-    if tables is None:
+    if mirror.tables is None:
         return []
-    return [
-        *_generic_veths(mirror),
-        *_passed_whole(tables),
-        *_passed_multipath(tables),
-        *_deaf_egress(mirror, tables),
-        *_idle_interfaces(mirror),
-        *_hash_of_the_nic(mirror, tables),
-        *_flow_label(tables, flow_label),
+    world = World(mirror.snapshot, mirror.tables, mirror.attached())
+    found = [
+        *_generic_veths(world),
+        *_passed(world.tables),
+        *_deaf_egress(world),
+        *idle_interfaces(world),
+        *hash_of_the_nic(world),
+        *flow_label_use(world.tables, flow_label),
         *_disagreement(mirror),
     ]
+    return [str(note) for note in found]
 
 
-def _generic_veths(mirror: Mirror) -> Iterator[str]:
-    attached = mirror.attached()
+GENERIC_VETH = "generic mode on a veth keeps checksum offload working"
+
+
+def _generic_veths(world: World) -> Iterator[Note]:
     veths = [
-        link.name
-        for link in mirror.snapshot.links.values()
-        if link.ifindex in attached and link.kind == "veth" and link.xdp_mode == "generic"
+        link.name for link in world.links() if link.kind == "veth" and link.xdp_mode == "generic"
     ]
     if veths:
-        yield f"generic mode on a veth keeps checksum offload working: {', '.join(veths)}"
+        yield Note(f"{GENERIC_VETH}: {', '.join(veths)}")
 
 
-def _passed_whole(tables: Tables) -> Iterator[str]:
-    for family, reason in ((4, tables.config.pass4), (6, tables.config.pass6)):
+def passed_whole(family: int, reason: int) -> Note:
+    """A family that passes to Linux."""
+    return Note(f"all IPv{family} passes to Linux: {REASON_TEXT[Reason(reason).name]}")
+
+
+OWN_SEED = Note(
+    "multipath routes go by a hash seed of xdpecmp's own, since Linux keeps its to itself: "
+    "flows stay where they are, but what passes to Linux may go another way"
+)
+
+
+def seed_unknown(has_setting: bool) -> Note:
+    """`has_setting`: whether this kernel lets its seed be set, and so be known."""
+    return Note(
+        "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
+        "forwarded here (flows move once)",
+        f"xdpecmp attach IFACE {'--set-seed' if has_setting else '--own-seed'}",
+    )
+
+
+def policy_unsupported(family: int) -> Note:
+    """Multipath routes pass, for another reason than the seed."""
+    return Note(
+        f"IPv{family} multipath routes pass to Linux: {REASON_TEXT['POLICY_UNSUPPORTED']} "
+        f"(sysctl net.ipv{family}.fib_multipath_hash_policy)"
+    )
+
+
+def _passed(tables: Tables) -> Iterator[Note]:
+    config = tables.config
+    for family, reason in ((4, config.pass4), (6, config.pass6)):
         if reason:
-            yield f"all IPv{family} passes to Linux: {REASON_TEXT[Reason(reason).name]}"
-
-
-def _passed_multipath(tables: Tables) -> Iterator[str]:
-    if tables.config.own_seed and tables.groups:
-        yield (
-            "multipath routes go by a hash seed of xdpecmp's own, since Linux keeps its to itself: "
-            "flows stay where they are, but what passes to Linux may go another way"
-        )
-    reasons = {4: tables.config.pass_multipath4, 6: tables.config.pass_multipath6}
+            yield passed_whole(family, reason)
+    if config.own_seed and tables.groups:
+        yield OWN_SEED
+    reasons = {4: config.pass_multipath4, 6: config.pass_multipath6}
     if Reason.SEED_UNKNOWN in reasons.values():
-        yield (
-            "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
-            f"forwarded here (flows move once): xdpecmp attach IFACE {_seed_option()}"
-        )
+        yield seed_unknown(has_seed())
     for family, reason in reasons.items():
         if reason == Reason.POLICY_UNSUPPORTED:
-            yield (
-                f"IPv{family} multipath routes pass to Linux: {REASON_TEXT[Reason(reason).name]} "
-                f"(sysctl net.ipv{family}.fib_multipath_hash_policy)"
-            )
+            yield policy_unsupported(family)
 
 
-def _seed_option() -> str:
-    """How to have multipath routes forwarded on this kernel."""
-    return "--set-seed" if has_seed() else "--own-seed"
-
-
-def _deaf_egress(mirror: Mirror, tables: Tables) -> Iterator[str]:
-    links = mirror.snapshot.links
+def deaf_names(world: World) -> set[str]:
+    """Devices of next hops that frames cannot be redirected to."""
+    links = world.snapshot.links
     if not any(link.xdp_mode == "native" for link in links.values()):
-        return  # generic mode redirects to every device
-    deaf = {
+        return set()  # generic mode redirects to every device
+    return {
         links[adjacency.device].name
-        for adjacency in tables.nexthops.values()
+        for adjacency in world.tables.nexthops.values()
         if adjacency.reason == Reason.EGRESS_NO_XDP and adjacency.device in links
     }
+
+
+def deaf_text(names: Collection[str]) -> str:
+    return f"what leaves by {', '.join(names)} passes to Linux: it cannot transmit XDP frames"
+
+
+def _deaf_egress(world: World) -> Iterator[Note]:
+    deaf = sorted(deaf_names(world))
     if deaf:
-        yield (
-            f"what leaves by {', '.join(sorted(deaf))} passes to Linux: it cannot transmit XDP "
-            "frames (a veth can once its peer has GRO on: ethtool -K PEER gro on)"
+        yield Note(
+            f"{deaf_text(deaf)} (a veth can once its peer has GRO on: ethtool -K PEER gro on)"
         )
 
 
-def _idle_interfaces(mirror: Mirror) -> Iterator[str]:
-    for ifindex in sorted(mirror.attached()):
-        link = mirror.snapshot.links[ifindex]
-        settings = mirror.snapshot.settings.interfaces.get(ifindex)
+def idle_interfaces(world: World) -> Iterator[Note]:
+    """Interfaces of which all passes to Linux."""
+    for link in world.links():
+        settings = world.snapshot.settings.interfaces.get(link.ifindex)
         if link.master:
-            yield f"{link.name} belongs to another device: all it receives passes to Linux"
+            yield Note(f"{link.name} belongs to another device: all it receives passes to Linux")
         elif link.strips_tags:
-            yield (
+            yield Note(
                 f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
-                f"to Linux; to have it forwarded here: ethtool -K {link.name} rxvlan off"
+                "to Linux; to have it forwarded here",
+                f"ethtool -K {link.name} rxvlan off",
             )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
-            yield f"{link.name} does not forward: sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
+            yield Note(
+                f"{link.name} does not forward", f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
+            )
 
 
-def _hash_of_the_nic(mirror: Mirror, tables: Tables) -> Iterator[str]:
+def hash_of_the_nic(world: World) -> Iterator[Note]:
     """Under policy 1 Linux takes a hash that came with the packet (skb->l4_hash) for its own, and
     there is no way for us to see it: fib_multipath_hash(), rt6_multipath_hash()."""
-    if not tables.groups or 1 not in (tables.config.policy4, tables.config.policy6):
+    config = world.tables.config
+    if not world.tables.groups or 1 not in (config.policy4, config.policy6):
         return
-    links = [mirror.snapshot.links[ifindex] for ifindex in sorted(mirror.attached())]
+    links = world.links()
     if any(link.kind == "veth" for link in links):
-        yield (
+        yield Note(
             "under hash policy 1 Linux goes by the socket's own hash for connections of hosts on "
             "this machine: behind a veth their flows may move; policies 0, 2 and 3 do not"
         )
     others = [link.name for link in links if link.kind != "veth"]
     if others:
-        yield (
+        yield Note(
             "under hash policy 1 Linux goes by the NIC's own hash where it supplies one, and flows "
-            f"move: turn it off: ethtool -K {others[0]} rxhash off"
+            "move: turn it off",
+            f"ethtool -K {others[0]} rxhash off",
         )
 
 
-def _flow_label(tables: Tables, choice: str) -> Iterator[str]:
+def flow_label_use(tables: Tables, choice: str) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
     if tables.config.policy6 != 0 or not tables.groups:
         return
     for prefix, target in tables.routes.items():
         if prefix.family == 6 and not isinstance(target, int | NextHop):
-            yield FLOW_LABEL_TEXT[choice]
+            yield Note(FLOW_LABEL_TEXT[choice])
             return
 
 
-def _disagreement(mirror: Mirror) -> Iterator[str]:
+def disagrees(prefix: Prefix) -> str:
+    """This very kernel does not choose as we reckon."""
+    return f"Linux chooses other next hops for {prefix} than xdpecmp does, so flows move"
+
+
+def _disagreement(mirror: Mirror) -> Iterator[Note]:
     """Whether this very kernel chooses as we reckon, tried with some flows: the kernel promises no
     stability of its hash."""
     prefix = _disagreeing_route(mirror)
@@ -143,9 +200,9 @@ def _disagreement(mirror: Mirror) -> Iterator[str]:
         mirror.push()
         prefix = _disagreeing_route(mirror)
     if prefix is not None:
-        yield (
-            f"Linux chooses other next hops for {prefix} than xdpecmp does, so flows move; see "
-            "how: xdpecmp verify; leave it to Linux again: xdpecmp detach --all"
+        yield Note(
+            f"{disagrees(prefix)}; see how: xdpecmp verify; leave it to Linux again",
+            "xdpecmp detach --all",
         )
 
 

@@ -26,6 +26,7 @@ COMMANDS = (
     "stats",
     "explain",
     "verify",
+    "doctor",
     "demo",
 )
 
@@ -87,6 +88,8 @@ def main() -> None:
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         _fail(f"{what}{error.strerror}")
+    except ModuleNotFoundError as error:
+        _fail(f"the Python module {error.name} is missing", "install it: vagrant/provision.sh")
     except Exception as error:
         _fail(
             f"this should not have happened ({type(error).__name__}: {error})",

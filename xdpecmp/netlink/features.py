@@ -1,4 +1,5 @@
-"""Features of devices: which can transmit redirected frames, which strip VLAN tags.
+"""Features of devices: which run XDP programs in their driver, which can transmit redirected
+frames, which strip VLAN tags.
 
 Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
 whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
@@ -31,6 +32,7 @@ _CTRL_ATTR_MCAST_GRP_ID = 2
 _NETDEV_CMD_DEV_GET = 1
 _NETDEV_A_DEV_IFINDEX = 1
 _NETDEV_A_DEV_XDP_FEATURES = 3
+_NETDEV_XDP_ACT_BASIC = 1
 _NETDEV_XDP_ACT_NDO_XMIT = 4
 
 _HEADER = struct.Struct("=BBH")
@@ -64,23 +66,38 @@ def find_family(connection: wire.Socket) -> Family | None:
     return Family(wire.number(found.get(_CTRL_ATTR_FAMILY_ID, bytes(2))), group)
 
 
-def parse_features(message: bytes) -> tuple[int, bool]:
-    """Ifindex of a NETDEV_CMD_DEV_GET answer, and whether NETDEV_XDP_ACT_NDO_XMIT is there."""
+def _parse(message: bytes) -> tuple[int, int]:
+    """Ifindex of a NETDEV_CMD_DEV_GET answer, and its NETDEV_XDP_ACT_* bits."""
     if len(message) < _HEADER.size:
         raise MalformedMessage(f"generic netlink message of {len(message)} bytes")
     found = wire.attribute_map(message, _HEADER.size, len(message))
     ifindex = wire.number(found.get(_NETDEV_A_DEV_IFINDEX, bytes(4)))
-    features = wire.number(found.get(_NETDEV_A_DEV_XDP_FEATURES, bytes(8)))
+    return ifindex, wire.number(found.get(_NETDEV_A_DEV_XDP_FEATURES, bytes(8)))
+
+
+def parse_features(message: bytes) -> tuple[int, bool]:
+    """Ifindex of a NETDEV_CMD_DEV_GET answer, and whether NETDEV_XDP_ACT_NDO_XMIT is there."""
+    ifindex, features = _parse(message)
     return ifindex, bool(features & _NETDEV_XDP_ACT_NDO_XMIT)
+
+
+def _dump(connection: wire.Socket, family: Family | None) -> list[bytes]:
+    if family is None:
+        return []
+    request = _HEADER.pack(_NETDEV_CMD_DEV_GET, 1, 0)
+    return connection.dump(family.message_type, request, "XDP features")
 
 
 def read_transmits(connection: wire.Socket, family: Family | None) -> dict[int, bool]:
     """By ifindex, whether frames may be redirected to the device; {} if the kernel cannot tell."""
-    if family is None:
-        return {}
-    request = _HEADER.pack(_NETDEV_CMD_DEV_GET, 1, 0)
-    answers = connection.dump(family.message_type, request, "XDP features")
-    return dict(parse_features(answer) for answer in answers)
+    return dict(parse_features(answer) for answer in _dump(connection, family))
+
+
+def read_native(connection: wire.Socket, family: Family | None) -> dict[int, bool]:
+    """By ifindex, whether the driver runs XDP programs itself, be one attached or not; {} if the
+    kernel cannot tell."""
+    parsed = (_parse(answer) for answer in _dump(connection, family))
+    return {ifindex: bool(features & _NETDEV_XDP_ACT_BASIC) for ifindex, features in parsed}
 
 
 _SIOCETHTOOL = 0x8946

@@ -80,6 +80,10 @@ class Kernel:
             self._route, transmits, partial(features.strips_tags, self._control)
         )
 
+    def native_xdp(self) -> dict[int, bool]:
+        """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
+        return features.read_native(self._generic, self._netdev)
+
     def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
         """All neighbours of both families, by (packed address, ifindex)."""
         return neighbours.read_neighbours(self._route)

@@ -1,0 +1,25 @@
+"""What goes wrong outside any command is one line and exit status 2 as well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_missing_python_module_is_named_with_what_installs_it() -> None:
+    """As in an environment that was made for an older version."""
+    code = (
+        "import sys; from xdpecmp import cli; sys.modules['xdpecmp.view'] = None; "
+        "sys.argv = ['xdpecmp', 'status', '--help']; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("xdpecmp: the Python module xdpecmp.view is missing")
+    assert done.stderr.endswith("; install it: vagrant/provision.sh\n")
+    assert done.stderr.count("\n") == 1

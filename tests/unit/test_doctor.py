@@ -1,0 +1,262 @@
+"""What `doctor` makes of what it found: one thing at a time is out of order."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from errno import EINVAL, ENOMEM
+from pathlib import Path
+
+import pytest
+
+from tests.doctor import (
+    GATEWAYS,
+    HOST,
+    OUT,
+    STATUS,
+    Case,
+    World,
+    bad_checks,
+    check_case,
+    host,
+    ipv6_multipath,
+    route,
+    run,
+)
+from tests.unit.test_doctor_interfaces import CASES as INTERFACE_CASES
+from xdpecmp import doctor
+from xdpecmp.abi import MAX_PATHS
+from xdpecmp.doctor import Verdict, examine
+from xdpecmp.doctor.facts import Firewall, Running, Trial
+from xdpecmp.errors import XdpecmpError
+from xdpecmp.instance import FLOW_LABEL_TEXT
+from xdpecmp.model import Neighbour, NextHop, NexthopGroup, Prefix, RouteKind
+
+
+def test_all_is_well() -> None:
+    findings = examine(World().facts())
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    checks = {finding.check for finding in findings}
+    assert checks >= {"privileges", "bcc", "libbpf", "bpffs", "build", "kernel", "seed", "policy"}
+    assert checks >= {"passed", "firewall", "instance", "mode"}
+    assert ("eth1", "ixgbe: native XDP") in {(f.interface, f.found) for f in findings}
+    assert not any(finding.fix for finding in findings)
+
+
+def _nexthop_object(world: World) -> None:
+    world.snap(nexthop_groups={5: NexthopGroup(5, RouteKind.UNSUPPORTED, ())})
+    world.routes(route("10.7.0.0/16", nhid=5))
+
+
+CASES = {
+    # the host
+    "not root": Case(host(root=False), "problem", "privileges", "not root", "sudo xdpecmp doctor"),
+    "a container": Case(
+        host(missing_capabilities=("CAP_NET_ADMIN",)),
+        *("problem", "privileges", "CAP_NET_ADMIN", "--privileged"),
+    ),
+    "no bcc": Case(host(bcc="", bcc_is_ours=False), "problem", "bcc", "no module", "provision.sh"),
+    "the other bcc": Case(
+        host(bcc="0.4", bcc_is_ours=False),
+        *("problem", "bcc", "unrelated", "pip uninstall bcc"),
+    ),
+    "no libbpf": Case(
+        host(libbpf=""), "problem", "libbpf", "libbpf.so.1", "apt-get install libbpf1"
+    ),
+    "no bpffs": Case(
+        host(bpffs=XdpecmpError("no bpf file system", "mount -t bpf")),
+        *("problem", "bpffs", "no bpf file system", "mount -t bpf"),
+    ),
+    "does not load": Case(
+        host(trial=Trial(XdpecmpError("the kernel refuses", "see why"))),
+        *("problem", "build", "the kernel refuses", "see why"),
+    ),
+    "out of memory": Case(
+        host(trial=Trial(XdpecmpError("cannot load", "xdpecmp doctor"), errno=ENOMEM)),
+        *("problem", "build", "cannot load", "free -m"),
+    ),
+    "not to the verifier's liking": Case(
+        host(trial=Trial(XdpecmpError("does not load", "xdpecmp doctor"), errno=EINVAL)),
+        *("problem", "build", "does not load", "report it"),
+    ),
+    "interpreted": Case(
+        host(trial=Trial(compiled=False)),
+        *("note", "jit", "interprets", "net.core.bpf_jit_enable=1"),
+    ),
+    "old kernel": Case(host(release="5.10.0-9-amd64"), "note", "kernel", "5.10.0-9-amd64", ""),
+    "another machine": Case(host(machine="aarch64"), "note", "machine", "aarch64", ""),
+    "tickless": Case(host(tickless="2-3"), "note", "nohz_full", "CPUs 2-3", ""),
+    # what is attached
+    "agent dead": Case(
+        run(running=Running(status=STATUS | {"agent_pid": None})),
+        *("problem", "agent", "not running: soon", "xdpecmp attach eth1"),
+    ),
+    "lease ran out": Case(
+        run(running=Running(status=STATUS | {"agent_pid": None, "lease_s": 0})),
+        *("problem", "agent", "not running: all passes", "xdpecmp attach eth1"),
+    ),
+    "agent hangs": Case(
+        run(running=Running(status=STATUS | {"lease_s": 0})),
+        *("problem", "agent", "pid 42", "xdpecmp attach eth1"),
+    ),
+    "other version": Case(
+        run(running=Running(error=XdpecmpError("of another version", "attach IFACE"))),
+        *("note", "instance", "of another version", "attach IFACE"),
+    ),
+    # the namespace
+    "no seed": Case(
+        lambda world: world.settings(seed=None),
+        *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --set-seed"),
+    ),
+    "no setting for a seed": Case(
+        lambda world: (world.settings(seed=None), run(has_seed_setting=False)(world)),
+        *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --own-seed"),
+    ),
+    "a seed of our own": Case(
+        lambda world: world.settings(own_seed=True),
+        *("note", "seed", "a hash seed of xdpecmp's own", ""),
+    ),
+    "IPv4 rules": Case(
+        lambda world: world.snap(custom_rules4=True),
+        *("note", "passed", "all IPv4 passes to Linux: policy rules", "ip rule show"),
+    ),
+    "IPv6 rules": Case(
+        lambda world: world.snap(custom_rules6=True),
+        *("note", "passed", "all IPv6 passes to Linux: policy rules", "ip -6 rule show"),
+    ),
+    "IPsec": Case(
+        lambda world: world.settings(ipsec=True),
+        *("note", "passed", "all IPv6 passes to Linux: IPsec", "ip xfrm policy"),
+    ),
+    "use_pmtu": Case(
+        lambda world: world.settings(ip_forward_use_pmtu=True),
+        *("note", "passed", "all IPv4 passes", "net.ipv4.ip_forward_use_pmtu=0"),
+    ),
+    "proxy_ndp": Case(
+        lambda world: world.settings(proxy_ndp=True),
+        *("note", "passed", "all IPv6 passes", "net.ipv6.conf.all.proxy_ndp=0"),
+    ),
+    "unknown policy": Case(
+        lambda world: world.settings(policy4=9),
+        *("note", "policy", "IPv4 multipath routes pass to Linux", ""),
+    ),
+    "differs": Case(
+        run(disagreement=Prefix.parse("192.0.2.0/24"), running=Running(status=STATUS)),
+        *("note", "agreement", "192.0.2.0/24", "xdpecmp verify 192.0.2.0/24"),
+    ),
+    "would differ": Case(
+        run(disagreement=Prefix.parse("192.0.2.0/24")),
+        *("note", "agreement", "192.0.2.0/24", ""),
+    ),
+    "nftables": Case(
+        run(firewall=Firewall(("inet f a", "inet f b", "inet f c", "inet f d"))),
+        *("note", "firewall", "not filtered by inet f a, inet f b, inet f c and 1 more", "nft"),
+    ),
+    "NAT": Case(
+        run(firewall=Firewall(("ip nat post",), nat=True)),
+        *("note", "firewall", "translated (NAT) by ip nat post", "nft list ruleset"),
+    ),
+    "iptables": Case(
+        run(firewall=Firewall(legacy=("iptables filter",))),
+        *("note", "firewall", "iptables filter may have some", "iptables-legacy-save"),
+    ),
+    "TOS": Case(
+        lambda world: world.routes(route("10.9.0.0/16", GATEWAYS[0], tos=8)),
+        *("note", "routes", "1 route left to Linux for a TOS: 10.9.0.0/16", "show 10.9.0.0/16"),
+    ),
+    "routes with attributes": Case(
+        lambda world: world.routes(
+            *(route(f"10.{i}.0.0/16", kind=RouteKind.UNSUPPORTED) for i in range(1, 6))
+        ),
+        *("note", "routes", "5 routes left to Linux for an MTU", "ip route show 10.1.0.0/16"),
+    ),
+    "nexthop object": Case(
+        _nexthop_object,
+        *("note", "routes", "for nexthop object 5", "ip route show 10.7.0.0/16"),
+    ),
+    "too many paths": Case(
+        lambda world: world.routes(
+            route(
+                "2001:db8::/32",
+                *(NextHop(b"\x20" + i.to_bytes(15, "big"), OUT) for i in range(MAX_PATHS + 1)),
+            )
+        ),
+        *("note", "routes", "more than 1,024 next hops", "ip -6 route show 2001:db8::/32"),
+    ),
+    "next hop does not answer": Case(
+        lambda world: world.snap(
+            neighbours={(GATEWAYS[0].via, OUT): Neighbour(GATEWAYS[0].via, OUT, b"", 0x20)}
+        ),
+        *("note", "next hop", "10.0.0.2 does not answer on eth2", "ping -c 1 -I eth2 10.0.0.2"),
+    ),
+    "flow label": Case(ipv6_multipath, "note", "flow label", FLOW_LABEL_TEXT["follow"], ""),
+    "unseen": Case(run(unseen=("a", "b")), "note", "unseen", "not looked at: a, b", "sudo xdpecmp"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_thing_out_of_order(name: str) -> None:
+    check_case(CASES[name])
+
+
+def test_every_check_is_tried() -> None:
+    """Each that the sources know can say something bad, and a case above makes it."""
+    tried = {case.check for case in (*CASES.values(), *INTERFACE_CASES.values())}
+    assert _checks() == tried
+
+
+def _checks() -> set[str]:
+    """The names that the sources give to checks whose outcome isn't good."""
+    makers = {"note", "problem", "from_note", "from_error"}
+    found: set[str] = set()
+    for path in Path(doctor.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in makers:
+                found |= {
+                    part.value
+                    for part in ast.walk(node.args[0])
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                }
+    return found
+
+
+def test_problems_come_first() -> None:
+    world = World()
+    host(root=False)(world)
+    world.settings(seed=None)
+    ranks = [list(Verdict).index(finding.verdict) for finding in examine(world.facts())]
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {0, 1, 2}
+
+
+def test_flow_labels_count_under_policy_0_only() -> None:
+    assert "flow label" in bad_checks(ipv6_multipath)
+    assert "flow label" not in bad_checks(
+        lambda world: (ipv6_multipath(world), world.settings(policy6=1))
+    )
+
+
+def test_link_local_routes_pass_anyway() -> None:
+    assert not bad_checks(
+        lambda world: world.routes(route("fe80::/64", kind=RouteKind.UNSUPPORTED))
+    )
+
+
+def test_no_interface() -> None:
+    world = World()
+    world.chosen = ()
+    (said,) = [f for f in examine(world.facts()) if f.check == "interface"]
+    assert (said.verdict, said.fix) == (Verdict.NOTE, "ip -br link show")
+
+
+@pytest.mark.parametrize(
+    ("release", "kernel"),
+    [
+        ("6.18.44-fc", (6, 18)),
+        ("6.1.0-9-amd64", (6, 1)),
+        ("6.11-rc3", (6, 11)),
+        ("what", (0, 0)),
+    ],
+)
+def test_kernel_version(release: str, kernel: tuple[int, int]) -> None:
+    assert replace(HOST, release=release).kernel == kernel

@@ -1,0 +1,229 @@
+"""What `doctor` makes of an interface: one thing at a time is out of order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.doctor import IN, MAC, OUT, STATUS, Case, World, bad_checks, check_case, one_armed, run
+from xdpecmp.doctor import examine
+from xdpecmp.doctor.facts import Running
+from xdpecmp.doctor.interfaces import VIRTIO_LARGEST_MTU
+from xdpecmp.model import InterfaceSettings, Link
+
+
+def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: int = 4) -> None:
+    world.device(
+        driver="virtio_net",
+        virtio=frozenset(features),
+        queue_pairs=used,
+        max_queue_pairs=most,
+    )
+    world.other["cpus"] = cpus
+
+
+def _vlan(world: World, **changes: Any) -> None:
+    upper = Link(9, "eth1.5", MAC, 1500, True, kind="vlan", lower=IN, vlan_id=5, **changes)
+    world.snap(links={**world.snapshot.links, 9: upper})
+    world.device(stacked={"eth1.5": "vlan"})
+
+
+def _policy1(world: World) -> None:
+    world.settings(policy4=1)
+    world.device(features=frozenset({"rx-hashing"}))
+
+
+def _deaf(kind: str, native: bool = False, peer: str = "") -> Callable[[World], None]:
+    def change(world: World) -> None:
+        world.links(OUT, can_transmit_xdp=False, kind=kind)
+        world.device(OUT, native_xdp=native, peer=peer)
+
+    return change
+
+
+CASES = {
+    "foreign program": Case(
+        lambda world: world.links(IN, xdp_prog_id=5, xdp_mode="native"),
+        *("problem", "interface", "not ours (id 5)", "ip link set dev eth1 xdp off"),
+    ),
+    "loopback": Case(
+        lambda world: world.links(IN, mac=b""),
+        "problem",
+        "interface",
+        "no Ethernet",
+        "ip",
+    ),
+    "VLAN device": Case(
+        lambda world: world.links(IN, kind="vlan", lower=OUT),
+        *("problem", "interface", "is a VLAN device", "xdpecmp attach eth2"),
+    ),
+    "program on top": Case(
+        lambda world: _vlan(world, xdp_prog_id=6),
+        *("problem", "interface", "eth1.5, on top of it, has one (id 6)", "dev eth1.5 xdp off"),
+    ),
+    "veth": Case(
+        lambda world: world.links(IN, kind="veth"),
+        *("note", "mode", "generic mode on a veth keeps checksum offload working", ""),
+    ),
+    "TSO": Case(
+        lambda world: (world.links(IN, kind="veth"), world.device(peer="p")),
+        *("note", "tso", "larger than the egress MTU", "ethtool -K p tso off gso off"),
+    ),
+    "no native XDP": Case(
+        lambda world: world.device(native_xdp=False, driver="r8169"),
+        *("note", "mode", "r8169: generic XDP, slower: no native XDP in its driver", ""),
+    ),
+    "virtio, offloads": Case(
+        lambda world: _virtio(world, 1, 7, 32),
+        *("note", "mode", "virtio_net: generic XDP, slower: its host merges", ""),
+    ),
+    "virtio, old host": Case(
+        lambda world: _virtio(world, 2, 15),
+        *("note", "mode", "VIRTIO_F_ANY_LAYOUT", ""),
+    ),
+    "virtio, MTU": Case(
+        lambda world: (_virtio(world, 2, 32), world.links(IN, mtu=VIRTIO_LARGEST_MTU + 1)),
+        *("note", "mode", "MTU of 3507 is above 3506", "ip link set dev eth1 mtu 3506"),
+    ),
+    "virtio, queues": Case(
+        lambda world: _virtio(world, 2, 32, used=2, most=5),
+        *("note", "queues", "2 + 4 queue pairs", "ethtool -L eth1 combined 1"),
+    ),
+    "virtio, far too few queues": Case(
+        lambda world: _virtio(world, 2, 32, used=1, most=1),
+        *("note", "queues", "1 + 4 queue pairs", ""),
+    ),
+    "jumbo frames": Case(
+        lambda world: world.links(IN, mtu=9000),
+        *("note", "mode", "MTU of 9000", "ip link set dev eth1 mtu"),
+    ),
+    "LRO": Case(
+        lambda world: world.device(features=frozenset({"rx-lro"})),
+        *("note", "mode", "LRO", "ethtool -K eth1 lro off"),
+    ),
+    "down": Case(
+        lambda world: world.links(IN, up=False),
+        *("note", "link", "eth1 is down", "ip link set dev eth1 up"),
+    ),
+    "enslaved": Case(
+        lambda world: world.links(IN, master=OUT),
+        *("note", "master", "belongs to another device", ""),
+    ),
+    "strips tags": Case(
+        lambda world: world.links(IN, strips_tags=True),
+        *("note", "rxvlan", "strips VLAN tags", "ethtool -K eth1 rxvlan off"),
+    ),
+    "forwards nothing": Case(
+        lambda world: world.interface(forwarding4=False, forwarding6=False),
+        *("note", "forwarding", "does not forward", "net.ipv4.conf.eth1.forwarding=1"),
+    ),
+    "forwards no IPv6": Case(
+        lambda world: world.interface(forwarding6=False),
+        *("note", "forwarding", "does not forward IPv6", "net.ipv6.conf.all.forwarding=1"),
+    ),
+    "forwards no IPv4": Case(
+        lambda world: world.interface(forwarding4=False),
+        *("note", "forwarding", "does not forward IPv4", "net.ipv4.conf.eth1.forwarding=1"),
+    ),
+    "rp_filter": Case(
+        lambda world: world.interface(rp_filter=2),
+        *("note", "rp_filter", "rp_filter 2", "net.ipv4.conf.eth1.rp_filter=0"),
+    ),
+    "one-armed": Case(
+        one_armed,
+        *("note", "redirects", "all gateways are behind eth2", "conf.eth2.send_redirects=0"),
+    ),
+    "policy 1": Case(_policy1, "note", "policy 1", "NIC's own hash", "ethtool -K eth1 rxhash off"),
+    "VLANs on a veth": Case(
+        lambda world: (_vlan(world), world.links(IN, kind="veth")),
+        *("note", "vlan", "for eth1.5", "ethtool -K PEER txvlan off"),
+    ),
+    "ipvlan": Case(
+        lambda world: world.device(stacked={"ipvl0": "ipvlan"}),
+        *("note", "ipvlan", "ipvl0 shares", "ip -d link show dev ipvl0"),
+    ),
+    "shaper": Case(
+        lambda world: world.device(qdiscs=("htb", "fq_codel")),
+        *("note", "tc", "shaped by htb", "tc qdisc show dev eth1"),
+    ),
+    "tc filters": Case(
+        lambda world: world.device(qdiscs=("mq", "clsact")),
+        *("note", "tc", "no tc filter (clsact)", "tc filter show dev eth1 ingress"),
+    ),
+    "deaf veth": Case(_deaf("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"),
+    "deaf NIC": Case(_deaf("", native=True), "note", "egress", "by eth2", "xdpecmp attach eth2"),
+    "deaf bridge": Case(_deaf("bridge"), "note", "egress", "by eth2", "--mode generic"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_thing_out_of_order(name: str) -> None:
+    check_case(CASES[name])
+
+
+QUIET: dict[str, tuple[Callable[[World], Any], str]] = {
+    "rxhash off": (lambda world: world.settings(policy4=1), "policy 1"),
+    "enough queues": (lambda world: _virtio(world, 2, 32, used=4, most=8), "queues"),
+    "redirects off": (
+        lambda world: (
+            one_armed(world),
+            world.settings(interfaces={OUT: InterfaceSettings(True, True, send_redirects=False)}),
+        ),
+        "redirects",
+    ),
+    "gateways elsewhere": (lambda world: None, "redirects"),
+    "largest MTU": (
+        lambda world: (_virtio(world, 2, 32), world.links(IN, mtu=VIRTIO_LARGEST_MTU)),
+        "queues",
+    ),
+    "generic mode redirects to every device": (
+        lambda world: (_deaf("bridge")(world), world.device(native_xdp=False)),
+        "egress",
+    ),
+    "a NIC transmits once it is attached to": (
+        lambda world: (_deaf("", native=True)(world), setattr(world, "chosen", (IN, OUT))),
+        "egress",
+    ),
+    "attached by us": (
+        lambda world: (
+            world.links(IN, xdp_prog_id=5, xdp_mode="native"),
+            run(running=Running(status=STATUS, programs=frozenset({5})))(world),
+        ),
+        "interface",
+    ),
+    "whose program it is can't be told": (
+        lambda world: (
+            world.links(IN, xdp_prog_id=5, xdp_mode="native"),
+            run(running=Running(seen=False))(world),
+        ),
+        "interface",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_no_alarm(name: str) -> None:
+    change, check = QUIET[name]
+    assert check not in bad_checks(change)
+
+
+def test_largest_mtu_is_native() -> None:
+    world = World()
+    change, _ = QUIET["largest MTU"]
+    change(world)
+    assert ("mode", "virtio_net: native XDP") in {
+        (f.check, f.found) for f in examine(world.facts())
+    }
+
+
+def test_a_kernel_that_cannot_be_asked() -> None:
+    """Before Linux 6.3; what virtio_net does is known all the same."""
+    world = World()
+    world.device(native_xdp=None)
+    (said,) = [f for f in examine(world.facts()) if f.check == "mode"]
+    assert said.found == "ixgbe: native XDP if the driver has it, which this kernel does not tell"
+    _virtio(world, 2, 32)
+    (said,) = [f for f in examine(world.facts()) if f.check == "mode"]
+    assert said.found == "virtio_net: native XDP"

@@ -1,0 +1,186 @@
+"""Looks at everything that the checks go by. Changes nothing: what the trial build pins is gone
+when it returns.
+
+Small sources of many kinds, so libraries read them where they can (pyroute2: queueing disciplines,
+nftables, ethtool); what a source refuses to tell is left out and named.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from .. import libbpf
+from ..compile import Tables, compile_tables, needs_walk
+from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
+from ..instance import BPFFS, Instance, NotAttached
+from ..model import Link, Prefix, Settings, Snapshot
+from ..netlink import Kernel, has_seed, sysctl
+from ..program import PROGRAM, Build, Variant, new_generation, pin_name
+from ..verify import first_disagreement
+from ..view import View
+from . import devices, process
+from .facts import Facts, Host, Running, Trial
+from .interfaces import assumed
+
+
+def gather(names: Sequence[str] = ()) -> Facts:
+    """Of the calling thread's network namespace and these interfaces, or all that could be
+    attached. Raises NoSuchInterface."""
+    unseen: list[str] = []
+    with Kernel() as kernel:
+        kernel.own_seed = Instance().own_seed()
+        snapshot = _snapshot(kernel, unseen)
+        running = _running(kernel, unseen)
+        chosen = _chosen(snapshot, names, running.programs)
+        found = devices.read(snapshot.links, kernel.native_xdp())
+        links = assumed(snapshot.links, found, chosen)
+        interfaces = tuple(links[ifindex] for ifindex in chosen)
+        host = _host(snapshot.settings)
+        works = host.trial is None or host.trial.error is None
+        tables = compile_tables(replace(snapshot, links=links), chosen, deep=works)
+        return Facts(
+            host=host,
+            snapshot=snapshot,
+            tables=tables,
+            interfaces=interfaces,
+            devices=found,
+            running=running,
+            firewall=devices.read_firewall(unseen),
+            disagreement=_disagreement(kernel, tables),
+            has_seed_setting=has_seed(),
+            cpus=libbpf.possible_cpus() if host.libbpf else os.cpu_count() or 1,
+            unseen=tuple(unseen),
+        )
+
+
+def _snapshot(kernel: Kernel, unseen: list[str]) -> Snapshot:
+    try:
+        return kernel.snapshot()
+    except NotPermitted:
+        unseen.append("IPsec policies")
+    links = kernel.links()
+    custom4, custom6 = kernel.custom_rules()
+    settings = sysctl.read_settings(links.values())
+    if settings.seed is None and kernel.own_seed is not None:
+        settings = replace(settings, seed=kernel.own_seed, own_seed=True)
+    return Snapshot(
+        links=links,
+        neighbours=kernel.neighbours(),
+        routes=kernel.routes(),
+        nexthop_groups=kernel.nexthops(),
+        settings=settings,
+        custom_rules4=custom4,
+        custom_rules6=custom6,
+    )
+
+
+def _chosen(snapshot: Snapshot, names: Sequence[str], programs: Collection[int]) -> tuple[int, ...]:
+    """The named ones, or Ethernet devices that are up, belong to no other and are no VLAN (which
+    the device below covers), and what is attached."""
+    by_name = {link.name: link for link in snapshot.links.values()}
+    for name in names:
+        if name not in by_name:
+            raise NoSuchInterface(name)
+    if names:
+        return tuple(by_name[name].ifindex for name in dict.fromkeys(names))
+    return tuple(
+        link.ifindex
+        for link in snapshot.links.values()
+        if link.xdp_prog_id in programs or _could_be_attached(link)
+    )
+
+
+def _could_be_attached(link: Link) -> bool:
+    return bool(
+        link.up and link.mac and link.name != "lo" and not link.master and link.kind != "vlan"
+    )
+
+
+def _disagreement(kernel: Kernel, tables: Tables) -> Prefix | None:
+    with suppress(XdpecmpError):  # an interface that has just gone
+        for ifindex in sorted(tables.interfaces):
+            prefix = first_disagreement(kernel, tables, ifindex)
+            if prefix is not None:
+                return prefix
+    return None
+
+
+# --- what is attached ----------------------------------------------------------------------------
+
+
+def _running(kernel: Kernel, unseen: list[str]) -> Running:
+    instance = Instance()
+    try:
+        programs = frozenset(instance.program_ids())
+        if not instance.present():
+            return Running()
+        with instance.open_maps() as maps:
+            status = View(maps, kernel.links()).status(instance)
+        error = None
+        try:
+            instance.check_source()
+        except XdpecmpError as other_version:
+            error = other_version
+        return Running(True, status, error, programs, instance.flow_label())
+    except (NotPermitted, PermissionError):
+        unseen.append("what is attached")
+        return Running(seen=False)
+    except NotAttached:
+        return Running(programs=programs)
+    except XdpecmpError as error:
+        return Running(error=error, programs=programs)
+
+
+# --- the host ------------------------------------------------------------------------------------
+
+
+def _host(settings: Settings) -> Host:
+    root = os.geteuid() == 0
+    bcc, is_ours = process.find_bcc()
+    library = process.libbpf_version()
+    bpffs = process.bpffs_error()
+    can_try = root and is_ours and library and not bpffs
+    return Host(
+        root=root,
+        missing_capabilities=process.missing_capabilities() if root else (),
+        machine=os.uname().machine,
+        release=os.uname().release,
+        bcc=bcc,
+        bcc_is_ours=is_ours,
+        libbpf=library,
+        bpffs=bpffs,
+        trial=_trial(settings) if can_try else None,
+        tickless=process.tickless_cpus(),
+    )
+
+
+def _trial(settings: Settings) -> Trial:
+    """Build and load what `attach` would, pinned where nobody looks and gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix=f"xdpecmp-doctor-{os.getpid()}-", dir=BPFFS))
+    started = time.monotonic()
+    try:
+        generation = new_generation()
+        for variant in (Variant.MAIN, *([Variant.DEEP] if needs_walk(settings) else [])):
+            build = Build(directory, generation, variant)
+            try:
+                build.result()
+            finally:
+                build.abandon()
+        seconds = time.monotonic() - started
+        descriptor = libbpf.get_pinned(directory / pin_name(PROGRAM, generation))
+        try:
+            return Trial(seconds=seconds, compiled=process.is_compiled(descriptor))
+        finally:
+            os.close(descriptor)
+    except XdpecmpError as error:
+        cause = error.__cause__
+        return Trial(error, errno=cause.errno or 0 if isinstance(cause, OSError) else 0)
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,196 @@
+"""Checks of the network namespace: what takes the slow path whatever interface it comes in by."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterator
+
+from .. import notes
+from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
+from ..model import Prefix, Route, RouteKind
+from .facts import Facts
+from .finding import Finding, from_note, note, ok
+
+_NUD_FAILED = 0x20
+_MOST_NAMED = 3
+
+_POLICIES = {
+    0: "addresses",
+    1: "addresses and ports",
+    2: "addresses, of the inner packet in tunnels",
+    3: "chosen fields",
+}
+
+_SEE = {
+    (4, Reason.POLICY_RULES): "ip rule show",
+    (6, Reason.POLICY_RULES): "ip -6 rule show",
+    (4, Reason.IPSEC): "ip xfrm policy",
+    (6, Reason.IPSEC): "ip xfrm policy",
+    (4, Reason.SETTING): "sysctl -w net.ipv4.ip_forward_use_pmtu=0",
+    (6, Reason.SETTING): "sysctl -w net.ipv6.conf.all.proxy_ndp=0",
+}
+"""What helps where a family passes as a whole, or shows what makes it."""
+
+
+def check_network(facts: Facts) -> Iterator[Finding]:
+    """All of them, those that make most pass first."""
+    yield from _whole_families(facts)
+    yield from _seed(facts)
+    yield from _policies(facts)
+    yield from _disagreement(facts)
+    yield from _firewall(facts)
+    yield from _unsupported_routes(facts)
+    yield from _failed_gateways(facts)
+    yield from _flow_label(facts)
+    if facts.unseen:
+        yield note(
+            "unseen",
+            f"not looked at: {', '.join(facts.unseen)}: not permitted",
+            "sudo xdpecmp doctor",
+        )
+
+
+def _whole_families(facts: Facts) -> Iterator[Finding]:
+    config = facts.tables.config
+    reasons = {4: config.pass4, 6: config.pass6}
+    for family, reason in reasons.items():
+        if reason:
+            fix = _SEE.get((family, reason), "")
+            yield from_note("passed", notes.passed_whole(family, reason), fix=fix)
+    if not any(reasons.values()):
+        yield ok("passed", "nothing makes a whole family pass to Linux (policy rules, IPsec)")
+
+
+def _seed(facts: Facts) -> Iterator[Finding]:
+    """Also where there is no multipath route yet."""
+    settings = facts.snapshot.settings
+    if settings.own_seed:
+        yield from_note("seed", notes.OWN_SEED)
+    elif settings.seed is None:
+        yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
+    else:
+        yield ok("seed", "the kernel's hash seed is known")
+
+
+def _policies(facts: Facts) -> Iterator[Finding]:
+    settings, config = facts.snapshot.settings, facts.tables.config
+    for family, policy, fields, passed in (
+        (4, settings.policy4, settings.fields4, config.pass_multipath4),
+        (6, settings.policy6, settings.fields6, config.pass_multipath6),
+    ):
+        if passed == Reason.POLICY_UNSUPPORTED:
+            yield from_note("policy", notes.policy_unsupported(family))
+            continue
+        what = _POLICIES.get(policy, "")
+        if policy == 3:
+            what += f", {fields:#x} (net.ipv{family}.fib_multipath_hash_fields)"
+        elif policy == 0 and family == 6:
+            what += ", next header and flow label"
+        yield ok("policy", f"IPv{family} hash policy {policy}: {what}")
+
+
+def _disagreement(facts: Facts) -> Iterator[Finding]:
+    if facts.disagreement is None:
+        return
+    attached = facts.running.status is not None
+    yield note(
+        "agreement",
+        notes.disagrees(facts.disagreement),
+        f"xdpecmp verify {facts.disagreement}" if attached else "",
+    )
+
+
+def _firewall(facts: Facts) -> Iterator[Finding]:
+    """XDP comes before netfilter."""
+    firewall = facts.firewall
+    if firewall is None:
+        return
+    if firewall.chains:
+        what = "neither filtered nor translated (NAT)" if firewall.nat else "not filtered"
+        yield note(
+            "firewall",
+            f"what is forwarded here meets no nftables rule and so is {what} by "
+            f"{_some(firewall.chains)}",
+            "nft list ruleset",
+        )
+    if firewall.legacy:
+        yield note(
+            "firewall",
+            f"what is forwarded here meets no iptables rule, and {_some(firewall.legacy)} may have "
+            "some",
+            f"{firewall.legacy[0].split()[0]}-legacy-save",
+        )
+    if not firewall.chains and not firewall.legacy:
+        yield ok("firewall", "no netfilter rules that forwarded packets would miss")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+
+def _unsupported_routes(facts: Facts) -> Iterator[Finding]:
+    """How many, a few of them, and why. Link-local ones pass anyway."""
+    causes = {
+        prefix: ""
+        for prefix, target in facts.tables.routes.items()
+        if target == Reason.ROUTE_UNSUPPORTED and not _is_link_local(prefix)
+    }
+    for route in facts.snapshot.routes if causes else ():
+        if route.prefix in causes:
+            causes[route.prefix] = causes[route.prefix] or _cause(facts, route)
+    by_cause: dict[str, list[Prefix]] = defaultdict(list)
+    for prefix, cause in sorted(causes.items()):
+        by_cause[cause or "a combination that only Linux handles"].append(prefix)
+    for cause, prefixes in by_cause.items():
+        many = f"{len(prefixes):,} route{'s' * (len(prefixes) > 1)}"
+        family = "-6 " * (prefixes[0].family == 6)
+        yield note(
+            "routes",
+            f"{many} left to Linux for {cause}: {_some(tuple(map(str, prefixes)))}",
+            f"ip {family}route show {prefixes[0]}",
+        )
+
+
+def _is_link_local(prefix: Prefix) -> bool:
+    return ipaddress.ip_address(prefix.address).is_link_local
+
+
+def _cause(facts: Facts, route: Route) -> str:
+    """Why this route passes, "" where it is not the one that does."""
+    if route.tos:
+        return "a TOS"
+    if route.nhid:
+        group = facts.snapshot.nexthop_groups.get(route.nhid)
+        if group is None or group.kind is RouteKind.UNSUPPORTED:
+            return f"nexthop object {route.nhid}, of a kind that only Linux handles"
+        if len(group.members) > MAX_PATHS or len(group.buckets) > MAX_BUCKETS:
+            return f"nexthop object {route.nhid}, which is larger than {MAX_PATHS:,} next hops"
+    if route.kind is RouteKind.UNSUPPORTED:
+        return "an MTU, an encapsulation or another attribute that only Linux handles"
+    if len(route.paths) > MAX_PATHS:
+        return f"more than {MAX_PATHS:,} next hops"
+    return ""
+
+
+def _failed_gateways(facts: Facts) -> Iterator[Finding]:
+    """Gateways that Linux itself has given up."""
+    links = facts.snapshot.links
+    for gateway in sorted(facts.tables.gateways):
+        neighbour = facts.snapshot.neighbours.get((gateway.via, gateway.ifindex))
+        if neighbour and neighbour.state & _NUD_FAILED and gateway.ifindex in links:
+            address, device = ipaddress.ip_address(gateway.via), links[gateway.ifindex].name
+            yield note(
+                "next hop",
+                f"next hop {address} does not answer on {device}: its packets pass to Linux",
+                f"ping -c 1 -I {device} {address}",
+            )
+
+
+def _flow_label(facts: Facts) -> Iterator[Finding]:
+    for said in notes.flow_label_use(facts.tables, facts.running.flow_label):
+        yield from_note("flow label", said)
