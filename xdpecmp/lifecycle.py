@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .agent import Mirror
 
 MODES = ("auto", "native", "generic")
+BETTER_GENERIC = ("veth", "bond")
+"""On a veth the peer's unfinished checksums survive a redirect in generic mode only; on a bond a
+native program runs on each of its links, where nothing is the bond's yet."""
 
 
 @dataclass
@@ -250,8 +253,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
     finally:
         if current is not None:
             os.close(current)
-    if mode == "auto" and link.kind == "veth":
-        # the peer's unfinished checksums survive a redirect in generic mode only
+    if mode == "auto" and link.kind in BETTER_GENERIC:
         mode = "generic"
     if mode == "auto":
         try:

@@ -50,7 +50,7 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
     found = [
         *_generic_veths(world),
         *_passed(world.tables),
-        *_deaf_egress(world),
+        *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables, flow_label),
@@ -129,12 +129,28 @@ def deaf_text(names: Collection[str]) -> str:
     return f"what leaves by {', '.join(names)} passes to Linux: it cannot transmit XDP frames"
 
 
-def _deaf_egress(world: World) -> Iterator[Note]:
-    deaf = sorted(deaf_names(world))
-    if deaf:
-        yield Note(
-            f"{deaf_text(deaf)} (a veth can once its peer has GRO on: ethtool -K PEER gro on)"
+def deaf_remedy(links: Collection[Link], tells: bool) -> Note:
+    """What helps devices that frames cannot be redirected to. `tells`: whether the kernel knows of
+    them at all (Linux 6.3)."""
+    hardware = [link.name for link in links if not link.kind]
+    if hardware:
+        return Note(
+            "many a NIC sends XDP frames only while it runs a program itself",
+            f"xdpecmp attach {' '.join(hardware)}",
         )
+    if tells:
+        return Note("a veth can once its peer has GRO on", "ethtool -K PEER gro on")
+    return Note(
+        "before Linux 6.3 nobody can tell; generic mode asks nothing of them",
+        "xdpecmp attach IFACE --mode generic",
+    )
+
+
+def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
+    names = sorted(deaf_names(world))
+    if names:
+        links = [link for link in world.snapshot.links.values() if link.name in names]
+        yield Note(f"{deaf_text(names)} ({deaf_remedy(links, tells)})")
 
 
 def idle_interfaces(world: World) -> Iterator[Note]:
@@ -143,6 +159,12 @@ def idle_interfaces(world: World) -> Iterator[Note]:
         settings = world.snapshot.settings.interfaces.get(link.ifindex)
         if link.master:
             yield Note(f"{link.name} belongs to another device: all it receives passes to Linux")
+        elif link.kind == "bond" and link.xdp_mode == "native":
+            yield Note(
+                f"{link.name} is a bond: a native program sees its links and not the bond, so all "
+                "it receives passes to Linux; instead",
+                f"xdpecmp attach {link.name} --mode generic",
+            )
         elif link.strips_tags:
             yield Note(
                 f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .. import notes
 from ..errors import XdpecmpError
-from ..lifecycle import check_interface, removal
+from ..lifecycle import BETTER_GENERIC, check_interface, removal
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
 from .finding import Finding, from_error, from_note, note, ok, problem
@@ -73,8 +73,8 @@ def expected_mode(link: Link, device: Device) -> tuple[str, str]:
     """The mode that the interface has or that `attach` would choose, and why it is generic."""
     if link.xdp_mode:
         return link.xdp_mode, ""
-    if link.kind == "veth":
-        return "generic", ""  # see lifecycle.attach()
+    if link.kind in BETTER_GENERIC:
+        return "generic", ""
     if device.virtio is not None:
         refusal = _virtio_refusal(link, device.virtio)
         return ("generic", refusal) if refusal else ("native", "")
@@ -92,7 +92,7 @@ def assumed(
     for ifindex in chosen:
         link, device = links[ifindex], devices.get(ifindex, Device())
         mode, _ = expected_mode(link, device)
-        transmits = link.can_transmit_xdp or (mode == "native" and link.kind != "veth")
+        transmits = link.can_transmit_xdp or (mode == "native" and not link.kind)
         result[ifindex] = replace(link, xdp_mode=mode, can_transmit_xdp=transmits)
     return result
 

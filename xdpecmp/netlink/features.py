@@ -81,21 +81,23 @@ def parse_features(message: bytes) -> tuple[int, bool]:
     return ifindex, bool(features & _NETDEV_XDP_ACT_NDO_XMIT)
 
 
-def _dump(connection: wire.Socket, family: Family | None) -> list[bytes]:
-    if family is None:
-        return []
+def _dump(connection: wire.Socket, family: Family) -> list[bytes]:
     request = _HEADER.pack(_NETDEV_CMD_DEV_GET, 1, 0)
     return connection.dump(family.message_type, request, "XDP features")
 
 
-def read_transmits(connection: wire.Socket, family: Family | None) -> dict[int, bool]:
-    """By ifindex, whether frames may be redirected to the device; {} if the kernel cannot tell."""
+def read_transmits(connection: wire.Socket, family: Family | None) -> dict[int, bool] | None:
+    """By ifindex, whether frames may be redirected there; None if the kernel cannot tell."""
+    if family is None:
+        return None
     return dict(parse_features(answer) for answer in _dump(connection, family))
 
 
 def read_native(connection: wire.Socket, family: Family | None) -> dict[int, bool]:
     """By ifindex, whether the driver runs XDP programs itself, be one attached or not; {} if the
     kernel cannot tell."""
+    if family is None:
+        return {}
     parsed = (_parse(answer) for answer in _dump(connection, family))
     return {ifindex: bool(features & _NETDEV_XDP_ACT_BASIC) for ifindex, features in parsed}
 

@@ -80,6 +80,11 @@ class Kernel:
             self._route, transmits, partial(features.strips_tags, self._control)
         )
 
+    @property
+    def tells_features(self) -> bool:
+        """Whether the kernel tells which devices take redirected frames (Linux 6.3)."""
+        return self._netdev is not None
+
     def native_xdp(self) -> dict[int, bool]:
         """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
         return features.read_native(self._generic, self._netdev)

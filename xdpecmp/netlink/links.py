@@ -102,9 +102,11 @@ def _request(ifindex: int) -> bytes:
 
 
 def read_links(
-    connection: wire.Socket, transmits: Mapping[int, bool], strips_tags: Callable[[str], bool]
+    connection: wire.Socket,
+    transmits: Mapping[int, bool] | None,
+    strips_tags: Callable[[str], bool],
 ) -> dict[int, Link]:
-    """All links by index. `transmits` is what `features.read_transmits` told: empty = cannot tell,
+    """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
     and then what surely can counts; `strips_tags` asks about a device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
@@ -113,8 +115,8 @@ def read_links(
     links = {}
     for message in connection.dump(RTM_GETLINK, _request(0), "links"):
         link = parse_link(message)
-        able = transmits.get(link.ifindex, False) if transmits else _surely_transmits(link)
-        link = replace(link, can_transmit_xdp=able)
+        known = _surely_transmits(link) if transmits is None else transmits.get(link.ifindex)
+        link = replace(link, can_transmit_xdp=bool(known))
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
         links[link.ifindex] = link
@@ -122,9 +124,10 @@ def read_links(
 
 
 def _surely_transmits(link: Link) -> bool:
-    """Before Linux 6.3 nobody says. Most drivers transmit XDP frames while they run an XDP program
-    of their own; a veth does where its peer is ready for them, which is not for us to see."""
-    return link.xdp_mode == "native" and link.kind != "veth"
+    """Before Linux 6.3 nobody says. Hardware whose driver runs a program also sends XDP frames,
+    often only while it does; of a veth, a bond and the like nobody can know, and frames would be
+    lost unseen."""
+    return link.xdp_mode == "native" and not link.kind
 
 
 def read_link(connection: wire.Socket, ifindex: int) -> Link:
