@@ -3,21 +3,34 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTHON := .venv/bin/python
 STAMP := .venv/.provisioned
 FUZZ_SECONDS ?= 300
+KERNEL ?= 6.1
+TIMEOUT ?= 10800
+VM_TESTS ?= tests/bpf tests/net tests/vm tests/cli
+SMOKE_TESTS := tests/bpf/test_selection.py::test_many_flows tests/net/netlink/test_kernel_xdp.py \
+	tests/vm -k 'not (untagged or same or service or gone)'
 
 # sudo clears the environment. No byte code: root would leave it in a user's tree.
 TEST_ENV := PYTHONDONTWRITEBYTECODE=1 \
 	$(if $(XDPECMP_FORCE_ROOT_TESTS),XDPECMP_FORCE_ROOT_TESTS=$(XDPECMP_FORCE_ROOT_TESTS))
 
-.PHONY: help demo test fuzz mutate lint bench clean
+.PHONY: help demo test test-vm smoke-vm fuzz mutate lint bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
 demo: $(STAMP) ## four namespaces, weighted requests and a Packet Too Big
 	$(SUDO) .venv/bin/xdpecmp demo
 
 test: $(STAMP) ## all tests
 	$(SUDO) env $(TEST_ENV) $(PYTHON) -m pytest
+
+test-vm: $(STAMP) ## the tests under a stock kernel in QEMU (KERNEL=6.1|…, TIMEOUT, VM_TESTS)
+	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m vagrant.stock_kernel --timeout $(TIMEOUT) \
+		--env XDPECMP_FORCE_ROOT_TESTS=1 --env PYTHONUNBUFFERED=1 $(KERNEL) -- \
+		$(PYTHON) -m pytest --durations=10 $(VM_TESTS)
+
+smoke-vm: ## a few of them under the oldest kernel, as CI does
+	$(MAKE) test-vm KERNEL=6.1 TIMEOUT=900 VM_TESTS="$(SMOKE_TESTS)"
 
 fuzz: $(STAMP) ## random routers and frames, without xdpecmp and with it (FUZZ_SECONDS, FUZZ_SEED)
 	$(SUDO) env $(TEST_ENV) $(PYTHON) -m tests.differential --seconds $(FUZZ_SECONDS) \
@@ -31,8 +44,8 @@ lint: $(STAMP) ## ruff and mypy
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy --strict xdpecmp
 
-bench: $(STAMP) ## measure the data path
-	$(SUDO) $(PYTHON) -m bench
+bench: $(STAMP) ## measure speed and scale, beside Linux and bpf_fib_lookup() (BENCH_OPTIONS)
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m bench $(BENCH_OPTIONS)
 
 clean: ## remove .venv and everything built
 	$(SUDO) rm -rf .venv build dist *.egg-info bench/out .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.capabilities import PATIENCE
+
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -158,7 +160,11 @@ def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline: float = 5.0) -> None:
-    """Poll a condition every 5 ms until it holds; fail after `deadline` seconds, saying `what`."""
+    """Poll a condition every 5 ms until it holds; fail after `deadline` seconds, saying `what`.
+
+    Under emulation there is more time.
+    """
+    deadline *= PATIENCE
     end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:

@@ -10,11 +10,14 @@ root=$(dirname "$(dirname "$self")")
 venv=$root/.venv
 
 extra='[test]'
-case "$*" in
-    '') ;;
-    --no-test) extra='' ;;
-    *) die 2 "unknown arguments: $*; usage: vagrant/provision.sh [--no-test]" ;;
-esac
+vm_packages=()
+for argument in "$@"; do
+    case "$argument" in
+        --no-test) extra='' ;;
+        --vm) vm_packages=(qemu-system-x86 busybox-static cpio kmod) ;; # make test-vm
+        *) die 2 "unknown argument: $argument; usage: vagrant/provision.sh [--no-test] [--vm]" ;;
+    esac
+done
 
 # shellcheck source=/dev/null
 distribution=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") || true
@@ -38,6 +41,7 @@ packages=(
     iputils-ping  # tests ask Linux which way a ping goes
     procps        # sysctl: forwarding, hash policy
     make          # the Makefile is the front door
+    "${vm_packages[@]}"
 )
 missing=()
 for package in "${packages[@]}"; do

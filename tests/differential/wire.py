@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, Self
 
+from tests.capabilities import PATIENCE
 from tests.differential import packets as p
 from tests.differential.design import (
     DEVICES,
@@ -33,7 +34,7 @@ from tests.netns import Namespace
 
 BATCH = 60
 """Frames sent at once; a veth's ring holds 256."""
-DEADLINE_S = 10.0
+DEADLINE_S = 10.0 * PATIENCE
 _RECEIVE_BUFFER = 32 << 20
 _ETH_P_ALL = 3
 _SOL_PACKET = 263

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.capabilities import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "xdpecmp")
 AS_NOBODY = (
@@ -52,7 +54,7 @@ def command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=60 * PATIENCE,
         **options,
     )
     assert "Traceback" not in done.stderr, done.stderr

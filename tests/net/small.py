@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
+from tests.capabilities import Since, kernel_has
 from tests.net.topology import Router, has_ended
 from tests.netns import Namespace, veth
 
@@ -23,7 +24,8 @@ class Small(Router):
             undo.callback(self._detach)
             self.sysctl("net.ipv4.ip_forward", 1)
             self.sysctl("net.ipv6.conf.all.forwarding", 1)
-            self.sysctl("net.ipv4.fib_multipath_hash_seed", 1)
+            if kernel_has(Since.HASH_SEED):
+                self.sysctl("net.ipv4.fib_multipath_hash_seed", 1)
             for name in ("in0", "in1"):
                 veth(self.ns, name, self.peer, name)
             self._cleanup = undo.pop_all()

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.capabilities import PATIENCE
 from xdpecmp import demo
 from xdpecmp.errors import NotPermitted
 
 root = pytest.mark.root
 
 COMMAND = (sys.executable, "-m", "xdpecmp", "demo")
-DEADLINE = 60.0
+DEADLINE = 60.0 * PATIENCE
 PINS = Path("/sys/fs/bpf/xdpecmp")
 STATE = Path("/run/xdpecmp")
 
@@ -172,7 +173,7 @@ def test_keep_waits_for_ctrl_c_and_still_answers() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=10,
+            timeout=10 * PATIENCE,
         )
         assert answer.stdout.strip() in {"s1", "s2"}
         assert process.poll() is None

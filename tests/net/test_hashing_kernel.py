@@ -7,16 +7,15 @@ real packets, which shows what it makes of fragments, extension headers and odd 
 from __future__ import annotations
 
 import os
-import platform
 import random
 import re
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.capabilities import Since, kernel_has, require_kernel
 from tests.netns import Namespace
 from tests.tunnels import TUNNELS, UNFOLLOWED, random_ends
 from tests.unit.test_flow_keys import PLAIN, Case, error_about
@@ -31,29 +30,12 @@ GATEWAYS = {
 }
 TARGET = {4: socket.inet_aton("198.18.0.0"), 6: socket.inet_pton(socket.AF_INET6, "2001:db8:100::")}
 TARGETS = {4: TARGET[4][:2], 6: TARGET[6][:5]}
-SEED_SYSCTL = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
 
 NLMSG_ERROR, RTM_NEWROUTE, RTM_GETROUTE, NLM_F_REQUEST = 2, 24, 26, 1
 RTA_DST, RTA_SRC, RTA_IIF, RTA_GATEWAY = 1, 2, 3, 5
 RTA_IP_PROTO, RTA_SPORT, RTA_DPORT, RTA_FLOWLABEL = 27, 28, 29, 31
 
 pytestmark = pytest.mark.root
-
-
-def kernel_version() -> tuple[int, int]:
-    major, minor = re.findall(r"\d+", platform.release())[:2]
-    return int(major), int(minor)
-
-
-HAS_FLOWLABEL = kernel_version() >= (6, 14)  # RTA_FLOWLABEL
-
-
-def require(capable: bool, what: str) -> None:
-    if capable:
-        return
-    if os.environ.get("XDPECMP_FORCE_ROOT_TESTS") == "1":
-        pytest.fail(f"{what}, and XDPECMP_FORCE_ROOT_TESTS=1 forbids to skip")
-    pytest.skip(f"{what} (XDPECMP_FORCE_ROOT_TESTS=1: fail, don't skip)")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +45,7 @@ def router() -> Iterator[Namespace]:
     It gets packets that are sent on `in-peer` and forwards them to `out-peer`; its next hop number
     i has the MAC 02:00:00:00:00:0i.
     """
-    require(os.geteuid() == 0, "needs root")
-    require(SEED_SYSCTL.exists(), "needs net.ipv4.fib_multipath_hash_seed (Linux 6.11)")
+    require_kernel(Since.HASH_SEED)
     with Namespace("hash") as namespace:
         for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             namespace.sysctl(key, 1)
@@ -103,7 +84,7 @@ def random_flow(rng: random.Random, family: int) -> FlowKey:
         destination = TARGET[6][:5] + rng.randbytes(11)
     proto = rng.choice([socket.IPPROTO_TCP, socket.IPPROTO_UDP])
     sport, dport = rng.randrange(1, 65536), rng.randrange(1, 65536)
-    label = rng.randrange(1 << 20) if family == 6 and HAS_FLOWLABEL else 0
+    label = rng.randrange(1 << 20) if family == 6 and kernel_has(Since.GETROUTE_FLOWLABEL) else 0
     return FlowKey(family, source, destination, proto, sport, dport, label)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.capabilities import Since, since
 from tests.net.objects import (
     FAMILIES,
     FLOWS,
@@ -126,6 +127,7 @@ def test_weights_are_changed_at_the_object(net: Anycast) -> None:
     assert f"ip nexthop replace id {GROUP[4]} group" in done.stderr
 
 
+@since(Since.WIDE_WEIGHTS)
 @pytest.mark.usefixtures("attached")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.capabilities import PATIENCE
 from tests.net.topology import SEED, VIP_PREFIX, Anycast
 from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
 
@@ -132,7 +133,7 @@ def test_watching_into_a_pipe(net: Anycast, json: str) -> None:
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
         cwd=ROOT,
     )

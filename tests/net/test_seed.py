@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.capabilities import Since, since
 from tests.net.topology import Anycast
 from tests.net.traffic import Flow, Servers, by_server
 from xdpecmp.hashing import bounds, select
 from xdpecmp.instance import machine_seed
-from xdpecmp.netlink import has_seed
 
 pytestmark = pytest.mark.root
 
@@ -23,9 +23,7 @@ FLOWS = 60
 @pytest.fixture(scope="module")
 def net() -> Iterator[Anycast]:
     """Its Linux hashes with a random seed that it does not tell."""
-    with Anycast(WEIGHTS) as made:
-        if has_seed():
-            made.sysctl("net.ipv4.fib_multipath_hash_seed", 0)
+    with Anycast(WEIGHTS, seed=None) as made:
         made.policy(0)
         yield made
 
@@ -109,6 +107,7 @@ def test_the_agent_keeps_to_it(
     net.policy(0)
 
 
+@since(Since.HASH_SEED)
 def test_linuxs_own_is_better(net: Anycast) -> None:
     """Where it becomes known, it is what counts."""
     with attached(net, "--own-seed"):

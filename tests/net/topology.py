@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.capabilities import Since, require_kernel
 from tests.net.command import Done, command
 from tests.netns import Namespace, veth, wait_until
 from xdpecmp.instance import BPFFS, RUN, Instance
@@ -177,17 +178,23 @@ class Anycast(Router):
     """The whole topology, from `__enter__` to `__exit__`.
 
     Interfaces: the router's `c0` faces the client, `e1`, `e2` … face the servers; everybody else's
-    is `eth0`. The anycast routes have the weights 1, 2, 3 … unless others are given.
+    is `eth0`. The anycast routes have the weights 1, 2, 3 … unless others are given. With None for
+    a seed Linux keeps its own to itself.
     """
 
-    def __init__(self, weights: Sequence[int] = (1, 2), hop: bool = False) -> None:
+    def __init__(
+        self, weights: Sequence[int] = (1, 2), hop: bool = False, seed: int | None = SEED
+    ) -> None:
         self._weights = weights
         self._hop = hop
+        self._seed = seed
         self._cleanup = ExitStack()
         self.clients: list[Namespace] = []
         self.servers: list[Namespace] = []
 
     def __enter__(self) -> Self:
+        if self._seed is not None:
+            require_kernel(Since.HASH_SEED)
         with ExitStack() as undo:
             self.client = undo.enter_context(Namespace("client"))
             self.near = undo.enter_context(Namespace("hop")) if self._hop else self.client
@@ -221,7 +228,8 @@ class Anycast(Router):
         for namespace in {self.near, self.ns} - {self.client}:
             namespace.sysctl("net.ipv4.ip_forward", 1)
             namespace.sysctl("net.ipv6.conf.all.forwarding", 1)
-        self.sysctl("net.ipv4.fib_multipath_hash_seed", SEED)
+        if self._seed is not None:
+            self.sysctl("net.ipv4.fib_multipath_hash_seed", self._seed)
         self.client.sysctl("net.ipv6.ip_nonlocal_bind", 1)
         self._build_client_side()
         for i, server in enumerate(self.servers, 1):
@@ -229,9 +237,13 @@ class Anycast(Router):
         for family in (4, 6):
             self.ns.ip(f"route add {VIP_PREFIX[family]} {self.nexthops(family, self._weights)}")
 
+    def join(self, far: Namespace, far_name: str, name: str) -> None:
+        """Make the router's device `name`, and the one at the other end of its wire."""
+        veth(far, far_name, self.ns, name)
+
     def _build_client_side(self) -> None:
         router_side = "eth1" if self._hop else "eth0"
-        veth(self.near, router_side, self.ns, "c0")
+        self.join(self.near, router_side, "c0")
         batch(
             self.near,
             f"addr add 10.0.0.2/24 dev {router_side}",
@@ -268,7 +280,7 @@ class Anycast(Router):
         no_checksum_offload(self.client)
 
     def _build_server(self, i: int, server: Namespace) -> None:
-        veth(server, "eth0", self.ns, f"e{i}")
+        self.join(server, "eth0", f"e{i}")
         batch(
             self.ns,
             f"addr add 10.0.{i}.1/24 dev e{i}",

@@ -22,12 +22,13 @@ from ipaddress import ip_address, ip_network
 from math import comb
 from typing import Self
 
+from tests.capabilities import PATIENCE
 from tests.net.topology import SOURCES, VIP, Anycast
 from tests.netns import Namespace
 from xdpecmp.hashing import FlowKey
 
 PORT = 7
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0 * PATIENCE
 PAYLOAD = 64
 FRAME = {4: 14 + 20 + 8 + PAYLOAD, 6: 14 + 40 + 8 + PAYLOAD}
 """Bytes of a request's frame."""
@@ -248,7 +249,8 @@ class Load:
         """Until so many rounds more have ended; of two, the second began after the call."""
         with self._done:
             goal = len(self.rounds) + more
-            assert self._done.wait_for(lambda: len(self.rounds) >= goal, 30), "the load is stuck"
+            enough = self._done.wait_for(lambda: len(self.rounds) >= goal, 30 * PATIENCE)
+            assert enough, "the load is stuck"
 
     @property
     def lost(self) -> int:

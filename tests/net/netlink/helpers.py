@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from tests.capabilities import PATIENCE
 from tests.netns import Namespace, wait_until
 from xdpecmp.model import NextHop, Prefix, Route
 from xdpecmp.model import Path as RoutePath
 from xdpecmp.netlink import Changes, Kernel, Monitor
 
-DEADLINE_S = 5.0
+DEADLINE_S = 5.0 * PATIENCE
 
 
 def find(kernel: Kernel, prefix: str) -> list[Route]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
+from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
 from xdpecmp.netlink import Kernel, features
@@ -32,6 +32,7 @@ def test_links(router: Namespace, kernel: Kernel, peer: Namespace) -> None:
     assert not kernel.links()[eth0.ifindex].up
 
 
+@since(Since.XDP_FEATURES)
 def test_features_and_their_notification(
     router: Namespace, kernel: Kernel, peer: Namespace
 ) -> None:
@@ -67,6 +68,7 @@ def test_rules(
 
 
 def test_settings(router: Namespace, kernel: Kernel) -> None:
+    router.sysctl("net.ipv4.ip_forward", 0)  # what a namespace begins with is up to the host
     router.ip("link set eth1 down")
     router.ip("link set eth1 name a.b")  # a dot in a name must not become a directory
     links = kernel.links()
@@ -110,17 +112,14 @@ def test_settings(router: Namespace, kernel: Kernel) -> None:
     assert (one.ignore_linkdown6, two.ignore_linkdown6) == (True, False)
 
 
+@since(Since.HASH_SEED)
 def test_seed(router: Namespace, kernel: Kernel) -> None:
-    path = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
-    if not path.exists():
-        pytest.skip("no fib_multipath_hash_seed before Linux 6.11")
     router.sysctl("net.ipv4.fib_multipath_hash_seed", 0xDEADBEEF)
     assert kernel.settings([]).seed == 0xDEADBEEF
 
 
+@since(Since.FORCE_FORWARDING)
 def test_force_forwarding(router: Namespace, kernel: Kernel) -> None:
-    if not Path("/proc/sys/net/ipv6/conf/lo/force_forwarding").exists():
-        pytest.skip("no force_forwarding before Linux 6.17")
     router.sysctl("net.ipv6.conf.eth0.force_forwarding", 1)
     interfaces = kernel.settings(kernel.links().values()).interfaces
     assert interfaces[router.ifindex("eth0")].forwarding6

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from errno import EINVAL
 from ipaddress import ip_address
 
 import pytest
 
+from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect, hop, only
 from tests.netns import Namespace
-from xdpecmp.errors import KernelRefused
 from xdpecmp.model import NexthopGroup, RouteKind
 from xdpecmp.netlink import Kernel, wire
 
@@ -91,15 +90,11 @@ def test_group_keeps_order_and_weights(router: Namespace, kernel: Kernel) -> Non
     )
 
 
+@since(Since.WIDE_WEIGHTS)
 @pytest.mark.usefixtures("paths")
 def test_weights_of_16_bits(router: Namespace, kernel: Kernel) -> None:
     eth0, eth1 = router.ifindex("eth0"), router.ifindex("eth1")
-    try:
-        set_group(router, 7, {2: 65535, 1: 257})
-    except KernelRefused as error:
-        if error.errno != EINVAL:
-            raise
-        pytest.skip("no 16-bit weights before Linux 6.12")
+    set_group(router, 7, {2: 65535, 1: 257})
     members = (hop("10.0.1.2", eth1, 65535), hop("10.0.0.2", eth0, 257))
     assert kernel.nexthops()[7].members == members
     router.ip("route add 20.0.0.0/8 nhid 7")

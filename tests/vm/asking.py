@@ -1,0 +1,28 @@
+"""Requests through the router, and what became of them in the data path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.net.topology import Anycast
+from tests.net.traffic import Answer, Flow, Servers
+
+FLOWS = 30
+_BACKGROUND = {"NON_IP", "MULTICAST", "LINK_LOCAL"}
+"""ARP, neighbour discovery and the like, which come when they like."""
+
+
+def _verdicts(net: Anycast) -> Counter[str]:
+    with net.view() as view:
+        counted = Counter(view.stats()["reasons"])
+    return Counter({name: n for name, n in counted.items() if name not in _BACKGROUND})
+
+
+def asked(
+    net: Anycast, servers: Servers, flows: Sequence[Flow], recorded: Sequence[Answer]
+) -> dict[str, int]:
+    """Ask on all flows, expect the recorded answers; the verdicts that were counted meanwhile."""
+    before = _verdicts(net)
+    assert servers.all_answers(flows) == recorded
+    return dict(_verdicts(net) - before)

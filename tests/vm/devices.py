@@ -1,0 +1,37 @@
+"""Kinds of devices, and whether this kernel has them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from tests.capabilities import Since, require_stock_kernel, since
+from tests.netns import Namespace
+
+NATIVE = pytest.param("native", marks=since(Since.XDP_FEATURES))
+"""The mode, for tests in which a veth is to take redirected frames: see test_unknown_features."""
+
+
+@cache
+def _has_kind(kind: str) -> bool:
+    with Namespace("kind") as namespace:
+        done = namespace.run("ip", "link", "add", "probe", "type", kind, check=False)
+    return "Unknown device type" not in done.stderr
+
+
+def require_kind(kind: str) -> None:
+    """Skip where the kernel has no such devices."""
+    require_stock_kernel(_has_kind(kind), f"{kind} devices")
+
+
+@cache
+def _has_netem() -> bool:
+    with Namespace("netem") as namespace:
+        command = "tc qdisc add dev lo root netem delay 1ms"
+        return namespace.run(*command.split(), check=False).returncode == 0
+
+
+def require_netem() -> None:
+    """Skip where the kernel cannot delay packets."""
+    require_stock_kernel(_has_netem(), "the qdisc netem")
