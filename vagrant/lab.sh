@@ -1,0 +1,63 @@
+#!/bin/bash
+# Makes a machine of the Vagrantfile what its name says: lab.sh NAME NIC... Vagrant runs it there, at
+# each `vagrant up`, since nothing here is written down to outlast a boot.
+# NIC "N.H" is the one with MAC address 52:54:00:ec:N:H. They become eth1, eth2 … in their order,
+# whatever the box calls them, with the addresses 10.1.N.H/24 and fd00:1:0:N::H/64.
+set -euo pipefail
+
+service4=192.0.2.80 service6=2001:db8::80 # what all servers answer to
+
+die() { echo "lab.sh: $1" >&2; exit 1; }
+
+name=$1
+shift
+
+# --- NICs ---
+place=0
+for nic; do
+    place=$((place + 1))
+    n=${nic%.*} h=${nic#*.}
+    mac=$(printf '52:54:00:ec:%02x:%02x' "$n" "$h")
+    device=$(ip -o link | grep -i "link/ether $mac" | cut -d ' ' -f 2 | cut -d : -f 1)
+    [[ $device ]] || die "no NIC with MAC address $mac; run 'vagrant reload'"
+    if [[ $device != "eth$place" ]]; then
+        ip link set "$device" down
+        ip link set "$device" name "eth$place"
+    fi
+    ip link set "eth$place" up
+    ip addr replace "10.1.$n.$h/24" dev "eth$place"
+    ip addr replace "fd00:1:0:$n::$h/64" dev "eth$place" nodad
+done
+
+# --- roles ---
+case $name in
+    router)
+        ln -sf /vagrant/.venv/bin/xdpecmp /usr/local/bin/xdpecmp
+        # Policy 1: ports are hashed too, so that one client is enough to see a split.
+        sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+            net.ipv4.fib_multipath_hash_policy=1 net.ipv6.fib_multipath_hash_policy=1
+        ip route replace $service4 \
+            nexthop via 10.1.1.2 weight 3 nexthop via 10.1.2.2 weight 1
+        ip route replace $service6 \
+            nexthop via fd00:1:0:1::2 weight 3 nexthop via fd00:1:0:2::2 weight 1
+        ;;
+    client)
+        command -v curl >/dev/null || { apt-get -qq update && apt-get -qq install -y curl; }
+        ip route replace $service4 via 10.1.0.254
+        ip route replace $service6 via fd00:1::254
+        ;;
+    server*)
+        ip addr replace $service4/32 dev lo
+        ip addr replace $service6/128 dev lo
+        ip route replace 10.1.0.0/24 via "10.1.$n.254"
+        ip route replace fd00:1::/64 via "fd00:1:0:$n::254"
+        mkdir -p /run/lab
+        echo "$name" >/run/lab/index.html
+        systemctl is-active --quiet lab ||
+            systemd-run --quiet --collect --unit=lab \
+                python3 -m http.server --bind :: --directory /run/lab 80
+        ;;
+    *) die "no role '$name'" ;;
+esac
+echo "$name:$(ip -4 -o addr show scope global | grep -o ' eth[1-9].*inet [0-9.]*' |
+    sed -E 's/ +inet / /' | tr '\n' ',' | sed 's/,$//')"
