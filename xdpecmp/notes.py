@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from .abi import REASON_TEXT, Reason
-from .agent import EVERYTHING, Mirror
+from .agent import EVERYTHING
 from .compile import Tables
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
+from .mirror import Mirror
 from .model import NextHop, Prefix
 from .verify import first_disagreement
 
@@ -117,10 +118,9 @@ def _flow_label(tables: Tables, choice: str) -> Iterator[str]:
     """When servers have to reflect flow labels."""
     if tables.config.policy6 != 0 or not tables.groups:
         return
-    for prefix, target in tables.routes.items():
-        if prefix.family == 6 and not isinstance(target, int | NextHop):
-            yield FLOW_LABEL_TEXT[choice]
-            return
+    multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
+    if any(True for _ in multipath6):
+        yield FLOW_LABEL_TEXT[choice]
 
 
 def _disagreement(mirror: Mirror) -> Iterator[str]:

@@ -16,11 +16,11 @@ from typing import Any
 
 from .abi import ICMP_ERROR_INDEX, REASON_TEXT, GroupKind, Reason
 from .clock import HZ, read_jiffies
-from .dataplane import read_nexthops
 from .hashing import shares
 from .instance import FOLLOW, IGNORE, Instance
 from .maps import Maps
 from .model import Link, Prefix
+from .nexthops import read_nexthops
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers, by_server
 from tests.netns import wait_until
 from xdpecmp.abi import INTERFACE_FLAGS
-from xdpecmp.dataplane import read_nexthops
 from xdpecmp.model import NextHop
+from xdpecmp.nexthops import read_nexthops
 from xdpecmp.view import RouteView
 
 pytestmark = pytest.mark.root
