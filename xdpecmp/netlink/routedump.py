@@ -1,14 +1,15 @@
 """The bulk dump of routes: a million of them in the time that the kernel takes to tell them.
 
-Routes differ in their destination, hardly in anything else. So messages of equal length that follow
-one another are looked at together, as rows of an array: with the destination blanked out few
-different rows are left, and `routes.parse_route`, which alone knows what attributes mean, is asked
-once for each of them. What is not of the usual form is taken by itself.
+Routes differ in their destination, hardly in anything else. So the messages of equal length in a
+datagram are looked at together, as rows of an array: with the destination blanked out few different
+rows are left, and `routes.parse_route`, which alone knows what attributes mean, is asked once for
+each of them. What is not of the usual form is taken by itself.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,10 @@ _LENGTH_BYTE = 17
 _DESTINATION = 36
 """Where RTA_DST is: behind nlmsghdr, rtmsg and RTA_TABLE, in both families. A default route has
 none."""
-_FEW = 8
+_FEW = 32
 """Fewer messages of equal length are quicker taken one by one."""
 _LEFT_OUT = 0xFFFFFFFF
-
-_Words = NDArray[np.uint32]
+_LENGTH_KIND_FLAGS = struct.Struct("=IHH")
 
 
 class RouteReader:
@@ -39,8 +39,8 @@ class RouteReader:
         """`bodies` collects what there is to routes but their prefix."""
         self._family, self._size = _FAMILY[family], ADDRESS_SIZE[family]
         self._bodies = bodies
-        header = wire.attribute(RTA_DST, bytes(self._size))[:4]
-        self._header = int(np.frombuffer(header, np.uint32)[0])
+        self._header_bytes = wire.attribute(RTA_DST, bytes(self._size))[:4]
+        self._header = int(np.frombuffer(self._header_bytes, np.uint32)[0])
         self._known: dict[bytes, int] = {}
         """By the bytes of a message, its destination blanked out: the number of the body."""
         self._keys: list[NDArray[np.uint8]] = []
@@ -59,56 +59,87 @@ class RouteReader:
 
     def take(self, datagram: bytes) -> int:
         """See `wire.Take`."""
-        at, size = 0, len(datagram)
-        while at < size:
-            rows = self._rows(datagram, at)
-            if len(rows) < _FEW or not self._take_rows(rows):
-                stop = self._take_one(datagram, at)
-                if stop is None:
-                    break
-                at = stop
+        alike, end = self._walk(datagram)
+        count = sum(map(len, alike.values()))
+        keys = np.empty((count, self._size + 1), np.uint8)
+        numbers = np.empty(count, np.uint32)
+        for length, messages in alike.items():
+            places = [place for place, _ in messages]
+            starts = [start for _, start in messages]
+            found = self._take_rows(datagram, length, starts) if len(starts) >= _FEW else None
+            if found is None:
+                for place, start in messages:
+                    keys[place], numbers[place] = self._take_one(datagram, start, start + length)
             else:
-                at += rows.size * rows.itemsize
-        return at
+                keys[places], numbers[places] = found
+        kept = numbers != _LEFT_OUT
+        self._keys.append(keys[kept])
+        self._numbers.append(numbers[kept])
+        return end
 
-    def _rows(self, datagram: bytes, start: int) -> _Words:
-        """The messages from `start` on that are routes of equal length, as rows of words."""
-        kind, flags, end = wire.check_header(datagram, start)
-        length = end - start
-        shortest = _DESTINATION + 4 + self._size
-        usable = kind == RTM_NEWROUTE and not flags & wire.NLM_F_DUMP_INTR
-        if not usable or length % 4 or length < shortest or start % 4:
-            return np.empty((0, 1), np.uint32)
-        count = (len(datagram) - start) // length
-        words = np.frombuffer(datagram, np.uint32, count * length // 4, start)
-        rows = words.reshape(count, length // 4)
-        alike = (rows[:, 0] == rows[0, 0]) & (rows[:, 1] == rows[0, 1])
-        alike &= rows[:, _DESTINATION // 4] == self._header
-        return rows if alike.all() else rows[: int(alike.argmin())]
+    @staticmethod
+    def _walk(datagram: bytes) -> tuple[dict[int, list[tuple[int, int]]], int]:
+        """By length the messages that are routes, up to the first one that is none: the how manieth
+        it is and where it starts; and where they end."""
+        unpack, size = _LENGTH_KIND_FLAGS.unpack_from, len(datagram)
+        alike: dict[int, list[tuple[int, int]]] = {}
+        start = place = 0
+        while start + wire.HEADER_SIZE <= size:
+            length, kind, flags = unpack(datagram, start)
+            if flags & wire.NLM_F_DUMP_INTR:
+                raise wire.interrupted()
+            if kind != RTM_NEWROUTE or length < wire.HEADER_SIZE or start + length > size:
+                break
+            if length in alike:
+                alike[length].append((place, start))
+            else:
+                alike[length] = [(place, start)]
+            start += (length + 3) & ~3
+            place += 1
+        if start < size:
+            kind, _, _ = wire.check_header(datagram, start)  # raises what is wrong with it
+        return alike, min(start, size)
 
-    def _take_rows(self, rows: _Words) -> bool:
-        """Take them all; False where chance would have it that they cannot be told apart."""
-        size = self._size
+    def _take_rows(
+        self, datagram: bytes, length: int, starts: list[int]
+    ) -> tuple[NDArray[np.uint8], Numbers] | None:
+        """Prefixes and bodies of messages of equal length; None where they are unusual, or chance
+        would have it that they cannot be told apart."""
+        first = _DESTINATION + 4
+        if length % 4 or length < first + self._size:
+            return None
+        words = np.frombuffer(datagram, np.uint32, len(datagram) // 4)
+        rows = words[np.array(starts)[:, None] // 4 + np.arange(length // 4)]
+        if (rows[:, _DESTINATION // 4] != self._header).any():
+            return None
         raw = rows.view(np.uint8)
-        address = slice(_DESTINATION + 4, _DESTINATION + 4 + size)
+        address = slice(first, first + self._size)
         keys = np.concatenate([raw[:, address], raw[:, _LENGTH_BYTE, None]], axis=1)
-        rest = rows[:, 4:].copy()  # without nlmsghdr
-        blank = rest.view(np.uint8)
-        blank[:, _LENGTH_BYTE - 16] = 0
-        blank[:, address.start - 16 : address.stop - 16] = 0
+        raw[:, _LENGTH_BYTE] = 0
+        raw[:, address] = 0
+        rest = rows[:, wire.HEADER_SIZE // 4 :]
         sums = rest.astype(np.uint64) @ _FACTORS[: rest.shape[1]]
         _, firsts, inverse = np.unique(sums, return_index=True, return_inverse=True)
         inverse = inverse.reshape(-1)
-        if not np.array_equal(rest, rest[firsts][inverse]):
-            return False
+        if not np.array_equal(rest, rest[firsts[inverse]]):
+            return None
         known = [self._number(rest[first].tobytes()) for first in firsts.tolist()]
-        numbers = np.array(known, np.uint32)[inverse]
-        if _LEFT_OUT in known:
-            kept = numbers != _LEFT_OUT
-            keys, numbers = keys[kept], numbers[kept]
-        self._keys.append(keys)
-        self._numbers.append(numbers)
-        return True
+        return keys, np.array(known, np.uint32)[inverse]
+
+    def _take_one(self, datagram: bytes, start: int, end: int) -> tuple[NDArray[np.uint8], int]:
+        """Prefix and body of a message of any form."""
+        head, first = start + wire.HEADER_SIZE, start + _DESTINATION + 4
+        message = datagram[head:end]
+        if datagram[first - 4 : first] == self._header_bytes and first + self._size <= end:
+            blanked = bytearray(message)
+            blanked[_LENGTH_BYTE - wire.HEADER_SIZE] = 0
+            blanked[first - head : first - head + self._size] = bytes(self._size)
+            packed = datagram[first : first + self._size] + bytes((message[1],))
+            return np.frombuffer(packed, np.uint8), self._number(bytes(blanked))
+        route = parse_route(message)
+        if route is None:
+            return np.zeros(self._size + 1, np.uint8), _LEFT_OUT
+        return np.frombuffer(pack(route.prefix), np.uint8), self._intern(route)
 
     def _number(self, blanked: bytes) -> int:
         if blanked not in self._known:
@@ -119,19 +150,6 @@ class RouteReader:
     def _intern(self, route: Route) -> int:
         body = route._replace(prefix=NOWHERE[self._family])
         return self._bodies.setdefault(body, len(self._bodies))
-
-    def _take_one(self, datagram: bytes, start: int) -> int | None:
-        """Take a message of any form; where the next one starts, None if it is no route."""
-        kind, flags, end = wire.check_header(datagram, start)
-        if flags & wire.NLM_F_DUMP_INTR:
-            raise wire.interrupted()
-        if kind != RTM_NEWROUTE:
-            return None
-        route = parse_route(datagram[start + wire.HEADER_SIZE : end])
-        if route is not None:
-            self._keys.append(np.frombuffer(pack(route.prefix), np.uint8)[None, :])
-            self._numbers.append(np.array([self._intern(route)], np.uint32))
-        return (end + 3) & ~3
 
 
 _FACTORS = np.random.default_rng(7).integers(1, 1 << 63, 1 << 14, np.uint64) | np.uint64(1)
