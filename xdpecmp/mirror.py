@@ -150,7 +150,7 @@ class Mirror:
             prefix = update.route.prefix
             if prefix in doubtful:
                 sure = False
-            elif stands_alone(update.route, self.tables) and table.apply(update):
+            elif stands_alone(update.route, table, self.tables) and table.apply(update):
                 touched[prefix] = None
             else:
                 doubtful.add(prefix)

@@ -23,11 +23,14 @@ def entangled(table: RouteTable, targets: Iterable[Prefix]) -> Entangled:
     return Entangled(connected, frozenset(wide_local(table)), any(True for _ in fallback))
 
 
-def stands_alone(route: Route, tables: Tables) -> bool:
-    """Whether a change of this route bears on nothing but its prefix: not on what is said of our
-    own addresses, nor on other routes or neighbours."""
+def stands_alone(route: Route, table: RouteTable, tables: Tables) -> bool:
+    """Whether a change of this route in that table bears on nothing but its prefix: not on what is
+    said of our own addresses, nor on other routes or neighbours."""
     prefix, knots = route.prefix, tables.entangled
-    if route.table != TABLE_MAIN or route.kind is RouteKind.LOCAL:
+    before = table.by_prefix.lookup(prefix) or ()
+    if route.table != TABLE_MAIN or any(
+        each.table == TABLE_MAIN and each.kind is RouteKind.LOCAL for each in (route, *before)
+    ):
         return False
     if prefix.family == 4 and knots.fallback4:
         return False
