@@ -121,8 +121,7 @@ class RouteTable:
             return True
         if not (update.fresh or (update.replaces and same)) and (same or family == 4):
             return False  # it joined others of its metric, and the order decides among them
-        changed = tuple(body if route in same else route for route in rivals)
-        self.by_prefix.changes[prefix] = changed if same else (*rivals, body)
+        self.by_prefix.changes[prefix] = _with(rivals, body, same)
         return True
 
     def _remove(self, prefix: Prefix, rivals: Rivals, gone: Route) -> bool:
@@ -133,6 +132,15 @@ class RouteTable:
         left = tuple(route for route in rivals if route is not known)
         self.by_prefix.changes[prefix] = left or None
         return True
+
+
+def _with(rivals: Rivals, body: Route, replaced: list[Route]) -> Rivals:
+    """In the kernel's order, which is by metric."""
+    if replaced:
+        return tuple(body if route in replaced else route for route in rivals)
+    behind = [i for i, r in enumerate(rivals) if r.table == body.table and r.metric > body.metric]
+    at = behind[0] if behind else len(rivals)
+    return (*rivals[:at], body, *rivals[at:])
 
 
 def _place(route: Route) -> tuple[int, int]:
