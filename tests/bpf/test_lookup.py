@@ -20,7 +20,7 @@ from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
 from tests.netns import Namespace
 from xdpecmp.abi import CAPACITY, Reason
-from xdpecmp.compile import Tables, Target, longest_match, masked
+from xdpecmp.compile import Tables, Target, masked
 from xdpecmp.model import NextHop, Prefix
 
 pytestmark = pytest.mark.root
@@ -82,7 +82,8 @@ def corners(prefixes: set[Prefix]) -> list[bytes]:
 
 
 def expected(tables: Tables, address: bytes) -> str:
-    target = longest_match(tables.routes, address, range(len(address) * 8, -1, -1))
+    prefixes = (Prefix(masked(address, n), n) for n in range(len(address) * 8, -1, -1))
+    target = next((tables.routes[p] for p in prefixes if p in tables.routes), None)
     if target is None:
         return "NO_ROUTE"
     return str(ip_address(target.via)) if isinstance(target, NextHop) else Reason(target).name
