@@ -169,6 +169,8 @@ def _start(
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
+    # numpy's linear algebra, of no use here, would start threads, which a fork loses
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from .mirror import Mirror  # numpy takes 0.1 s to import, which detaching needs not wait for
 
     return Mirror(

@@ -114,7 +114,8 @@ _Rows = tuple[Keys, Numbers, Keys]
 def _differences(family: int, old: Layered[int], new: Layered[int]) -> _Rows:
     """Between two over the same base."""
     numbers, keys = new.base.numbers[family], new.base.keys[family]
-    before, after = _as_array(old.meanings), _as_array(new.meanings)
+    used = min(len(old.meanings), len(new.meanings))
+    before, after = _as_array(old.meanings[:used]), _as_array(new.meanings[:used])
     differs = (before != after)[numbers] if len(numbers) else np.zeros(0, np.bool_)
     changes: dict[Prefix, int | None] = {}
     if old.changes or new.changes:
