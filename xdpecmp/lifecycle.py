@@ -7,9 +7,7 @@ before the NIC is touched leaves nothing. Detach goes the other way.
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -155,7 +153,7 @@ def _start(
     finally:
         os.close(program)
     if set_seed and mirror.snapshot.settings.seed is None:
-        kernel.set_seed(1 + secrets.randbelow(0xFFFFFFFF))
+        kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
     # now with the programs and their modes; of all else the agent's monitor has heard
     mirror.pull(Changes(links=True, settings=True, neighbours=True))
     mirror.push()
@@ -321,6 +319,8 @@ def _run_agent(
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    import logging
+
     from .agent import Agent
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
