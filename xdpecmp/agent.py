@@ -55,24 +55,28 @@ class Reconciliation:
     SHARE = 10
 
     def __init__(self) -> None:
-        self.due = math.inf
-        self._latest = math.inf
+        self._wanted = self._needed = self._latest = math.inf
         self._ended = -math.inf
         self._took = 0.0
+
+    @property
+    def due(self) -> float:
+        """On the monotonic clock."""
+        return min(self._wanted, self._needed)
 
     def want(self, now: float) -> None:
         """Single routes were followed."""
         self._latest = min(self._latest, now + self.LATEST_SECONDS)
         wanted = min(now + self.QUIET_SECONDS, self._latest)
-        self.due = max(wanted, self._ended + self.SHARE * self._took)
+        self._wanted = max(wanted, self._ended + self.SHARE * self._took)
 
     def need(self, now: float) -> None:
         """What an event said was not enough."""
-        self.due = min(self.due, max(now, self._ended + self._took))
+        self._needed = min(self._needed, max(now, self._ended + self._took))
 
     def done(self, begin: float, end: float) -> None:
         """All routes were read and are in the data path."""
-        self.due = self._latest = math.inf
+        self._wanted = self._needed = self._latest = math.inf
         self._ended, self._took = end, end - begin
 
 
@@ -165,6 +169,8 @@ class Agent:
             if replace(changes, updates=()):
                 fits = True
                 if self._mirror.pull(changes) or self._behind:
+                    if self._stopping:
+                        return  # soon enough for whoever waits
                     self._lease.progress()
                     fits = self._mirror.push()
                 if all_routes:

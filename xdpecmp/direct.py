@@ -34,7 +34,7 @@ Covering = Callable[[Prefix], tuple[int, int] | None]
 """The longest prefix shorter than this one that covers it: its length and entry of `groups`."""
 
 
-class Change(NamedTuple):
+class Changed(NamedTuple):
     """What became of one IPv4 prefix: entries of `groups`, None = not in the table."""
 
     prefix: Prefix
@@ -100,7 +100,7 @@ class Direct4:
 
     # --- a few changes ----------------------------------------------------------------------------
 
-    def apply(self, changes: Iterable[Change], covering: Covering) -> None:
+    def apply(self, changes: Iterable[Changed], covering: Covering) -> None:
         """Follow changes that the trie has seen already. `covering` goes by the table as it is now,
         with all of them made."""
         for prefix, old, new in changes:

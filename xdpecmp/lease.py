@@ -57,7 +57,11 @@ class Lease:
         """The mirror may be wrong."""
         self._granted = False
 
+    def turn(self) -> None:
+        """Renew it, if that may be."""
+        if self._granted and time.monotonic() - self._progress < STUCK_SECONDS:
+            self._renew()
+
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            if self._granted and time.monotonic() - self._progress < STUCK_SECONDS:
-                self._renew()
+            self.turn()

@@ -7,9 +7,7 @@ before the NIC is touched leaves nothing. Detach goes the other way.
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -177,7 +175,7 @@ def _start(
         os.close(program)
     settings = mirror.snapshot.settings
     if wishes.set_seed and (settings.seed is None or settings.own_seed):
-        kernel.set_seed(1 + secrets.randbelow(0xFFFFFFFF))
+        kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
     # now with the programs and their modes; of all else the agent's monitor has heard
     mirror.pull(Changes(links=True, settings=True, neighbours=True))
     mirror.push()
@@ -192,6 +190,8 @@ def _start(
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
+    # numpy's linear algebra, of no use here, would start threads, which a fork loses
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from .mirror import Mirror  # numpy takes 0.1 s to import, which detaching needs not wait for
 
     return Mirror(
@@ -342,6 +342,8 @@ def _run_agent(
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    import logging
+
     from .agent import Agent
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import libbpf
 from .compile.prefixes import masked
-from .direct import Change, Direct4
+from .direct import Changed, Direct4
 from .maps import DIRECT, Maps
 from .model import Prefix
 from .packed import (
@@ -110,7 +110,7 @@ class Tries(Generic[T]):
 
     def _change_direct(self, before: Iterable[tuple[Prefix, int | None]]) -> None:
         """Of these IPv4 prefixes the trie said something else before; None: nothing."""
-        changes = [Change(prefix, old, self.held.lookup(prefix)) for prefix, old in before]
+        changes = [Changed(prefix, old, self.held.lookup(prefix)) for prefix, old in before]
         self._direct.apply(changes, self._covering)
 
     def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
@@ -164,7 +164,8 @@ _Rows = tuple[Keys, Numbers, Keys]
 def _differences(family: int, old: Layered[int], new: Layered[int]) -> _Rows:
     """Between two over the same base."""
     numbers, keys = new.base.numbers[family], new.base.keys[family]
-    before, after = _as_array(old.meanings), _as_array(new.meanings)
+    used = min(len(old.meanings), len(new.meanings))
+    before, after = _as_array(old.meanings[:used]), _as_array(new.meanings[:used])
     differs = (before != after)[numbers] if len(numbers) else np.zeros(0, np.bool_)
     changes: dict[Prefix, int | None] = {}
     if old.changes or new.changes:
