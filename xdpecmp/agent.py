@@ -1,35 +1,31 @@
-"""The agent: keeps the data path saying what the kernel says, and its lease alive.
+"""The agent: the loop around the mirror, which keeps the data path saying what the kernel says.
 
-`Mirror` joins the three that know nothing of each other: netlink, compile and the maps. `Agent` is
-the loop around it.
+Changes of single routes are followed as the kernel announces them. All else that may have changed
+is read again; and so are all routes some time after single ones were followed, since events don't
+tell everything: see "What the kernel does not tell" in ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
-from .clock import HZ, Jiffies, read_jiffies
-from .compile import Tables, compile_tables, needs_walk
-from .dataplane import Dataplane
 from .errors import XdpecmpError
-from .maps import Maps
-from .model import NextHop, Snapshot
-from .netlink import Changes, Kernel, Monitor
+from .lease import Lease
+from .mirror import Mirror
+from .netlink import Changes, Monitor
 
 log = logging.getLogger("xdpecmp.agent")
 
-LEASE_SECONDS = 3
-"""So long the data path goes on without its agent; then it passes everything to Linux."""
-
 TICK_SECONDS = 1.0
-"""How often the lease is renewed and what comes without an event (sysctls) is read again."""
+"""How often what comes without an event (sysctls) is read again."""
 
 QUIET_SECONDS = 0.001
 """After an event, wait until it has been quiet for this long: FRR replaces an IPv6 route by a
@@ -37,9 +33,6 @@ DELROUTE and a NEWROUTE 0.1 ms later."""
 
 BURST_SECONDS = 0.008
 """But no longer than this."""
-
-_NUD_STALE = 0x04
-_NUD_PERMANENT_OR_NOARP = 0xC0
 
 EVERYTHING = Changes(
     routes=True,
@@ -52,144 +45,39 @@ EVERYTHING = Changes(
 )
 
 
-class Mirror:
-    """The kernel's routing, mirrored in the data path."""
+class Reconciliation:
+    """When to read all routes again after single ones were followed: once it has been quiet for a
+    moment, and never more than a tenth of the time; for a doubt half of it."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        maps: Maps,
-        clock_fd: int,
-        ours: Callable[[int], bool],
-        record_managed: Callable[[NextHop], None],
-        build_deep: Callable[[], object],
-        follow_label: bool = True,
-    ) -> None:
-        """`ours(prog_id)`: whether an XDP program is this instance's. `record_managed` is told of
-        each neighbour that is made managed. `build_deep` adds what some hash policies need.
-        `follow_label`: see Dataplane."""
-        self.kernel = kernel
-        self._maps = maps
-        self._clock_fd = clock_fd
-        self._ours = ours
-        self._dataplane = Dataplane(maps, follow_label)
-        self._record_managed = record_managed
-        self._build_deep = build_deep
-        self._is_deep: bool | None = None
-        """Whether the program for policies that need a walk is there; None: not tried yet."""
-        self._managed: set[NextHop] = set()
-        self._complaints: set[str] = set()
-        self._forwarded: dict[NextHop, int] = {}
-        self.snapshot: Snapshot = kernel.snapshot()
-        self.tables: Tables | None = None
+    QUIET_SECONDS = 0.05
+    LATEST_SECONDS = 1.0
+    """Where it doesn't get quiet."""
+    SHARE = 10
 
-    def attached(self) -> set[int]:
-        """Indexes of the interfaces that run our program."""
-        return {
-            link.ifindex
-            for link in self.snapshot.links.values()
-            if link.xdp_prog_id and self._ours(link.xdp_prog_id)
-        }
+    def __init__(self) -> None:
+        self._wanted = self._needed = self._latest = math.inf
+        self._ended = -math.inf
+        self._took = 0.0
 
-    def pull(self, changes: Changes) -> bool:
-        """Read again what changed. Whether anything is different now.
+    @property
+    def due(self) -> float:
+        """On the monotonic clock."""
+        return min(self._wanted, self._needed)
 
-        A change of a link or an address can alter routes without an event, so routes are read too:
-        see "What the kernel does not tell" in ARCHITECTURE.md.
-        """
-        old = new = self.snapshot
-        if changes.links or changes.lost:
-            new = replace(new, links=self.kernel.links())
-        if changes.settings or changes.links or changes.lost:
-            new = replace(new, settings=self.kernel.settings(new.links.values()))
-        if changes.rules or changes.lost:
-            rules4, rules6 = self.kernel.custom_rules()
-            new = replace(new, custom_rules4=rules4, custom_rules6=rules6)
-        if changes.routes or changes.links or changes.lost:
-            new = replace(new, routes=self.kernel.routes())
-        if changes.nexthops or changes.links or changes.lost:
-            new = replace(new, nexthop_groups=self.kernel.nexthops())
-        if changes.neighbours or changes.links or changes.lost:
-            new = replace(new, neighbours=self.kernel.neighbours())
-        self.snapshot = new
-        return new != old
+    def want(self, now: float) -> None:
+        """Single routes were followed."""
+        self._latest = min(self._latest, now + self.LATEST_SECONDS)
+        wanted = min(now + self.QUIET_SECONDS, self._latest)
+        self._wanted = max(wanted, self._ended + self.SHARE * self._took)
 
-    def push(self, attached: Collection[int] | None = None) -> None:
-        """Bring the data path to what was read. `attached`: interfaces about to be ours, where
-        they are not yet."""
-        interfaces = attached or self.attached()
-        self.tables = compile_tables(self.snapshot, interfaces, bool(self._is_deep))
-        self._dataplane.sync(self.tables)
-        if self._is_deep is None and needs_walk(self.snapshot.settings):
-            self._is_deep = self._try_deep()  # meanwhile what needs it passes to Linux
-            self.tables = compile_tables(self.snapshot, interfaces, self._is_deep)
-            self._dataplane.sync(self.tables)
+    def need(self, now: float) -> None:
+        """What an event said was not enough."""
+        self._needed = min(self._needed, max(now, self._ended + self._took))
 
-    def _try_deep(self) -> bool:
-        try:
-            self._build_deep()
-        except XdpecmpError as error:
-            log.warning("multipath passes to Linux: %s", error)
-            return False
-        return True
-
-    def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now, and do what falls due with time."""
-        now = Jiffies(read_jiffies(self._clock_fd), HZ)
-        self._dataplane.set_lease(now.now + LEASE_SECONDS * HZ)
-        self._dataplane.settle_buckets(now)
-
-    # --- neighbours -----------------------------------------------------------------------------
-
-    def keep_resolved(self) -> None:
-        """Have the kernel keep our next hops resolved: packets that XDP forwards don't.
-
-        Gateways become managed neighbours. A host on a directly connected network may leave for
-        good, so it is only reported as used while packets for it are forwarded.
-        """
-        if self.tables is None:
-            return
-        for gateway in self.tables.gateways:
-            link = self.snapshot.links.get(gateway.ifindex)
-            neighbour = self.snapshot.neighbours.get((gateway.via, gateway.ifindex))
-            if link is None or not link.up:
-                continue
-            if neighbour and (neighbour.managed or neighbour.state & _NUD_PERMANENT_OR_NOARP):
-                continue
-            if gateway not in self._managed:
-                self._record_managed(gateway)
-                self._managed.add(gateway)
-            try:
-                self.kernel.manage_neighbour(gateway.via, gateway.ifindex)
-            except XdpecmpError as error:  # its packets pass to Linux; no reason to stop the rest
-                self._complain(str(error))
-        self._report_use()
-
-    def _report_use(self) -> None:
-        assert self.tables is not None
-        for nexthop, slot in self._dataplane.nexthop_slots.items():
-            if nexthop in self.tables.gateways or not nexthop.via:
-                continue
-            neighbour = self.snapshot.neighbours.get((nexthop.via, nexthop.ifindex))
-            if neighbour is None or neighbour.state != _NUD_STALE:
-                continue
-            packets = sum(traffic.packets for traffic in self._maps.per_cpu("path_stats", slot))
-            if packets != self._forwarded.get(nexthop, packets):
-                try:
-                    self.kernel.use_neighbour(nexthop.via, nexthop.ifindex)
-                except XdpecmpError as error:
-                    self._complain(str(error))
-            self._forwarded[nexthop] = packets
-
-    def _complain(self, what: str) -> None:
-        """Once about each thing."""
-        if what not in self._complaints:
-            self._complaints.add(what)
-            log.warning("%s", what)
-
-    def descriptors(self) -> set[int]:
-        """The open files that a forked agent needs."""
-        return {self._clock_fd, *self._maps.fds.values()}
+    def done(self, begin: float, end: float) -> None:
+        """All routes were read and are in the data path."""
+        self._wanted = self._needed = self._latest = math.inf
+        self._ended, self._took = end, end - begin
 
 
 class Agent:
@@ -198,12 +86,15 @@ class Agent:
     def __init__(
         self, mirror: Mirror, monitor: Monitor, namespace_gone: Callable[[], bool]
     ) -> None:
+        """The mirror has followed until the monitor was made, or longer."""
         self._mirror = mirror
         self._monitor = monitor
         self._namespace_gone = namespace_gone
         self._stopping = False
-        self._behind = True
-        """Whether something may have been missed; so it is at first."""
+        self._behind = False
+        """Whether something may have been missed."""
+        self._lease = Lease(mirror.renew_lease)
+        self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> bool:
@@ -215,6 +106,11 @@ class Agent:
         poll = select.poll()
         poll.register(self._monitor, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
+        self._lease.grant()
+        with self._lease:
+            return self._loop(poll)
+
+    def _loop(self, poll: select.poll) -> bool:
         next_tick = 0.0
         while not self._stopping:
             now = time.monotonic()
@@ -222,8 +118,12 @@ class Agent:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
                     return True
-            if poll.poll(max(0.0, next_tick - time.monotonic()) * 1000) and not self._stopping:
+            due = min(next_tick, self._reconciliation.due)
+            wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
+            if poll.poll(wait) and not self._stopping:
                 self._follow(self._settled(poll))
+            if time.monotonic() >= self._reconciliation.due and not self._stopping:
+                self._follow(Changes(routes=True))
         return False
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -234,20 +134,24 @@ class Agent:
         if self._namespace_gone():
             log.info("the network namespace is gone")
             return True
-        self._follow(EVERYTHING if self._behind else Changes(settings=True))
+        self._follow(Changes(settings=True))
         if self._behind:
-            return False  # and no lease for a mirror that may be wrong
+            return False
         if not self._mirror.attached():
             log.info("no interface runs our program any more")
             return True
-        self._mirror.renew_lease()
+        self._mirror.settle_buckets()
         return False
 
     def _settled(self, poll: select.poll) -> Changes:
-        """All changes until it is quiet."""
+        """All changes until what they come to can be told."""
         deadline = time.monotonic() + BURST_SECONDS
         changes = self._monitor.drain()
-        while time.monotonic() < deadline and poll.poll(QUIET_SECONDS * 1000):
+        while (
+            not _is_whole(changes)
+            and time.monotonic() < deadline
+            and poll.poll(math.ceil(QUIET_SECONDS * 1000))
+        ):
             if self._stopping:
                 break
             changes |= self._monitor.drain()
@@ -255,11 +159,43 @@ class Agent:
 
     def _follow(self, changes: Changes) -> None:
         """Bring the data path up to date. What fails is tried again, whole, at the next tick."""
+        begin = time.monotonic()
+        if self._behind:
+            changes = EVERYTHING
         try:
-            if self._mirror.pull(changes) or self._behind:
-                self._mirror.push()
-            self._mirror.keep_resolved()
+            all_routes = changes.routes or changes.lost
+            if changes.updates and not all_routes:
+                self._update(changes)
+            if replace(changes, updates=()):
+                fits = True
+                if self._mirror.pull(changes) or self._behind:
+                    if self._stopping:
+                        return  # soon enough for whoever waits
+                    self._lease.progress()
+                    fits = self._mirror.push()
+                if all_routes:
+                    self._reconciliation.done(begin, time.monotonic())
+                if not fits:
+                    self._reconciliation.need(time.monotonic())
+                self._mirror.keep_resolved()
             self._behind = False
+            self._lease.grant()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot follow the kernel: %s", error)
             self._behind = True
+            self._lease.withhold()  # none for a mirror that may be wrong
+
+    def _update(self, changes: Changes) -> None:
+        sure = self._mirror.update(changes.updates)
+        now = time.monotonic()
+        self._reconciliation.want(now)
+        if not sure:
+            self._reconciliation.need(now)
+
+
+def _is_whole(changes: Changes) -> bool:
+    """Whether it can be followed at once: new routes, and no route gone that may be coming back."""
+    if replace(changes, updates=()):
+        return False
+    last = {update.route.prefix: update.gone for update in changes.updates}
+    return not any(last.values())

@@ -9,7 +9,7 @@ long as it is known, through restarts of the agent too.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import libbpf
@@ -17,6 +17,7 @@ from .abi import CAPACITY, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
+    Change,
     Config,
     Interface,
     Tables,
@@ -24,20 +25,19 @@ from .compile import (
     VlanKey,
     local4_filter,
 )
-from .compile.prefixes import masked
-from .direct import Change, Direct4
 from .groups import Groups
 from .hashing import sip_absorb, sip_state
-from .maps import DIRECT, Maps
-from .model import NextHop, Prefix
+from .maps import Maps
+from .model import NextHop
+from .packed import Layered
 from .slots import CapacityError, Slots
+from .tries import Tries
 
 NEIGHBOUR_WORD = 1
 """The word of struct nexthop that makes it usable."""
 IFINDEX_WORD = 1
 """The word of struct interface that makes it count."""
 FLOW_LABEL_MASK = 0xFFFFF
-_BATCH = 4096
 
 
 class Dataplane:
@@ -50,16 +50,14 @@ class Dataplane:
         self._label_mask = FLOW_LABEL_MASK if follow_label else 0
         self._config: Config | None = None
         self._interfaces: dict[int, Interface] = {}
+        self._crowded_out: list[int] = []
         self._vlans: dict[VlanKey, int] = {}
         self._nexthops: dict[NextHop, Adjacency] = {}
         self._nexthop_slots: Slots[NextHop] = Slots(0, CAPACITY["NEXTHOPS_MAX"])
         self._device_slots: Slots[int] = Slots(0, CAPACITY["DEVICES_MAX"])
         self._groups = Groups(maps, self._nexthop_slots)
-        self._routes: dict[Prefix, int] = {}
-        self._direct = Direct4(*(maps.memory(name) for name in DIRECT))
+        self._tries: Tries[Target] = Tries(maps)
         self._adopt()
-        self._rebuild_direct()
-        self._count_epoch6()
 
     # --- taking over ----------------------------------------------------------------------------
 
@@ -72,10 +70,7 @@ class Dataplane:
         )
         self._adopt_devices()
         self._adopt_interfaces()
-        for name in ("routes4", "routes6"):
-            for key, group in maps.items(name):
-                self._routes[_prefix(key)] = group
-        self._groups.adopt(self._routes.values())
+        self._groups.adopt(self._tries.held.distinct())
 
     def _adopt_devices(self) -> None:
         for slot in range(CAPACITY["DEVICES_MAX"]):
@@ -96,16 +91,27 @@ class Dataplane:
 
     # --- bringing the maps to what is wanted -----------------------------------------------------
 
-    def sync(self, tables: Tables) -> None:
-        """Make the maps say what `tables` says. Raises OSError when the kernel refuses."""
+    def sync(self, tables: Tables) -> bool:
+        """Make the maps say what `tables` says. False where there was not room for all, which there
+        may be the next time, without what nobody wants any more. Raises OSError when the kernel
+        refuses."""
         self._publish_config(_cautious(self._config, tables.config))
         self._sync_devices()
-        self._sync_nexthops(tables.nexthops)
-        self._groups.sync(tables, self._routes)
-        self._sync_routes(tables.routes)
+        targets = Layered.of(tables.routes)
+        fits = self._sync_nexthops(tables.nexthops)
+        fits &= self._groups.sync(tables.groups, targets, self._tries.held)
+        self._tries.sync(targets, self._groups.number)
         self._sync_ingress(tables)
         self._publish_config(tables.config)
-        self._retire(tables)
+        self._retire(tables, targets)
+        return fits
+
+    def change(self, change: Change) -> bool:
+        """Make the maps say this too, after a `sync`; False as there."""
+        fits = self._sync_nexthops(change.nexthops)
+        fits &= self._groups.add(change.groups)
+        self._tries.change(change.routes, self._groups.number)
+        return fits
 
     def set_lease(self, jiffies: int) -> None:
         """Let the program work until bpf_jiffies64() reaches `jiffies`."""
@@ -114,6 +120,11 @@ class Dataplane:
     def settle_buckets(self, now: Jiffies) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""
         self._groups.settle(now)
+
+    @property
+    def crowded_out(self) -> Sequence[int]:
+        """Indexes of interfaces that found no place, so that what they receive passes to Linux."""
+        return self._crowded_out
 
     @property
     def nexthop_slots(self) -> Mapping[NextHop, int]:
@@ -156,7 +167,8 @@ class Dataplane:
 
     # next hops
 
-    def _sync_nexthops(self, wanted: Mapping[NextHop, Adjacency]) -> None:
+    def _sync_nexthops(self, wanted: Mapping[NextHop, Adjacency]) -> bool:
+        fits = True
         for nexthop, adjacency in wanted.items():
             if self._nexthops.get(nexthop) == adjacency:
                 continue
@@ -164,10 +176,12 @@ class Dataplane:
                 self._store_nexthop(nexthop, adjacency)
                 self._nexthops[nexthop] = adjacency
             except CapacityError:
+                fits = False
                 self._nexthops.pop(nexthop, None)
                 if nexthop in self._nexthop_slots.live:  # else its groups find it missing, and pass
                     slot = self._nexthop_slots.live[nexthop]
                     self._maps["nexthops"].entries[slot].reason = int(Reason.TABLE_FULL)
+        return fits
 
     def _store_nexthop(self, nexthop: NextHop, adjacency: Adjacency) -> None:
         device = self._device_slot(adjacency.device)
@@ -213,76 +227,15 @@ class Dataplane:
             libbpf.map_update(self._maps.fds["devices"], key, value)
         return slot
 
-    # routes
-
-    def _sync_routes(self, wanted: Mapping[Prefix, Target]) -> None:
-        routes, numbers = self._routes, _Numbers(self._groups)
-        changed: dict[int, list[tuple[Prefix, int]]] = {4: [], 6: []}
-        direct: list[Change] = []
-        gone6 = False
-        for prefix, target in wanted.items():
-            number = numbers[target]
-            old = routes.get(prefix)
-            if old != number:
-                if len(prefix.address) == 4:
-                    direct.append(Change(prefix, old, number))
-                changed[4 if len(prefix.address) == 4 else 6].append((prefix, number))
-                routes[prefix] = number
-        for family, rows in changed.items():
-            self._store_routes(self._maps.fds[f"routes{family}"], rows)
-        if len(routes) != len(wanted):
-            for prefix in [prefix for prefix in routes if prefix not in wanted]:
-                libbpf.map_delete(self._maps.fds[f"routes{prefix.family}"], _trie_key(prefix))
-                old = routes.pop(prefix)
-                if prefix.family == 4:
-                    direct.append(Change(prefix, old, None))
-                else:
-                    gone6 = True
-        if changed[6] or gone6:
-            self._count_epoch6()
-        if len(direct) > 10000:
-            self._rebuild_direct()
-        else:
-            self._direct.apply(direct, self._covering)
-
-    def _count_epoch6(self) -> None:
-        """What packets have found in the IPv6 trie no longer counts."""
-        control = self._maps["control"].entries[0]
-        control.epoch6 = control.epoch6 % 0xFFFFFFFF + 1
-
-    def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
-        for length in range(prefix.length - 1, -1, -1):
-            found = self._routes.get(Prefix(masked(prefix.address, length), length))
-            if found is not None:
-                return length, found
-        return None
-
-    def _rebuild_direct(self) -> None:
-        import numpy as np
-
-        routes = {p: n for p, n in self._routes.items() if len(p.address) == 4}
-        self._direct.rebuild(
-            np.array([int.from_bytes(p.address, "big") for p in routes], np.uint32),
-            np.array([p.length for p in routes], np.uint8),
-            np.array(list(routes.values()), np.uint32),
-        )
-
-    @staticmethod
-    def _store_routes(fd: int, rows: list[tuple[Prefix, int]]) -> None:
-        for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
-            keys = b"".join(_trie_key(prefix) for prefix, _ in batch)
-            values = b"".join(number.to_bytes(4, "little") for _, number in batch)
-            libbpf.map_update_batch(fd, keys, values, len(batch))
-
     # ingress
 
     def _sync_ingress(self, tables: Tables) -> None:
         array, value = self._maps["interfaces"], self._maps.layout.value("interfaces")
-        for ifindex in self._interfaces.keys() - tables.interfaces.keys():
+        wanted, self._crowded_out = _seated(tables.interfaces, array.count)
+        for ifindex in self._interfaces.keys() - wanted.keys():
             array.store_word(ifindex % array.count, IFINDEX_WORD, 0)
             del self._interfaces[ifindex]
-        for ifindex, interface in tables.interfaces.items():
+        for ifindex, interface in wanted.items():
             if self._interfaces.get(ifindex) != interface:
                 struct = value(
                     flags=interface.flags, rp_filter=interface.rp_filter, ifindex=ifindex
@@ -314,8 +267,8 @@ class Dataplane:
 
     # what nobody wants any more
 
-    def _retire(self, tables: Tables) -> None:
-        self._groups.retire(tables)
+    def _retire(self, tables: Tables, targets: Layered[Target]) -> None:
+        self._groups.retire(tables.groups.keys(), targets.distinct())
         gone = self._nexthop_slots.live.keys() - tables.nexthops.keys()
         for nexthop in list(gone):
             slot = self._nexthop_slots.retire(nexthop)
@@ -326,16 +279,21 @@ class Dataplane:
             self._device_slots.retire(ifindex)
 
 
-class _Numbers(dict[Any, int]):
-    """Target → entry of `groups`, asked once for each distinct target of a sync."""
-
-    def __init__(self, groups: Groups) -> None:
-        super().__init__()
-        self._groups = groups
-
-    def __missing__(self, target: Any) -> int:
-        number = self[target] = self._groups.number(target)
-        return number
+def _seated(
+    interfaces: Mapping[int, Interface], places: int
+) -> tuple[dict[int, Interface], list[int]]:
+    """The interfaces that find their place free, and the indexes of those that don't: the numbers
+    of two that are 4,096 apart, of which the lower one has it."""
+    seated: dict[int, Interface] = {}
+    taken: set[int] = set()
+    crowded_out = []
+    for ifindex in sorted(interfaces):
+        if ifindex % places in taken:
+            crowded_out.append(ifindex)
+        else:
+            taken.add(ifindex % places)
+            seated[ifindex] = interfaces[ifindex]
+    return seated, crowded_out
 
 
 def _cautious(old: Config | None, new: Config) -> Config:
@@ -351,12 +309,3 @@ def _swap16(value: int) -> int:
 
 def _swap32(value: int) -> int:
     return int.from_bytes(value.to_bytes(4, "big"), "little")
-
-
-def _trie_key(prefix: Prefix) -> bytes:
-    return prefix.length.to_bytes(4, "little") + prefix.address
-
-
-def _prefix(key: Any) -> Prefix:
-    raw = bytes(key)
-    return Prefix(raw[4:], int.from_bytes(raw[:4], "little"))

@@ -24,6 +24,7 @@ from .abi import Reason
 from .model import Prefix
 
 ROWS, CELLS = 1 << 16, 1 << 8
+_ROWS_AT_ONCE = 1 << 10
 _DEEP = 0x80
 _NO_ROUTE = int(Reason.NO_ROUTE)
 """Entry of `groups` for what no prefix covers."""
@@ -33,7 +34,7 @@ Covering = Callable[[Prefix], tuple[int, int] | None]
 """The longest prefix shorter than this one that covers it: its length and entry of `groups`."""
 
 
-class Change(NamedTuple):
+class Changed(NamedTuple):
     """What became of one IPv4 prefix: entries of `groups`, None = not in the table."""
 
     prefix: Prefix
@@ -99,7 +100,7 @@ class Direct4:
 
     # --- a few changes ----------------------------------------------------------------------------
 
-    def apply(self, changes: Iterable[Change], covering: Covering) -> None:
+    def apply(self, changes: Iterable[Changed], covering: Covering) -> None:
         """Follow changes that the trie has seen already. `covering` goes by the table as it is now,
         with all of them made."""
         for prefix, old, new in changes:
@@ -123,8 +124,10 @@ class Direct4:
         rows = rows[self._length16[rows] <= span + 1]  # those that no longer prefix has
         self._length16[rows], self._group16[rows] = length + 1, number
         detailed = self._details[rows] > 0
-        for row in rows[detailed].tolist():
-            self._paint(row * CELLS, (row + 1) * CELLS, span, length, number)
+        for start in range(0, ROWS if detailed.any() else 0, _ROWS_AT_ONCE):
+            some = rows[detailed][start : start + _ROWS_AT_ONCE]
+            marks, cells = self._length24.reshape(ROWS, CELLS), self._direct24.reshape(ROWS, CELLS)
+            marks[some], cells[some] = _painted(marks[some], cells[some], span, length, number)
         self._direct16[rows[~detailed]] = number
 
     def _change_detail(self, address: int, span: int, grown: int, length: int, number: int) -> None:
@@ -151,11 +154,10 @@ class Direct4:
 
     def _paint(self, first: int, last: int, span: int, length: int, number: int) -> None:
         """Of a detailed row's cells, those that no prefix longer than `span` has."""
-        marks, cells = self._length24[first:last], self._direct24[first:last]
-        free = (marks & ~np.uint8(_DEEP)) <= span + 1
-        deep = marks & _DEEP
-        cells[free & (deep == 0)] = number
-        marks[free] = deep[free] | (length + 1)
+        where = slice(first, last)
+        self._length24[where], self._direct24[where] = _painted(
+            self._length24[where], self._direct24[where], span, length, number
+        )
 
     def _open(self, row: int) -> None:
         """Have a row's cells ready, if nobody looks at them yet."""
@@ -168,3 +170,15 @@ class Direct4:
         """The row has so many more prefixes longer than 16: send readers the right way."""
         self._details[row] += grown
         self._direct16[row] = 0 if self._details[row] else self._group16[row]
+
+
+def _painted(
+    marks: npt.NDArray[np.uint8], cells: Numbers, span: int, length: int, number: int
+) -> tuple[npt.NDArray[np.uint8], Numbers]:
+    """Cells and their marks with `number` where no prefix longer than `span` has them."""
+    deep = marks & _DEEP
+    free = (marks ^ deep) <= span + 1
+    return (
+        np.where(free, deep | np.uint8(length + 1), marks),
+        np.where(free & (deep == 0), np.uint32(number), cells),
+    )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from . import libbpf
 from .abi import CAPACITY, GroupKind, Reason
 from .buckets import Buckets, Key
 from .clock import Jiffies
-from .compile import Group, PathEntry, Resilient, Tables, Target
+from .compile import Group, PathEntry, Resilient, Target
 from .maps import Maps
-from .model import NextHop, Prefix
+from .model import NextHop
+from .packed import Layered
 from .slots import Blocks, CapacityError, Slots
+
+_NONE: Mapping[Target, Key] = MappingProxyType({})
 
 
 class Groups:
@@ -55,34 +59,43 @@ class Groups:
 
     # --- groups of several next hops --------------------------------------------------------------
 
-    def sync(self, tables: Tables, routes: Mapping[Prefix, int]) -> None:
-        """Make the groups say what `tables` says; `routes`: prefixes and entries as they are.
+    def sync(
+        self, groups: Mapping[Key, Group], targets: Layered[Target], held: Layered[int]
+    ) -> bool:
+        """Make the groups say that; `targets`: what routes are to lead to, `held`: which entries
+        they lead to so far. Whether there was room for all.
 
         What does not fit passes to Linux, and is tried again the next time.
         """
-        legacies = self._legacies(tables, routes)
-        for key, group in tables.groups.items():
+        return self.add(groups, self._legacies(targets, held))
+
+    def add(self, groups: Mapping[Key, Group], legacies: Mapping[Target, Key] = _NONE) -> bool:
+        """Make these groups say that, and leave the others alone."""
+        fits = True
+        for key, group in groups.items():
             if self._contents.get(key) == group:
                 continue
             try:
                 self._place(key, group, legacies.get(key))
                 self._contents[key] = group
             except (CapacityError, KeyError):
+                fits = False
                 self._contents.pop(key, None)
                 if key in self._slots.live:
                     slot = self._slots.live[key]
                     self._store(slot, GroupKind.PASS, int(Reason.TABLE_FULL), 0)
                     self._drop_contents(key)  # so there may be room the next time
+        return fits
 
-    def _legacies(self, tables: Tables, routes: Mapping[Prefix, int]) -> dict[Target, Key]:
+    def _legacies(self, targets: Layered[Target], held: Layered[int]) -> dict[Target, Key]:
         """By what routes are to lead to now: the resilient group of an earlier agent that they led
         to so far."""
         if not self._bequeathed:
             return {}
         return {
-            target: _adopted(routes[prefix])
-            for prefix, target in tables.routes.items()
-            if routes.get(prefix) in self._bequeathed
+            target: _adopted(number)
+            for prefix, number in held.where(self._bequeathed.__contains__)
+            if (target := targets.lookup(prefix)) is not None
         }
 
     def _place(self, key: Key, group: Group, legacy: Key | None) -> None:
@@ -152,10 +165,10 @@ class Groups:
         self._store(slot, GroupKind.SINGLE, number, 1)
         return slot
 
-    def retire(self, tables: Tables) -> None:
+    def retire(self, groups: Collection[Key], targets: Iterable[Target]) -> None:
         """Let go of what no route leads to any more."""
-        singles = {target for target in tables.routes.values() if isinstance(target, NextHop)}
-        for key in [k for k in self._slots.live if not _wanted(k, tables, singles)]:
+        wanted = {target for target in targets if isinstance(target, NextHop)}.union(groups)
+        for key in [key for key in self._slots.live if key not in wanted]:
             self._slots.retire(key)
             if not isinstance(key, NextHop):
                 self._contents.pop(key, None)
@@ -178,7 +191,3 @@ class Groups:
 def _adopted(number: int) -> Key:
     """What a group is known by which an earlier agent left in that entry."""
     return ("adopted", number)
-
-
-def _wanted(key: object, tables: Tables, singles: set[NextHop]) -> bool:
-    return key in singles if isinstance(key, NextHop) else key in tables.groups

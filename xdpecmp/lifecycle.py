@@ -7,12 +7,10 @@ before the NIC is touched leaves nothing. Detach goes the other way.
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,11 +18,11 @@ from . import libbpf, netns
 from .errors import ForeignProgram, KernelRefused, NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import FOLLOW, Busy, Instance, NotAttached, machine_seed
 from .model import Link
-from .netlink import Kernel
+from .netlink import Changes, Kernel, Monitor
 from .program import Build, Variant, new_generation
 
 if TYPE_CHECKING:
-    from .agent import Mirror
+    from .mirror import Mirror
 
 MODES = ("auto", "native", "generic")
 BETTER_GENERIC = ("veth", "bond")
@@ -74,27 +72,29 @@ def attach(
     if os.geteuid() != 0:
         raise NotPermitted("attaching an XDP program")
     instance = Instance()
-    with instance.changing(), Kernel() as kernel:
-        links = _check_interfaces(kernel.links(), instance.program_ids(), names)
-        fresh, generation = not instance.present(), new_generation()
-        fresh_version = not instance.directory.is_dir()
-        try:
-            wishes = _Wishes(mode, set_seed, flow_label, own_seed)
-            mirror, result = _start(instance, kernel, links, wishes, generation)
-            if not foreground:
-                _fork_agent(instance, mirror, namespace)
-        except BaseException:
-            if fresh:
-                _tear_down(instance, kernel)
-            else:
-                instance.forget_generation(generation)
-                if fresh_version:
-                    instance.forget_version()
-                _resume(instance, kernel, namespace)
-            raise
-    if foreground:
-        foreground(result)
-        _run_agent(instance, mirror, namespace)
+    with ExitStack() as until_ended:
+        with instance.changing(), Kernel() as kernel:
+            links = _check_interfaces(kernel.links(), instance.program_ids(), names)
+            fresh, generation = not instance.present(), new_generation()
+            fresh_version = not instance.directory.is_dir()
+            monitor = until_ended.enter_context(kernel.monitor())
+            try:
+                wishes = _Wishes(mode, set_seed, flow_label, own_seed)
+                mirror, result = _start(instance, kernel, links, wishes, generation)
+                if not foreground:
+                    _fork_agent(instance, mirror, monitor, namespace)
+            except BaseException:
+                if fresh:
+                    _tear_down(instance, kernel)
+                else:
+                    instance.forget_generation(generation)
+                    if fresh_version:
+                        instance.forget_version()
+                    _resume(instance, kernel, monitor, namespace)
+                raise
+        if foreground:
+            foreground(result)
+            _run_agent(instance, mirror, monitor, namespace)
     return result
 
 
@@ -147,23 +147,26 @@ def _start(
 ) -> tuple[Mirror, Attached]:
     """Bring the data path up, taking over from an earlier one if there is one."""
     instance.prepare()
+    kernel.own_seed = instance.own_seed()
+    if wishes.own_seed is not None:
+        kernel.own_seed = machine_seed() if wishes.own_seed else None
     build = Build(instance.directory, generation)
+    ours = {link.ifindex for link in links}
     try:
-        # what takes time to import, while the compiler runs
-        from .agent import EVERYTHING
+        # what takes time, while the compiler runs
         from .notes import notes
 
         kernel.prepare_to_write()
+        mirror = _new_mirror(instance, kernel, generation)
+        mirror.compile(ours)
         instance.save_layout(build.result())
     finally:
         build.abandon()
     instance.stop_agent()
     flow_label = wishes.flow_label or instance.flow_label()
-    kernel.own_seed = instance.own_seed()
-    if wishes.own_seed is not None:
-        kernel.own_seed = machine_seed() if wishes.own_seed else None
-    mirror = _new_mirror(instance, kernel, generation, flow_label)
-    mirror.push({link.ifindex for link in links})
+    _open(mirror, instance, flow_label)
+    mirror.push(ours)
+    mirror.settle_buckets()
     mirror.renew_lease()
     program = instance.open_program(generation)
     try:
@@ -172,10 +175,12 @@ def _start(
         os.close(program)
     settings = mirror.snapshot.settings
     if wishes.set_seed and (settings.seed is None or settings.own_seed):
-        kernel.set_seed(1 + secrets.randbelow(0xFFFFFFFF))
-    mirror.pull(EVERYTHING)  # now with the programs and their modes
+        kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
+    # now with the programs and their modes; of all else the agent's monitor has heard
+    mirror.pull(Changes(links=True, settings=True, neighbours=True))
     mirror.push()
     mirror.keep_resolved()
+    mirror.renew_lease()
     instance.remove_other_versions(generation)
     instance.record_source()
     instance.record_flow_label(flow_label)
@@ -184,29 +189,37 @@ def _start(
     return mirror, result
 
 
-def _new_mirror(instance: Instance, kernel: Kernel, generation: str, flow_label: str) -> Mirror:
-    from .agent import Mirror
+def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
+    # numpy's linear algebra, of no use here, would start threads, which a fork loses
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from .mirror import Mirror  # numpy takes 0.1 s to import, which detaching needs not wait for
 
     return Mirror(
         kernel,
-        instance.open_maps(),
-        instance.open_clock(),
-        instance.program_ids().__contains__,
         instance.record_managed,
         lambda: Build(instance.directory, generation, Variant.DEEP).result(),
-        follow_label=flow_label == FOLLOW,
     )
 
 
-def _resume(instance: Instance, kernel: Kernel, namespace: str | None) -> None:
+def _open(mirror: Mirror, instance: Instance, flow_label: str) -> None:
+    mirror.open(
+        instance.open_maps(),
+        instance.open_clock(),
+        instance.program_ids().__contains__,
+        flow_label == FOLLOW,
+    )
+
+
+def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str | None) -> None:
     """An upgrade failed: what was attached before goes on as it was, under an agent."""
     if instance.agent_pid() is not None or not instance.generation():
         return
     kernel.own_seed = instance.own_seed()
-    mirror = _new_mirror(instance, kernel, instance.generation(), instance.flow_label())
+    mirror = _new_mirror(instance, kernel, instance.generation())
+    _open(mirror, instance, instance.flow_label())
     mirror.push()
     mirror.renew_lease()
-    _fork_agent(instance, mirror, namespace)
+    _fork_agent(instance, mirror, monitor, namespace)
 
 
 def _attach_all(kernel: Kernel, links: Sequence[Link], program: int, mode: str) -> Attached:
@@ -280,7 +293,9 @@ def _change_mode(kernel: Kernel, link: Link, current: int, program: int, mode: s
 # --- the agent's process -------------------------------------------------------------------------
 
 
-def _fork_agent(instance: Instance, mirror: Mirror, namespace: str | None) -> None:
+def _fork_agent(
+    instance: Instance, mirror: Mirror, monitor: Monitor, namespace: str | None
+) -> None:
     """Leave an agent behind, detached from the terminal; returns once it has taken over."""
     read, write = os.pipe()
     sys.stdout.flush()
@@ -291,8 +306,10 @@ def _fork_agent(instance: Instance, mirror: Mirror, namespace: str | None) -> No
         try:
             os.setsid()
             if os.fork() == 0:
-                _become_daemon(instance, {write, *mirror.descriptors()})
-                _run_agent(instance, mirror, namespace, started=lambda: os.write(write, b"1"))
+                _become_daemon(instance, {write, *mirror.descriptors(), *monitor.descriptors()})
+                _run_agent(
+                    instance, mirror, monitor, namespace, started=lambda: os.write(write, b"1")
+                )
             status = 0
         finally:
             os._exit(status)
@@ -320,15 +337,18 @@ def _become_daemon(instance: Instance, keep: Collection[int]) -> None:
 def _run_agent(
     instance: Instance,
     mirror: Mirror,
+    monitor: Monitor,
     namespace: str | None,
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    import logging
+
     from .agent import Agent
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
-    with Kernel() as kernel, kernel.monitor() as monitor:
+    with Kernel() as kernel:
         kernel.own_seed = instance.own_seed()
         mirror.kernel = kernel
         started()

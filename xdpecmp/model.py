@@ -12,7 +12,10 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .routetable import RouteTable
 
 
 class Prefix(NamedTuple):
@@ -99,6 +102,18 @@ class Route(NamedTuple):
     tos: int = 0
     nhid: int = 0
     """RTA_NH_ID: the nexthop object that holds the paths; `paths` is empty then. 0 = none."""
+
+
+class RouteUpdate(NamedTuple):
+    """One change of one route, as the kernel announces it."""
+
+    route: Route
+    gone: bool = False
+    """Deleted, or some paths of it."""
+    fresh: bool = False
+    """There was none of this prefix, table and metric."""
+    replaces: bool = False
+    """It took the place of the first such route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +246,7 @@ class Snapshot:
     links: Mapping[int, Link]
     neighbours: Mapping[tuple[bytes, int], Neighbour]
     """By (packed address, ifindex)."""
-    routes: tuple[Route, ...]
+    routes: RouteTable | tuple[Route, ...]
     """Of the tables main, local and default, both families."""
     settings: Settings
     custom_rules4: bool = False

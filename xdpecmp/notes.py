@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
-from .agent import EVERYTHING, Mirror
+from .agent import EVERYTHING
 from .compile import Tables
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
+from .mirror import Mirror
 from .model import Link, NextHop, Prefix, Snapshot
 from .netlink import has_seed
 from .verify import first_disagreement
@@ -202,10 +203,9 @@ def flow_label_use(tables: Tables, choice: str) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
     if tables.config.policy6 != 0 or not tables.groups:
         return
-    for prefix, target in tables.routes.items():
-        if prefix.family == 6 and not isinstance(target, int | NextHop):
-            yield Note(FLOW_LABEL_TEXT[choice])
-            return
+    multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
+    if any(True for _ in multipath6):
+        yield Note(FLOW_LABEL_TEXT[choice])
 
 
 def disagrees(prefix: Prefix) -> str:

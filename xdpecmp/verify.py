@@ -275,17 +275,22 @@ def first_disagreement(
 def _threshold_routes(tables: Tables) -> Iterator[Prefix]:
     config = tables.config
     passed = {4: config.pass4 or config.pass_multipath4, 6: config.pass6 or config.pass_multipath6}
-    for prefix, target in tables.routes.items() if tables.groups else ():
-        if passed[prefix.family] or isinstance(target, int | NextHop):
-            continue
-        if not isinstance(tables.groups[target], Resilient):
-            yield prefix
+    for prefix, _ in tables.targets.where(
+        lambda target: (
+            isinstance(target, tuple)
+            and target in tables.groups
+            and not isinstance(tables.groups[target], Resilient)
+        ),
+        [family for family in (4, 6) if not passed[family]],
+    ):
+        yield prefix
 
 
 def _single_routes(tables: Tables, ifindex: int) -> Iterator[Prefix]:
-    for prefix, target in tables.routes.items():
-        if isinstance(target, NextHop) and target.ifindex == ifindex and prefix.family == 4:
-            yield prefix
+    for prefix, _ in tables.targets.where(
+        lambda target: isinstance(target, NextHop) and target.ifindex == ifindex, [4]
+    ):
+        yield prefix
 
 
 def _has_longer(tables: Tables, prefix: Prefix, address: bytes) -> bool:

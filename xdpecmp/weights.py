@@ -82,7 +82,7 @@ class Change:
             "moved_share": round(float(self.moved), 9),
             "nexthops": [
                 {
-                    "via": _via(path.nexthop),
+                    "via": self.via(path.nexthop),
                     "dev": self.device(path.nexthop),
                     "old_weight": old,
                     "new_weight": new,
@@ -92,6 +92,10 @@ class Change:
                 for path, old, new, old_share, new_share in rows
             ],
         }
+
+    @staticmethod
+    def via(nexthop: NextHop) -> str | None:
+        return str(ipaddress.ip_address(nexthop.via)) if nexthop.via else None
 
     def device(self, nexthop: NextHop) -> str:
         link = self.links.get(nexthop.ifindex)
@@ -181,12 +185,8 @@ def _name(links: Mapping[int, Link], ifindex: int) -> str:
     return link.name if link else f"if{ifindex}"
 
 
-def _via(nexthop: NextHop) -> str | None:
-    return str(ipaddress.ip_address(nexthop.via)) if nexthop.via else None
-
-
 def _describe(nexthop: NextHop, links: Mapping[int, Link]) -> str:
-    return f"{_via(nexthop) or ''}%{_name(links, nexthop.ifindex)}"
+    return f"{Change.via(nexthop) or ''}%{_name(links, nexthop.ifindex)}"
 
 
 def check_owner(route: Route) -> None:

@@ -109,8 +109,8 @@ def test_what_does_not_fit_makes_room_for_itself(
     monkeypatch.setitem(CAPACITY, "PATHS_MAX", 55)
     monkeypatch.setitem(CAPACITY, "BUCKETS_MAX", 100)
     restart(plane)
-    paths = [Group(tuple(vias(4, count)), (1,) * count) for count in (30, 31)]
-    buckets = [Group((A, B), buckets=(0, 1) * count) for count in (30, 31)]
+    paths = [Group(tuple(vias(4, count)), (1,) * count) for count in (31, 30)]
+    buckets = [Group((A, B), buckets=(0, 1) * count) for count in (31, 30)]
     for first, second in (paths, buckets):
         load(plane, first)
         assert not table_full(plane)

@@ -229,6 +229,20 @@ def test_routes_show_it(net: Anycast) -> None:
 
 
 @pytest.mark.usefixtures("attached")
+def test_a_next_hop_that_is_left_out_for_its_neighbour(net: Anycast) -> None:
+    """With fib_multipath_use_neigh the data path has the others, with their new weights."""
+    net.sysctl("net.ipv4.fib_multipath_use_neigh", 1)
+    net.ns.ip("neigh replace 10.0.2.99 dev e2 nud failed")
+    net.ns.ip("route add 203.0.113.6/32 nexthop via 10.0.1.2 nexthop via 10.0.2.99")
+    try:
+        net.run("weights", "203.0.113.6/32", "10.0.1.2=3", "10.0.2.99=7")
+        assert weights_of(kernel_route(net, "203.0.113.6/32")) == [3, 7]
+    finally:
+        net.ns.ip("route del 203.0.113.6/32")
+        net.sysctl("net.ipv4.fib_multipath_use_neigh", 0)
+
+
+@pytest.mark.usefixtures("attached")
 def test_when_the_agent_is_gone_it_says_so(net: Anycast) -> None:
     """The kernel has the new weights then, the data path has not: exit status 2."""
     net.kill_agent()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from xdpecmp.abi import Reason
 from xdpecmp.compile.prefixes import masked
-from xdpecmp.direct import CELLS, ROWS, Change, Direct4
+from xdpecmp.direct import CELLS, ROWS, Changed, Direct4
 from xdpecmp.model import Prefix
 
 NO_ROUTE = int(Reason.NO_ROUTE)
@@ -42,7 +42,7 @@ class Plane:
             if new is not None:
                 self.routes[prefix] = new
             if old != new:
-                changes.append(Change(prefix, old, new))
+                changes.append(Changed(prefix, old, new))
         self.direct.apply(changes, self.covering)
 
     def covering(self, prefix: Prefix) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -18,11 +18,11 @@ from xdpecmp.errors import (
     NoSuchInterface,
     NotPermitted,
 )
-from xdpecmp.model import Link, Neighbour
+from xdpecmp.model import Link, Neighbour, Prefix, Route, RouteKind, RouteUpdate
 from xdpecmp.netlink import links, wire
 from xdpecmp.netlink.features import parse_features
 from xdpecmp.netlink.links import parse_link
-from xdpecmp.netlink.monitor import Changes, classify
+from xdpecmp.netlink.monitor import Changes, Classifier
 from xdpecmp.netlink.neighbours import parse_neighbour
 from xdpecmp.netlink.rules import plain_rule
 from xdpecmp.netlink.wire import attribute
@@ -153,6 +153,23 @@ LINKS = Changes(links=True, routes=True, nexthops=True)
 NEXTHOPS = Changes(nexthops=True, routes=True)
 
 
+TEN = Route(Prefix.parse("10.0.0.0/8"), 254, 0, RouteKind.SPECIAL)
+
+
+def classify(datagram: bytes) -> Changes:
+    updates: list[RouteUpdate] = []
+    return replace(Classifier()(datagram, updates), updates=tuple(updates))
+
+
+def updated(*updates: RouteUpdate) -> Changes:
+    return Changes(updates=updates)
+
+
+def ten(table: int = 254) -> bytes:
+    header = struct.pack("=BBBBBBBBI", socket.AF_INET, 8, 0, 0, table, 0, 0, 6, 0)
+    return header + attribute(15, u32(table)) + attribute(1, bytes([10, 0, 0, 0]))
+
+
 def route_event(table: int = 254, flags: int = 0) -> bytes:
     return struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, table, 0, 0, 1, flags)
 
@@ -164,8 +181,8 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (17, bytes(16), LINKS),
         (16, bytes([socket.AF_BRIDGE]) + bytes(15), NONE),
         (20, bytes(8), ROUTES),
-        (24, route_event(), ROUTES),
-        (25, route_event(255), ROUTES),
+        (24, ten(), updated(RouteUpdate(TEN))),
+        (25, ten(255), updated(RouteUpdate(TEN._replace(table=255), gone=True))),
         (24, route_event(100), NONE),
         (24, route_event(252), NONE),
         (24, route_event(flags=0x200), NONE),
@@ -186,10 +203,26 @@ def test_events(kind: int, body: bytes, changes: Changes) -> None:
     assert bool(changes) is (changes != NONE)
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (0x600, RouteUpdate(TEN, fresh=True)),  # NLM_F_CREATE, NLM_F_EXCL
+        (0x100, RouteUpdate(TEN, replaces=True)),  # NLM_F_REPLACE
+        (0xC00, RouteUpdate(TEN)),  # NLM_F_CREATE, NLM_F_APPEND
+    ],
+)
+def test_what_became_of_other_routes(flags: int, wanted: RouteUpdate) -> None:
+    """The same message, again and again, is not taken for the one before."""
+    look, updates = Classifier(), list[RouteUpdate]()
+    for _ in range(2):
+        look(message(24, ten(), flags) + message(25, ten()), updates)
+    assert updates == [wanted, RouteUpdate(TEN, gone=True)] * 2
+
+
 def test_changes_add_up() -> None:
     assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
     for field in fields(Changes):
-        one = Changes(**{field.name: True})
+        one = Changes(**{field.name: (RouteUpdate(TEN),) if field.name == "updates" else True})
         assert one | NONE == NONE | one == one
 
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from xdpecmp.errors import DumpInterrupted, MalformedMessage, RouteNotWeighable
 from xdpecmp.model import NextHop, Path, Prefix, Route, RouteKind
-from xdpecmp.netlink.routes import RouteReader, parse_route
+from xdpecmp.netlink.routedump import RouteReader
+from xdpecmp.netlink.routes import RouteMemo, parse_route
 from xdpecmp.netlink.weights import with_weights
 from xdpecmp.netlink.wire import NLM_F_DUMP_INTR, attribute, attribute_map
+from xdpecmp.packed import prefixes_in
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 UNICAST = 1
@@ -265,11 +267,29 @@ def slow(messages: list[bytes]) -> list[Route] | None:
     return [r for r in found if r is not None]
 
 
-@given(st.lists(bodies, max_size=6))
-def test_the_fast_path_is_a_memo_of_the_slow_one(messages: list[bytes]) -> None:
-    messages = messages * 2  # the second half comes from the dictionary
+class Reader(RouteReader):
+    """One that can say what it read."""
+
+    def __init__(self, family: int) -> None:
+        self.known: dict[Route, int] = {}
+        super().__init__(family, self.known)
+
+    @property
+    def routes(self) -> list[Route]:
+        keys, numbers = self.result()
+        known = list(self.known)
+        return [
+            known[number]._replace(prefix=prefix)
+            for prefix, number in zip(prefixes_in(keys), numbers, strict=True)
+        ]
+
+
+@given(st.lists(bodies, max_size=6), st.sampled_from([1, 2, 40]))
+def test_the_fast_path_tells_what_the_slow_one_does(messages: list[bytes], times: int) -> None:
+    """Forty times the same is enough for it to look at many together."""
+    messages = [message for message in messages for _ in range(times)]
     expected = slow(messages)
-    reader = RouteReader(V4)
+    reader = Reader(V4)
     data = datagram(*messages)
     if expected is None:
         with pytest.raises(MalformedMessage):
@@ -277,6 +297,18 @@ def test_the_fast_path_is_a_memo_of_the_slow_one(messages: list[bytes]) -> None:
     else:
         assert reader.take(data + DONE) == len(data)
         assert reader.routes == expected
+
+
+@given(st.lists(bodies, max_size=6))
+def test_single_messages_are_parsed_from_memory(messages: list[bytes]) -> None:
+    memo = RouteMemo(V4)
+    for message in messages * 2:
+        expected = slow([message])
+        if expected is None:
+            with pytest.raises(MalformedMessage):
+                memo.parse(datagram(message))
+        else:
+            assert memo.parse(datagram(message)) == (expected[0] if expected else None)
 
 
 def test_it_is_fast_for_what_kernels_send(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,10 +319,10 @@ def test_it_is_fast_for_what_kernels_send(monkeypatch: pytest.MonkeyPatch) -> No
         calls.append(message)
         return parse_route(message)
 
-    monkeypatch.setattr("xdpecmp.netlink.routes.parse_route", counted)
+    monkeypatch.setattr("xdpecmp.netlink.routedump.parse_route", counted)
     for family, size in ((V4, 4), (V6, 16)):
         calls.clear()
-        reader = RouteReader(family)
+        reader = Reader(family)
         messages = [
             route(
                 (TABLE, u32(254)), (DST, bytes([i]) * size), (OIF, u32(3)),
@@ -309,13 +341,13 @@ def test_an_interrupted_dump_is_noticed_anywhere(place: int) -> None:
     pieces = [datagram(route(*TO_TEN, *VIA_ONE)) for _ in range(3)]
     pieces[place] = datagram(route(*TO_TEN, *VIA_ONE), flags=2 | NLM_F_DUMP_INTR)
     with pytest.raises(DumpInterrupted):
-        RouteReader(V4).take(b"".join(pieces))
+        Reader(V4).take(b"".join(pieces))
 
 
 @given(st.binary(max_size=200), st.sampled_from([V4, V6]))
 def test_arbitrary_bytes(data: bytes, family: int) -> None:
     with contextlib.suppress(MalformedMessage, DumpInterrupted):
-        RouteReader(family).take(data)
+        Reader(family).take(data)
 
 
 @given(bodies, st.data())
@@ -325,7 +357,7 @@ def test_damaged_messages(body: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(whole) - 1))
     whole[position] = data.draw(st.integers(0, 255))
     with contextlib.suppress(MalformedMessage, DumpInterrupted):
-        RouteReader(V4).take(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+        Reader(V4).take(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
 
 
 # Weights

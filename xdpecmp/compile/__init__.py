@@ -3,7 +3,8 @@
 `compile_tables` decides for each prefix what the data path does with it, by the kernel's rules:
 which of its routes is in force (`winners`), where it leads (`routes`), who of a group takes which
 hashes (`groups`), whether a next hop can be sent to (`adjacency`). A neighbour on a directly
-connected network becomes a host route, as in a hardware FIB.
+connected network becomes a host route, as in a hardware FIB. `change` does it for single prefixes
+of tables that were compiled before.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from ..model import Snapshot
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
 from .ingress import compile_interfaces, compile_vlans
-from .prefixes import covers, longest_match, masked
-from .routes import Routes
+from .prefixes import covers, masked
 from .tables import (
     LAST_BOUND,
     TABLE_DEFAULT,
     TABLE_LOCAL,
     TABLE_MAIN,
     Adjacency,
+    Change,
     Config,
     Group,
     Interface,
+    Key,
     PathEntry,
     Resilient,
     Tables,
@@ -42,9 +44,11 @@ __all__ = [
     "TABLE_LOCAL",
     "TABLE_MAIN",
     "Adjacency",
+    "Change",
     "Config",
     "Group",
     "Interface",
+    "Key",
     "PathEntry",
     "Resilient",
     "Tables",
@@ -54,7 +58,6 @@ __all__ = [
     "compile_tables",
     "covers",
     "local4_filter",
-    "longest_match",
     "masked",
     "needs_walk",
     "tag_stack",
@@ -64,13 +67,26 @@ __all__ = [
 def compile_tables(snapshot: Snapshot, attached: Collection[int], deep: bool = True) -> Tables:
     """The whole contents of the maps for `attached`, the indexes of our interfaces. `deep`: whether
     the program for the policies that need a walk is there."""
-    routes = Routes(snapshot)
+    # numpy takes 0.1 s to import, and those who only read the maps get by without
+    from ..routetable import RouteTable
+    from .change import entangled
+    from .routes import Resolver, host_routes, is_connected
+    from .winners import winners
+
+    table, resolver = RouteTable.of(snapshot.routes), Resolver(snapshot)
+    targets = winners(table, resolver.target)
+    gateways = {nexthop for nexthop in resolver.nexthops if nexthop.via}
+    connected = [prefix for prefix, _ in targets.where(is_connected)]
+    hosts = host_routes(snapshot, targets) if connected else {}
+    targets.changes.update(hosts)
+    nexthops = resolver.nexthops.union(hosts.values())
     return Tables(
-        config=compile_config(snapshot, routes.targets, deep),
-        interfaces=compile_interfaces(snapshot, attached),
+        config=compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, deep),
+        interfaces=compile_interfaces(snapshot, table, attached),
         vlans=compile_vlans(snapshot.links, attached),
-        nexthops={nexthop: compile_adjacency(snapshot, nexthop) for nexthop in routes.nexthops},
-        gateways=routes.gateways,
-        groups=routes.groups,
-        routes=routes.targets,
+        nexthops={nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops},
+        gateways=gateways,
+        groups=resolver.groups,
+        routes=targets,
+        entangled=entangled(table, connected),
     )

@@ -3,11 +3,15 @@ addresses."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
-from ..model import Prefix, Route, RouteKind, Settings, Snapshot
-from .tables import TABLE_LOCAL, Config, Target
+from ..model import Route, RouteKind, Settings, Snapshot
+from .tables import TABLE_LOCAL, Config
+
+if TYPE_CHECKING:
+    from ..routetable import RouteTable
 
 SIMPLE_POLICIES = frozenset({0, 1})
 DEEP_POLICIES = frozenset({2, 3})
@@ -19,10 +23,12 @@ def needs_walk(settings: Settings) -> bool:
     return settings.policy4 in DEEP_POLICIES or settings.policy6 in DEEP_POLICIES | {1}
 
 
-def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: bool) -> Config:
-    """The entry for these settings, with `targets` as the routes that go with it."""
+def compile_config(
+    snapshot: Snapshot, table: RouteTable, counts: Mapping[int, int], deep: bool
+) -> Config:
+    """The entry for these settings and routes; `counts`: prefixes by family that go with it."""
     settings = snapshot.settings
-    own, custom_local = _own_addresses4(snapshot.routes)
+    own, custom_local = _own_addresses4(table)
     pass4 = pass6 = int(Reason.FORWARDED)
     if settings.ip_forward_use_pmtu:
         pass4 = int(Reason.SETTING)
@@ -47,15 +53,10 @@ def compile_config(snapshot: Snapshot, targets: Mapping[Prefix, Target], deep: b
         pass_multipath6=_multipath_reason(settings, settings.policy6, deep),
         local4=None if custom_local else own,
     )
-    return _refuse_overflow(config, targets)
-
-
-def _refuse_overflow(config: Config, targets: Mapping[Prefix, Target]) -> Config:
-    """Half a route table would send packets by a shorter prefix: rather pass the whole family."""
-    count4 = sum(len(prefix.address) == 4 for prefix in targets)
-    if count4 > CAPACITY["ROUTES4_MAX"]:
+    # half a route table would send packets by a shorter prefix: rather pass the whole family
+    if counts[4] > CAPACITY["ROUTES4_MAX"]:
         config = config._replace(pass4=int(Reason.TABLE_FULL))
-    if len(targets) - count4 > CAPACITY["ROUTES6_MAX"]:
+    if counts[6] > CAPACITY["ROUTES6_MAX"]:
         config = config._replace(pass6=int(Reason.TABLE_FULL))
     return config
 
@@ -66,17 +67,20 @@ def _multipath_reason(settings: Settings, policy: int, deep: bool) -> int:
     return int(Reason.SEED_UNKNOWN if settings.seed is None else Reason.FORWARDED)
 
 
-def _own_addresses4(routes: Iterable[Route]) -> tuple[frozenset[bytes], bool]:
+def is_local4(route: Route) -> bool:
+    """Whether it bears on what is said of our own IPv4 addresses."""
+    return route.prefix.family == 4 and (
+        route.table == TABLE_LOCAL or route.kind is RouteKind.LOCAL
+    )
+
+
+def _own_addresses4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
     """Our IPv4 addresses, and whether somebody added local routes by hand (which makes the kernel
     look every source up: fib_has_custom_local_routes)."""
     own: set[bytes] = set()
     custom = False
-    for route in routes:
-        if route.prefix.family != 4:
-            continue
-        if route.table != TABLE_LOCAL:
-            custom = custom or route.kind is RouteKind.LOCAL
-        elif route.protocol != _RTPROT_KERNEL:
+    for route in table.where(is_local4):
+        if route.table != TABLE_LOCAL or route.protocol != _RTPROT_KERNEL:
             custom = True
         elif route.kind is RouteKind.LOCAL and route.prefix.length == 32:
             own.add(route.prefix.address)

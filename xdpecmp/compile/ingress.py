@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from ..abi import INTERFACE_FLAGS
-from ..model import InterfaceSettings, Link, Route, RouteKind, Snapshot
+from ..model import InterfaceSettings, Link, RouteKind, Snapshot
 from .tables import TABLE_LOCAL, Interface, VlanKey
 from .tags import tag_stack
+
+if TYPE_CHECKING:
+    from ..routetable import RouteTable
 
 
 def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[VlanKey, int]:
@@ -24,11 +28,13 @@ def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[
     return vlans
 
 
-def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[int, Interface]:
+def compile_interfaces(
+    snapshot: Snapshot, table: RouteTable, attached: Collection[int]
+) -> dict[int, Interface]:
     """Our interfaces and the VLANs over them. One that is enslaved to a bridge, bond, team or VRF
     is left out: its packets belong to the master, so Linux handles them."""
     links = snapshot.links
-    with_address = _interfaces_with_address4(snapshot.routes)
+    with_address = _interfaces_with_address4(table)
     interfaces: dict[int, Interface] = {}
     for ifindex in [*attached, *compile_vlans(links, attached).values()]:
         link = links.get(ifindex)
@@ -46,13 +52,11 @@ def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[in
     return interfaces
 
 
-def _interfaces_with_address4(routes: Iterable[Route]) -> set[int]:
-    return {
-        path.nexthop.ifindex
-        for route in routes
-        if route.table == TABLE_LOCAL and route.kind is RouteKind.LOCAL and route.prefix.family == 4
-        for path in route.paths
-    }
+def _interfaces_with_address4(table: RouteTable) -> set[int]:
+    local = table.where(
+        lambda r: r.table == TABLE_LOCAL and r.kind is RouteKind.LOCAL and r.prefix.family == 4
+    )
+    return {path.nexthop.ifindex for route in local for path in route.paths}
 
 
 def _flags(settings: InterfaceSettings, device: Link) -> int:

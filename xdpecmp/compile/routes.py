@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
 from ..model import NextHop, Path, Prefix, Route, RouteKind, Snapshot
+from ..packed import Layered
 from .groups import object_group, route_group
-from .prefixes import lengths_in_use, longest_match
-from .tables import Group, Target
-from .winners import winners
+from .tables import Group, Key, Target
 
 _KIND_REASON = {
     RouteKind.LOCAL: int(Reason.ROUTE_LOCAL),
@@ -16,20 +17,20 @@ _KIND_REASON = {
 }
 
 
-class Routes:
-    """Compiles the routes; collects the groups and next hops that they need."""
+class Resolver:
+    """Says what a route by itself leads to; collects the groups and next hops that this takes."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, known: Mapping[Key, Group] | None = None) -> None:
+        """`known`: groups that are there already."""
         self._snapshot = snapshot
+        self._known: Mapping[Key, Group] = known or {}
         self._by_paths: dict[tuple[bool, tuple[Path, ...]], Target | None] = {}
         self.nexthops: set[NextHop] = set()
-        self.groups: dict[tuple[object, ...], Group] = {}
-        self.targets: dict[Prefix, Target] = winners(snapshot.routes, self._target)
-        self.gateways = frozenset(nexthop for nexthop in self.nexthops if nexthop.via)
-        self._add_host_routes()
+        self.groups: dict[Key, Group] = {}
+        """New ones."""
 
-    def _target(self, route: Route) -> Target | None:
-        """What this route by itself leads to; None where it has no living path."""
+    def target(self, route: Route) -> Target | None:
+        """None where it has no living path."""
         if route.tos:
             return int(Reason.ROUTE_UNSUPPORTED)
         if route.kind is not RouteKind.UNICAST:
@@ -68,8 +69,8 @@ class Routes:
             return group.members[0].nexthop
         if len(group.members) > MAX_PATHS or len(group.buckets) > MAX_BUCKETS:
             return int(Reason.ROUTE_UNSUPPORTED)
-        key: tuple[object, ...] = ("object", nhid)
-        if key not in self.groups:
+        key: Key = ("object", nhid)
+        if key not in self._known and key not in self.groups:
             self.groups[key] = object_group(self._snapshot, group)
             self.nexthops.update(path.nexthop for path in group.members)
         return key
@@ -77,20 +78,31 @@ class Routes:
     def _register(self, ipv4: bool, paths: tuple[Path, ...], group: Group) -> Target:
         """A group is known by what was configured, not by which paths live now: so all routes of
         a group move with one store when a path dies."""
-        key: tuple[object, ...] = (ipv4, *((path.nexthop, path.weight) for path in paths))
-        if self.groups.setdefault(key, group) != group:
+        key: Key = (ipv4, *((path.nexthop, path.weight) for path in paths))
+        known = self._known.get(key) or self.groups.setdefault(key, group)
+        if known != group:
             key = (*key, group)  # the kernel says different things of equal paths: two groups
-            self.groups[key] = group
+            if key not in self._known:
+                self.groups[key] = group
         return key
 
-    def _add_host_routes(self) -> None:
-        """Neighbours on directly connected networks, where that network is the one in force."""
-        lengths = lengths_in_use(self.targets)
-        for (address, ifindex), neighbour in self._snapshot.neighbours.items():
-            if not neighbour.usable:
-                continue
-            family = 4 if len(address) == 4 else 6
-            if longest_match(self.targets, address, lengths[family]) == NextHop(b"", ifindex):
-                nexthop = NextHop(address, ifindex)
-                self.nexthops.add(nexthop)
-                self.targets[Prefix(address, len(address) * 8)] = nexthop
+
+def host_routes(snapshot: Snapshot, targets: Layered[Target]) -> dict[Prefix, NextHop]:
+    """Neighbours on directly connected networks, where that network is the one in force."""
+    found: dict[Prefix, NextHop] = {}
+    for size in (4, 16):
+        nexthops = [
+            NextHop(address, ifindex)
+            for (address, ifindex), neighbour in snapshot.neighbours.items()
+            if neighbour.usable and len(address) == size
+        ]
+        reached = targets.longest([nexthop.via for nexthop in nexthops])
+        for nexthop, target in zip(nexthops, reached, strict=True):
+            if target == NextHop(b"", nexthop.ifindex):
+                found[Prefix(nexthop.via, size * 8)] = nexthop
+    return found
+
+
+def is_connected(target: object) -> bool:
+    """Whether it is a directly connected network, of whose addresses each is a neighbour's."""
+    return isinstance(target, NextHop) and not target.via

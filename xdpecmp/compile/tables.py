@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..model import NextHop, Prefix
+
+if TYPE_CHECKING:
+    from ..packed import Layered
 
 TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
 """The kernel's route tables."""
@@ -36,7 +40,10 @@ class Resilient(NamedTuple):
 Group = tuple[PathEntry, ...] | Resilient
 """Paths with ascending bounds, of which the last is 2^31 - 1; or buckets."""
 
-Target = int | NextHop | tuple[object, ...]
+Key = tuple[object, ...]
+"""What a group is known by."""
+
+Target = int | NextHop | Key
 """What a prefix leads to: a Reason to pass, one next hop, or the key of a group."""
 
 
@@ -94,6 +101,26 @@ class Config(NamedTuple):
     """Our own IPv4 addresses; None = look every source up."""
 
 
+class Entangled(NamedTuple):
+    """What makes one route bear on others, so that it can't be compiled by itself."""
+
+    connected: Mapping[tuple[int, int], Collection[bytes]] = MappingProxyType({})
+    """Addresses of the directly connected networks in force, by family and prefix length."""
+    wide_local: Collection[Prefix] = ()
+    fallback4: bool = False
+    """Whether IPv4's table `default` has routes."""
+
+
+class Change(NamedTuple):
+    """What of the maps' contents is to change or to be added."""
+
+    routes: dict[Prefix, Target | None]
+    """None: the prefix goes."""
+    nexthops: dict[NextHop, Adjacency]
+    gateways: set[NextHop]
+    groups: dict[Key, Group]
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All that the maps must hold."""
@@ -101,8 +128,22 @@ class Tables:
     config: Config
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     vlans: Mapping[VlanKey, int] = field(default_factory=dict)
-    nexthops: Mapping[NextHop, Adjacency] = field(default_factory=dict)
-    gateways: Collection[NextHop] = ()
+    nexthops: dict[NextHop, Adjacency] = field(default_factory=dict)
+    gateways: set[NextHop] = field(default_factory=set)
     """The next hops that routes name, which must be kept resolved; the others are neighbours."""
-    groups: Mapping[tuple[object, ...], Group] = field(default_factory=dict)
+    groups: dict[Key, Group] = field(default_factory=dict)
     routes: Mapping[Prefix, Target] = field(default_factory=dict)
+    entangled: Entangled = field(default_factory=Entangled)
+
+    @property
+    def targets(self) -> Layered[Target]:
+        """`routes`, as `compile` makes them."""
+        assert not isinstance(self.routes, dict)
+        return cast("Layered[Target]", self.routes)
+
+    def absorb(self, change: Change) -> None:
+        """Have these tables say the change too. What nobody needs any more stays."""
+        self.targets.changes.update(change.routes)
+        self.nexthops.update(change.nexthops)
+        self.gateways.update(change.gateways)
+        self.groups.update(change.groups)

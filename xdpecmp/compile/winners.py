@@ -15,35 +15,39 @@ from collections.abc import Callable, Iterable
 
 from ..abi import Reason
 from ..model import Prefix, Route, RouteKind
-from .prefixes import covers, lengths_in_use, longest_match
+from ..packed import Layered
+from ..routetable import Rivals, RouteTable
 from .tables import TABLE_DEFAULT, TABLE_LOCAL, Target
 
 _LOOPBACK = Prefix(bytes([127, 0, 0, 0]), 8)
 
+TargetOf = Callable[[Route], Target | None]
+"""What a route by itself leads to; None where it has no living path."""
 
-def winners(
-    routes: Iterable[Route], target_of: Callable[[Route], Target | None]
-) -> dict[Prefix, Target]:
+
+def winners(table: RouteTable, target_of: TargetOf) -> Layered[Target]:
     """For each prefix the target of the route that the kernel would find for it."""
-    candidates: dict[Prefix, list[Route]] = {}
-    fallback: list[Route] = []
-    for route in routes:
-        if route.table == TABLE_DEFAULT:
-            fallback.append(route)
-        else:
-            candidates.setdefault(route.prefix, []).append(route)
-    targets: dict[Prefix, Target] = {}
-    for prefix, rivals in candidates.items():
-        target = _winner(rivals, target_of)
-        if target is not None:
-            targets[prefix] = target
-    _drop_shadowed(targets, routes)
-    _add_fallback4(targets, fallback, target_of)
+    routes = table.by_prefix
+    targets: Layered[Target] = Layered(
+        routes.base,
+        [None if rivals is None else winner(rivals, target_of) for rivals in routes.meanings],
+        {
+            prefix: None if rivals is None else winner(rivals, target_of)
+            for prefix, rivals in routes.changes.items()
+        },
+    )
+    _drop_shadowed(targets, table)
+    _add_fallback4(targets, table, target_of)
     return targets
 
 
-def _winner(rivals: list[Route], target_of: Callable[[Route], Target | None]) -> Target | None:
-    """The first of one prefix's routes, in the kernel's order, that has a living path."""
+def winner(rivals: Rivals, target_of: TargetOf) -> Target | None:
+    """That of the first of one prefix's routes, in the kernel's order, that has a living path. The
+    table `default` comes later."""
+    return _winner([route for route in rivals if route.table != TABLE_DEFAULT], target_of)
+
+
+def _winner(rivals: list[Route], target_of: TargetOf) -> Target | None:
     if len(rivals) == 1:
         return target_of(rivals[0])
     if any(route.tos for route in rivals):
@@ -63,38 +67,37 @@ def _winner(rivals: list[Route], target_of: Callable[[Route], Target | None]) ->
     return target_of(first)
 
 
-def _drop_shadowed(targets: dict[Prefix, Target], routes: Iterable[Route]) -> None:
-    """What a wide local prefix covers goes by that prefix, and so passes to Linux. For IPv6 that is
-    the rule; for IPv4 too once there has ever been another policy rule, which nobody can ask."""
-    wide = {
+def wide_local(table: RouteTable) -> Iterable[Prefix]:
+    """Local prefixes of more than one address."""
+    local = table.where(lambda r: r.table == TABLE_LOCAL and r.kind is RouteKind.LOCAL)
+    return {
         route.prefix
-        for route in routes
-        if route.table == TABLE_LOCAL
-        and route.kind is RouteKind.LOCAL
-        and route.prefix.length < len(route.prefix.address) * 8
+        for route in local
+        if route.prefix.length < len(route.prefix.address) * 8
         and route.prefix != _LOOPBACK  # whose packets are refused before any route is asked
     }
+
+
+def _drop_shadowed(targets: Layered[Target], table: RouteTable) -> None:
+    """What a wide local prefix covers goes by that prefix, and so passes to Linux. For IPv6 that is
+    the rule; for IPv4 too once there has ever been another policy rule, which nobody can ask."""
+    wide = wide_local(table)
     if not wide:
         return
-    local = {route.prefix for route in routes if route.table == TABLE_LOCAL}
-    for prefix in [p for p in targets if p not in local]:
-        if any(covers(shadow, prefix) for shadow in wide):
-            del targets[prefix]
+    local = {route.prefix for route in table.where(lambda route: route.table == TABLE_LOCAL)}
+    for shadow in wide:
+        for prefix in [p for p in targets.under(shadow) if p not in local]:
+            targets.changes[prefix] = None
 
 
-def _add_fallback4(
-    targets: dict[Prefix, Target],
-    fallback: Iterable[Route],
-    target_of: Callable[[Route], Target | None],
-) -> None:
+def _add_fallback4(targets: Layered[Target], table: RouteTable, target_of: TargetOf) -> None:
     """Table `default` is asked for what main and local do not cover at all."""
     by_prefix: dict[Prefix, list[Route]] = {}
-    for route in fallback:
-        if route.prefix.family == 4:
-            by_prefix.setdefault(route.prefix, []).append(route)
-    lengths = lengths_in_use(targets)[4] if by_prefix else []
+    for route in table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4):
+        by_prefix.setdefault(route.prefix, []).append(route)
+    found: dict[Prefix, Target | None] = {}
     for prefix, rivals in by_prefix.items():
         target = _winner(rivals, target_of)
-        shorter = [length for length in lengths if length <= prefix.length]
-        if target is not None and longest_match(targets, prefix.address, shorter) is None:
-            targets[prefix] = target
+        if target is not None and targets.longest([prefix.address], prefix.length) == [None]:
+            found[prefix] = target
+    targets.changes.update(found)

@@ -9,9 +9,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from ..model import Link, Neighbour, NexthopGroup, Route, Settings, Snapshot
+from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
     features,
     getroute,
@@ -29,6 +29,9 @@ from . import (
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
+
+if TYPE_CHECKING:
+    from ..routetable import RouteTable
 
 
 class Kernel:
@@ -93,9 +96,15 @@ class Kernel:
         """All neighbours of both families, by (packed address, ifindex)."""
         return neighbours.read_neighbours(self._route)
 
-    def routes(self) -> tuple[Route, ...]:
-        """The routes of the tables main, local and default, in the kernel's order, IPv4 first."""
-        return routes.read_routes(self._route)
+    def routes(self) -> RouteTable:
+        """The routes of the tables main, local and default."""
+        from .routedump import read_routes  # numpy takes 0.1 s to import: who never asks is spared
+
+        return read_routes(self._route)
+
+    def routes_to(self, prefix: Prefix) -> list[Route]:
+        """The routes of one prefix, in the kernel's order."""
+        return routes.read_routes_to(self._route, prefix)
 
     def nexthops(self) -> dict[int, NexthopGroup]:
         """All nexthop objects, single ones and groups, by id: see `nexthops.read_nexthops`."""

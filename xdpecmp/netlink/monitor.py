@@ -1,12 +1,14 @@
-"""Change notifications: which kinds of things are to be read again.
+"""Change notifications: which kinds of things are to be read again, and what routes have become.
 
 The kernel's events do not tell the whole story (multipath routes lose paths without a word when a
-link goes), so no state is derived from them. They say only *that* something
-changed; a fresh dump says what. For the same reason a link, address or nexthop-object event means
-that routes may have changed too, and a link event that groups of nexthop objects have.
+link goes), so no state is derived from most of them. They say only *that* something changed; a
+fresh dump says what. For the same reason a link, address or nexthop-object event means that routes
+may have changed too, and a link event that groups of nexthop objects have.
+
+Route events are told in full, as `RouteUpdate`s: what to make of them is not for netlink to say.
 
 A bucket of a resilient group that moves to another member (RTM_NEWNEXTHOPBUCKET) is news of the
-groups alone; whether ours moves along is not for netlink to say (see `buckets`).
+groups alone; whether ours moves along is not for netlink to say either (see `buckets`).
 
 Subscribe first, dump then: what changes in between is read twice rather than never.
 """
@@ -18,15 +20,16 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EAGAIN, ENOBUFS
 from types import TracebackType
 from typing import Self
 
 from ..errors import MalformedMessage
+from ..model import RouteUpdate
 from . import features, wire
 from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
-from .routes import ROUTE_HEADER, RTM_F_CLONED, TABLES
+from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
 _GROUPS = sum(
     1 << (group - 1)
@@ -47,11 +50,14 @@ _GROUPS = sum(
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
-_BUFFER = 8 << 20
+_BUFFER = 32 << 20
 _DATAGRAM = 1 << 16
 _MOST = 20_000
 """Datagrams read in one go: about 50 ms worth. Under a storm that outpaces us the rest has to wait
 in the buffer, so that the caller gets to act."""
+
+_RTM_DELROUTE = 25
+_NLM_F_EXCL = 0x200
 
 _AF_INDEX = wire.HEADER_SIZE  # every rtnetlink header starts with the address family
 
@@ -67,6 +73,8 @@ class Changes:
     settings: bool = False
     lost: bool = False
     nexthops: bool = False
+    updates: tuple[RouteUpdate, ...] = ()
+    """Routes that have changed, in order; those that `routes` stands for may be others."""
 
     def __bool__(self) -> bool:
         return self != Changes()
@@ -80,6 +88,7 @@ class Changes:
             settings=self.settings or other.settings,
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
+            updates=self.updates + other.updates,
         )
 
 
@@ -93,7 +102,7 @@ _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
 _LOST = Changes(lost=True)
 
-_Classify = Callable[[bytes], Changes]
+_Classify = Callable[[bytes, list[RouteUpdate]], Changes]
 
 
 def _link(event: bytes) -> Changes:
@@ -101,24 +110,16 @@ def _link(event: bytes) -> Changes:
     return _LINKS_AND_MORE if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
 
 
-def _route(event: bytes) -> Changes:
-    # A table above 255 shows as 252 in the header, which is none of ours either.
-    *_, table, _, _, _, flags = ROUTE_HEADER.unpack_from(event, wire.HEADER_SIZE)
-    return _NOTHING if flags & RTM_F_CLONED or table not in TABLES else _ROUTES
-
-
 def _neighbour(event: bytes) -> Changes:
     family, _, _, flags, _ = NEIGHBOUR_HEADER.unpack_from(event, wire.HEADER_SIZE)
     return _NEIGHBOURS if family in FAMILIES and not flags & NTF_PROXY else _NOTHING
 
 
-_CLASSIFY: dict[int, _Classify] = {
+_CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
     16: _link,  # RTM_NEWLINK
     17: _link,  # RTM_DELLINK
     20: lambda _: _ROUTES,  # RTM_NEWADDR
     21: lambda _: _ROUTES,  # RTM_DELADDR
-    24: _route,  # RTM_NEWROUTE
-    25: _route,  # RTM_DELROUTE
     28: _neighbour,  # RTM_NEWNEIGH
     29: _neighbour,  # RTM_DELNEIGH
     32: lambda _: _RULES,  # RTM_NEWRULE
@@ -131,18 +132,33 @@ _CLASSIFY: dict[int, _Classify] = {
 }
 
 
-def classify(datagram: bytes) -> Changes:
-    """What an rtnetlink event says may have changed. Raises MalformedMessage."""
-    changes = _NOTHING
-    for kind, _, start, end in wire.messages(datagram):
-        look = _CLASSIFY.get(kind)
-        if look is None:
-            continue
-        try:
-            changes |= look(datagram[start:end])
-        except (struct.error, IndexError):
-            raise MalformedMessage(f"netlink event {kind} of {end - start} bytes") from None
-    return changes
+class Classifier:
+    """Says what rtnetlink events mean."""
+
+    def __init__(self) -> None:
+        self._memos = {family: RouteMemo(family) for family in ADDRESS_SIZE}
+
+    def __call__(self, datagram: bytes, updates: list[RouteUpdate]) -> Changes:
+        """What events say may have changed, routes apart: those are added to `updates`. Raises
+        MalformedMessage."""
+        changes = _NOTHING
+        for kind, flags, start, end in wire.messages(datagram):
+            event = datagram[start:end]
+            try:
+                if kind in (RTM_NEWROUTE, _RTM_DELROUTE):
+                    self._add(updates, kind == _RTM_DELROUTE, flags, event)
+                elif kind in _CLASSIFY:
+                    changes |= _CLASSIFY[kind](event)
+            except (struct.error, IndexError):
+                raise MalformedMessage(f"netlink event {kind} of {end - start} bytes") from None
+        return changes
+
+    def _add(self, updates: list[RouteUpdate], gone: bool, flags: int, event: bytes) -> None:
+        memo = self._memos.get(event[_AF_INDEX])
+        route = memo and memo.parse(event)
+        if route:
+            fresh, replaces = bool(flags & _NLM_F_EXCL), bool(flags & wire.NLM_F_REPLACE)
+            updates.append(RouteUpdate(route, gone, fresh and not gone, replaces))
 
 
 class Monitor:
@@ -156,9 +172,9 @@ class Monitor:
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
             self._sources: list[tuple[socket.socket, _Classify]] = []
-            self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, classify)
+            self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
             if family is not None:
-                made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda _: _LINKS)
+                made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda *_: _LINKS)
                 made.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, family.group)
             self._close = undo.pop_all().close
 
@@ -191,12 +207,16 @@ class Monitor:
         """One descriptor (an epoll) that is readable when there is something to drain."""
         return self._poll.fileno()
 
+    def descriptors(self) -> set[int]:
+        """The open files that a forked process needs to go on with it."""
+        return {self._poll.fileno(), *(source.fileno() for source, _ in self._sources)}
+
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
-        changes = _NOTHING
+        changes, updates = _NOTHING, list[RouteUpdate]()
         for source, look in self._sources:
-            changes |= _drain(source, look)
-        return changes
+            changes |= _drain(source, look, updates)
+        return replace(changes, updates=tuple(updates)) if updates else changes
 
 
 def _socket(protocol: int) -> socket.socket:
@@ -211,11 +231,13 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify) -> Changes:
+def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -> Changes:
     changes = _NOTHING
     for _ in range(_MOST):
         try:
-            changes |= look(source.recv(_DATAGRAM))
+            found = look(source.recv(_DATAGRAM), updates)
+            if found is not _NOTHING:
+                changes |= found
         except OSError as error:
             if error.errno == EAGAIN:
                 break

@@ -1,13 +1,4 @@
-"""Routes: the kernel's RTM_NEWROUTE messages as `Route` values, fast.
-
-The whole table is read again after a change (ARCHITECTURE.md: much of what happens to a route is
-never notified), so a dump must be cheap: 100,000 routes of three paths in well under a second, of
-which the kernel itself takes a good part.
-
-What makes it so: routes differ in their destination, hardly in anything else. All bytes of a
-message but the destination are the key of a dictionary, and only the first message with such bytes
-is parsed. For the others one `unpack`, one slice and one look-up are done. The fast path is thus a
-memo of `parse_route`, which alone knows what the attributes mean.
+"""Routes: the kernel's RTM_NEWROUTE messages as `Route` values. Whole tables: see `routedump`.
 
 Source: rtnetlink(7); fib_dump_info() in net/ipv4/fib_semantics.c, rt6_fill_node() in
 net/ipv6/route.c.
@@ -15,12 +6,10 @@ net/ipv6/route.c.
 
 from __future__ import annotations
 
-import gc
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import lru_cache
 
 from ..errors import MalformedMessage
@@ -68,10 +57,10 @@ ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
 NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
-_ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
+ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
-_Shared = tuple[int, int, RouteKind, tuple[Path, ...], int, int, int, int] | None
-"""All of a Route but its prefix, in order; None where the message is to be left out."""
+_REMEMBERED = 1 << 14
+"""So many messages a RouteMemo keeps."""
 
 
 def parse_route(message: bytes) -> Route | None:
@@ -85,7 +74,7 @@ def parse_route(message: bytes) -> Route | None:
     family, bits, source_bits, tos, table, protocol, scope, kind, flags = ROUTE_HEADER.unpack_from(
         message
     )
-    size = _ADDRESS_SIZE.get(family)
+    size = ADDRESS_SIZE.get(family)
     if size is None:
         raise MalformedMessage(f"route of address family {family}")
     found = wire.attribute_map(message, ROUTE_HEADER.size, len(message))
@@ -178,71 +167,38 @@ def via_of(found: dict[int, bytes]) -> tuple[bytes, bool]:
         return b"", True
     # struct rtvia: the address family as u16, then the address.
     family, address = wire.number(found[RTA_VIA][:2]), found[RTA_VIA][2:]
-    return (address, True) if _ADDRESS_SIZE.get(family) == len(address) else (b"", False)
+    return (address, True) if ADDRESS_SIZE.get(family) == len(address) else (b"", False)
 
 
-class RouteReader:
-    """Collects the routes of one address family from dump datagrams (`take`) into `routes`."""
+class RouteMemo:
+    """`parse_route` for whole messages of one address family that come again and again, with
+    another destination: what was parsed once is looked up from then on."""
 
     def __init__(self, family: int) -> None:
-        size = _ADDRESS_SIZE[family]
-        # nlmsghdr.length, .type, .flags; rtmsg.dst_len; then all the rest of rtmsg and, in one
-        # piece with it, RTA_TABLE; then RTA_DST with its header. It is the kernel's order of both
-        # families; a message in another one (a default route has no RTA_DST) goes the slow way.
-        self._start = struct.Struct(f"=IHH9xB18sI{size}s")
+        size = ADDRESS_SIZE[family]
+        # behind nlmsghdr: rtmsg.dst_len; then the rest of rtmsg and, in one piece with it,
+        # RTA_TABLE; then RTA_DST with its header; it is the kernel's order in both families
+        self._start = struct.Struct(f"=17xB18sI{size}s")
         self._destination = int.from_bytes(wire.attribute(RTA_DST, bytes(size))[:4], sys.byteorder)
-        self._shared: dict[bytes, _Shared] = {}
-        self.routes: list[Route] = []
+        self._known: dict[bytes, Route | None] = {}
 
-    def take(self, datagram: bytes) -> int:
-        """See `wire.Take`."""
-        unpack, fixed, expected = self._start.unpack_from, self._start.size, self._destination
-        shared, add, make = self._shared, self.routes.append, tuple.__new__
-        at, size = 0, len(datagram)
-        last = size - fixed
-        while at <= last:
-            length, kind, flags, bits, head, destination, address = unpack(datagram, at)
-            end = at + length
-            if (
-                kind != RTM_NEWROUTE
-                or destination != expected
-                or flags & wire.NLM_F_DUMP_INTR
-                or length < fixed
-                or end > size
-            ):
-                stop = self._take_slowly(datagram, at)
-                if stop is None:
-                    return at
-                at = stop
-                continue
-            key = head + datagram[at + fixed : end]
-            try:
-                rest = shared[key]
-            except KeyError:
-                route = parse_route(datagram[at + wire.HEADER_SIZE : end])
-                rest = shared[key] = None if route is None else route[1:]
-            if rest is not None:
-                # Route(Prefix(address, bits), *rest), in half the time
-                add(make(Route, (make(Prefix, (address, bits)), *rest)))
-            at = (end + 3) & ~3
-        while at < size:
-            stop = self._take_slowly(datagram, at)
-            if stop is None:
-                return at
-            at = stop
-        return at
-
-    def _take_slowly(self, datagram: bytes, start: int) -> int | None:
-        """Take one message of any form; returns where the next one starts, None if not a route."""
-        kind, flags, end = wire.check_header(datagram, start)
-        if flags & wire.NLM_F_DUMP_INTR:
-            raise wire.interrupted()
-        if kind != RTM_NEWROUTE:
-            return None
-        route = parse_route(datagram[start + wire.HEADER_SIZE : end])
-        if route is not None:
-            self.routes.append(route)
-        return (end + 3) & ~3
+    def parse(self, message: bytes) -> Route | None:
+        """As `parse_route`, of a message with its netlink header."""
+        start = self._start
+        if len(message) < start.size:
+            return parse_route(message[wire.HEADER_SIZE :])
+        bits, head, destination, address = start.unpack_from(message)
+        if destination != self._destination:
+            return parse_route(message[wire.HEADER_SIZE :])
+        key = head + message[start.size :]
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = parse_route(message[wire.HEADER_SIZE :])
+        route = self._known[key]
+        # Route(Prefix(address, bits), *route[1:]), in half the time
+        make = tuple.__new__
+        return route and make(Route, (make(Prefix, (address, bits)), *route[1:]))
 
 
 def dump_request(family: int, table: int = 0) -> bytes:
@@ -250,48 +206,18 @@ def dump_request(family: int, table: int = 0) -> bytes:
     return ROUTE_HEADER.pack(family, 0, 0, 0, table, 0, 0, 0, 0)
 
 
-def read_routes(connection: wire.Socket) -> tuple[Route, ...]:
-    """All routes of the tables main, local and default, IPv4 then IPv6.
+def read_routes_to(connection: wire.Socket, prefix: Prefix) -> list[Route]:
+    """The routes of one prefix in the tables main, local and default, in the kernel's order."""
+    return [route for route in map(parse_route, find_messages(connection, prefix)) if route]
 
-    Within a family they stand in the kernel's order, so of several for one prefix the one that the
-    kernel prefers comes first.
+
+def find_messages(connection: wire.Socket, prefix: Prefix, table: int = 0) -> list[bytes]:
+    """The raw messages (without netlink header) of the routes of one prefix, of one table or all.
+
+    The kernel has no question for that, so all routes go by; but few are parsed.
     """
-    with _no_garbage_collection():
-        found: list[Route] = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            found += _read_family(connection, family)
-        return tuple(found)
-
-
-def _read_family(connection: wire.Socket, family: int) -> list[Route]:
-    reader = RouteReader(family)
-
-    def attempt() -> None:
-        reader.routes.clear()
-        connection.stream(RTM_GETROUTE, dump_request(family), reader.take, "routes")
-
-    wire.uninterrupted(attempt)
-    return reader.routes
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Put the cycle collector off: it would walk all routes again and again as their number grows,
-    and tuples of bytes and numbers form no cycles."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def find_messages(
-    connection: wire.Socket, wanted: Callable[[Route], bool], family: int, table: int
-) -> list[bytes]:
-    """The raw messages (without netlink header) of those routes of a table that `wanted` likes."""
     found: list[bytes] = []
+    family = socket.AF_INET if prefix.family == 4 else socket.AF_INET6
 
     def take(datagram: bytes) -> int:
         for kind, flags, start, end in wire.messages(datagram):
@@ -300,8 +226,10 @@ def find_messages(
             if kind != RTM_NEWROUTE:
                 return start
             message = datagram[start + wire.HEADER_SIZE : end]
+            if message[1:2] != length or (prefix.length and prefix.address not in message):
+                continue
             route = parse_route(message)
-            if route is not None and wanted(route):
+            if route is not None and route.prefix == prefix:
                 found.append(message)
         return len(datagram)
 
@@ -309,5 +237,6 @@ def find_messages(
         found.clear()
         connection.stream(RTM_GETROUTE, dump_request(family, table), take, "routes")
 
+    length = bytes((prefix.length,))
     wire.uninterrupted(attempt)
     return found

@@ -11,7 +11,6 @@ net/ipv6/route.c.
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from collections.abc import Sequence
 
@@ -46,8 +45,8 @@ def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -
     without weights of its own or for impossible weights, NotPermitted, KernelRefused.
     """
     _check(route, weights)
-    family = socket.AF_INET if route.prefix.family == 4 else socket.AF_INET6
-    same = find_messages(connection, lambda other: _same(route, other), family, route.table)
+    messages = find_messages(connection, route.prefix, route.table)
+    same = [message for message in messages if _same(route, parse_route(message))]
     # IPv4 may hold several routes alike in all that; the first is in use, and it is replaced.
     if not same or _hops(parse_route(same[0])) != _hops(route):
         raise RouteNotFound(

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.root
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ("route add 20.0.0.0/8 via 10.0.0.2", "routes"),
-        ("route add fd77::/64 via fd00::2", "routes"),
+        ("route add 20.0.0.0/8 via 10.0.0.2", "updates"),
+        ("route add fd77::/64 via fd00::2", "updates"),
         ("addr add 10.0.0.9/24 dev eth0", "routes"),
         ("addr add fd00::9/64 dev eth0", "routes"),
         ("nexthop add id 5 via 10.0.0.2 dev eth0", "routes"),
@@ -36,7 +36,7 @@ def test_monitor(router: Namespace, kernel: Kernel, arguments: str, what: str) -
     with kernel.monitor() as monitor:
         monitor.drain()
         router.ip(arguments)
-        changes = expect(monitor, lambda changes: getattr(changes, what) is True)
+        changes = expect(monitor, lambda changes: bool(getattr(changes, what)))
         assert not changes.lost
         assert not monitor.drain()
 

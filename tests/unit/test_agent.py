@@ -1,0 +1,138 @@
+"""When the agent reads everything again, and when the data path loses its lease."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from xdpecmp import lease as module
+from xdpecmp.agent import Reconciliation, _is_whole
+from xdpecmp.lease import Lease
+from xdpecmp.model import Prefix, Route, RouteKind, RouteUpdate
+from xdpecmp.netlink import Changes
+
+QUIET, LATEST, SHARE = (
+    Reconciliation.QUIET_SECONDS,
+    Reconciliation.LATEST_SECONDS,
+    Reconciliation.SHARE,
+)
+
+
+def after_a_pass(took: float, end: float = 100.0) -> Reconciliation:
+    made = Reconciliation()
+    made.done(end - took, end)
+    return made
+
+
+def test_once_it_is_quiet() -> None:
+    due = after_a_pass(took=0.001)
+    assert due.due > 1e9
+    for now in (101.0, 101.01, 101.02):
+        due.want(now)
+    assert due.due == 101.02 + QUIET
+    due.done(101.1, 101.101)
+    assert due.due > 1e9
+
+
+def test_even_where_it_never_gets_quiet() -> None:
+    due = after_a_pass(took=0.001)
+    for step in range(200):
+        due.want(101 + step / 100)
+    assert due.due == 101 + LATEST
+
+
+def test_never_more_than_a_part_of_the_time() -> None:
+    due = after_a_pass(took=3.0)
+    for step in range(3000):
+        due.want(101 + step / 100)
+    assert due.due == 100 + 3.0 * SHARE
+
+
+def test_a_doubt_is_not_put_off_for_long() -> None:
+    for took, now, wanted in ((0.001, 101.0, 101.0), (3.0, 101.0, 103.0), (3.0, 110.0, 110.0)):
+        due = after_a_pass(took)
+        due.want(now)
+        due.need(now)
+        assert due.due == wanted
+        due.want(now + 0.001)
+        assert due.due == wanted, "what comes then does not put it off"
+
+
+def update(last: int, gone: bool = False) -> RouteUpdate:
+    return RouteUpdate(Route(Prefix(bytes([10, 0, 0, last]), 32), 254, 0, RouteKind.SPECIAL), gone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        (Changes(updates=(update(1), update(2))), True),
+        (Changes(updates=(update(1), update(2, gone=True))), False),
+        (Changes(updates=(update(1, gone=True), update(1))), True),
+        (Changes(updates=(update(1), update(1, gone=True))), False),
+        (Changes(updates=(update(1),), neighbours=True), False),
+        (Changes(links=True), False),
+    ],
+)
+def test_what_is_gone_may_be_coming_back(changes: Changes, whole: bool) -> None:
+    """So it is waited for, and everything else that comes in several parts."""
+    assert _is_whole(changes) is whole
+
+
+class Clock:
+    """Monotonic time as told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def test_the_lease_is_renewed_while_the_loop_gets_on(clock: Clock) -> None:
+    renewed: list[float] = []
+    lease = Lease(lambda: renewed.append(clock.now))
+
+    def renews() -> bool:
+        renewed.clear()
+        lease.turn()
+        return bool(renewed)
+
+    assert not renews(), "not granted yet"
+    lease.grant()
+    assert renews()
+    clock.now += module.STUCK_SECONDS - 1
+    assert renews(), "a long dump is no reason"
+    lease.progress()
+    clock.now += module.STUCK_SECONDS - 1
+    assert renews(), "it got on"
+    clock.now += 1
+    assert not renews(), "stuck"
+    lease.progress()
+    assert renews()
+    lease.withhold()
+    lease.progress()
+    assert not renews(), "a mirror that may be wrong gets none"
+    lease.grant()
+    assert renews()
+
+
+def test_a_thread_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From `with` to its end, and again."""
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.0005)
+    renewed = threading.Event()
+    lease = Lease(renewed.set)
+    lease.grant()
+    for _ in range(2):
+        before = threading.active_count()
+        with lease:
+            renewed.clear()
+            assert renewed.wait(10)
+        assert threading.active_count() == before

@@ -1,0 +1,243 @@
+"""The mirror: joins the three that know nothing of each other: netlink, compile and the maps.
+
+It follows the kernel in two ways. `pull` and `push` read again what may have changed, compile all
+and bring the maps to it: right whatever happened. `update` does what the kernel's route events say,
+at once and for the prefixes concerned alone, where they say enough.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+
+from .clock import HZ, Jiffies, read_jiffies
+from .compile import Tables, compile_tables, needs_walk
+from .compile.change import compile_change, stands_alone
+from .dataplane import Dataplane
+from .errors import XdpecmpError
+from .maps import Maps
+from .model import Neighbour, NextHop, Prefix, RouteUpdate, Snapshot
+from .netlink import Changes, Kernel
+from .routetable import RouteTable
+
+log = logging.getLogger("xdpecmp.agent")
+
+LEASE_SECONDS = 3
+"""So long the data path goes on without its agent; then it passes everything to Linux."""
+
+_NUD_STALE = 0x04
+_NUD_PERMANENT_OR_NOARP = 0xC0
+
+
+class Mirror:
+    """The kernel's routing, mirrored in the data path."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        record_managed: Callable[[NextHop], None],
+        build_deep: Callable[[], object],
+    ) -> None:
+        """Reads the kernel. `record_managed` is told of each neighbour that is made managed.
+        `build_deep` adds what some hash policies need."""
+        self.kernel = kernel
+        self._record_managed = record_managed
+        self._build_deep = build_deep
+        self._is_deep: bool | None = None
+        """Whether the program for policies that need a walk is there; None: not tried yet."""
+        self._managed: set[NextHop] = set()
+        self._complaints: set[str] = set()
+        self._forwarded: dict[NextHop, int] = {}
+        self._doubtful: set[Prefix] = set()
+        """What routes lead there only a dump tells."""
+        self.snapshot: Snapshot = kernel.snapshot()
+        self.tables: Tables | None = None
+
+    def open(
+        self,
+        maps: Maps,
+        clock_fd: int,
+        ours: Callable[[int], bool],
+        follow_label: bool = True,
+    ) -> None:
+        """Take the maps over, with what an earlier agent left in them. `ours(prog_id)`: whether an
+        XDP program is this instance's. `follow_label`: see Dataplane."""
+        self._ours = ours
+        self._maps = maps
+        self._clock_fd = clock_fd
+        self._dataplane = Dataplane(maps, follow_label)
+
+    def attached(self) -> set[int]:
+        """Indexes of the interfaces that run our program."""
+        return {
+            link.ifindex
+            for link in self.snapshot.links.values()
+            if link.xdp_prog_id and self._ours(link.xdp_prog_id)
+        }
+
+    # --- all of it --------------------------------------------------------------------------------
+
+    def pull(self, changes: Changes) -> bool:
+        """Read again what changed. Whether anything that counts is different now.
+
+        `changes.updates` is not looked at: see `update`.
+        """
+        old = new = self.snapshot
+        if changes.links or changes.lost:
+            new = replace(new, links=self.kernel.links())
+        if changes.settings or changes.links or changes.lost:
+            new = replace(new, settings=self.kernel.settings(new.links.values()))
+        if changes.rules or changes.lost:
+            rules4, rules6 = self.kernel.custom_rules()
+            new = replace(new, custom_rules4=rules4, custom_rules6=rules6)
+        if changes.routes or changes.lost:
+            routes = self.kernel.routes()
+            new = replace(new, routes=routes.sharing(RouteTable.of(old.routes)))
+            self._doubtful.clear()
+        if changes.nexthops or changes.lost:
+            new = replace(new, nexthop_groups=self.kernel.nexthops())
+        if changes.neighbours or changes.links or changes.lost:
+            new = replace(new, neighbours=self.kernel.neighbours())
+        self.snapshot = new
+        return _differ(old, new)
+
+    def compile(self, attached: Collection[int] | None = None) -> None:
+        """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
+        self.tables = compile_tables(
+            self.snapshot, attached or self.attached(), bool(self._is_deep)
+        )
+
+    def push(self, attached: Collection[int] | None = None) -> bool:
+        """Bring the data path to what was read. False where there was not room for all: there may
+        be the next time."""
+        self.compile(attached)
+        fits = self._sync()
+        if self._is_deep is None and needs_walk(self.snapshot.settings):
+            self._is_deep = self._try_deep()  # meanwhile what needs it passes to Linux
+            self.compile(attached)
+            fits = self._sync()
+        return fits
+
+    def _sync(self) -> bool:
+        assert self.tables is not None
+        fits = self._dataplane.sync(self.tables)
+        for ifindex in self._dataplane.crowded_out:
+            link = self.snapshot.links[ifindex]
+            self._complain(
+                f"{link.name} passes all to Linux: its index {ifindex} equals another's modulo 4096"
+            )
+        return fits
+
+    def _try_deep(self) -> bool:
+        try:
+            self._build_deep()
+        except XdpecmpError as error:
+            log.warning("multipath passes to Linux: %s", error)
+            return False
+        return True
+
+    # --- single routes ----------------------------------------------------------------------------
+
+    def update(self, updates: Iterable[RouteUpdate]) -> bool:
+        """Bring the data path to what these updates say, in order. False where they, or some, don't
+        say enough: then all routes have to be pulled."""
+        assert self.tables is not None
+        table, doubtful = RouteTable.of(self.snapshot.routes), self._doubtful
+        touched: dict[Prefix, None] = {}
+        sure = True
+        for update in updates:
+            prefix = update.route.prefix
+            if prefix in doubtful:
+                sure = False
+            elif stands_alone(update.route, table, self.tables) and table.apply(update):
+                touched[prefix] = None
+            else:
+                doubtful.add(prefix)
+                sure = False
+        change = compile_change(self.snapshot, self.tables, touched.keys() - doubtful)
+        if change is None:
+            return False
+        self.tables.absorb(change)
+        fits = self._dataplane.change(change)
+        self._keep(change.gateways)
+        return sure and fits
+
+    # --- what falls due with time -----------------------------------------------------------------
+
+    def renew_lease(self) -> None:
+        """Let the data path work for LEASE_SECONDS from now. Any thread may do it."""
+        self._dataplane.set_lease(read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ)
+
+    def settle_buckets(self) -> None:
+        """Let buckets go where the kernel wants them which have become idle since."""
+        self._dataplane.settle_buckets(Jiffies(read_jiffies(self._clock_fd), HZ))
+
+    # --- neighbours -----------------------------------------------------------------------------
+
+    def keep_resolved(self) -> None:
+        """Have the kernel keep our next hops resolved: packets that XDP forwards don't.
+
+        Gateways become managed neighbours. A host on a directly connected network may leave for
+        good, so it is only reported as used while packets for it are forwarded.
+        """
+        if self.tables is not None:
+            self._keep(self.tables.gateways)
+            self._report_use()
+
+    def _keep(self, gateways: Iterable[NextHop]) -> None:
+        for gateway in gateways:
+            link = self.snapshot.links.get(gateway.ifindex)
+            neighbour = self.snapshot.neighbours.get((gateway.via, gateway.ifindex))
+            if link is None or not link.up:
+                continue
+            if neighbour and (neighbour.managed or neighbour.state & _NUD_PERMANENT_OR_NOARP):
+                continue
+            if gateway not in self._managed:
+                self._record_managed(gateway)
+                self._managed.add(gateway)
+            try:
+                self.kernel.manage_neighbour(gateway.via, gateway.ifindex)
+            except XdpecmpError as error:  # its packets pass to Linux; no reason to stop the rest
+                self._complain(str(error))
+
+    def _report_use(self) -> None:
+        assert self.tables is not None
+        for nexthop, slot in self._dataplane.nexthop_slots.items():
+            if nexthop in self.tables.gateways or not nexthop.via:
+                continue
+            neighbour = self.snapshot.neighbours.get((nexthop.via, nexthop.ifindex))
+            if neighbour is None or neighbour.state != _NUD_STALE:
+                continue
+            packets = sum(traffic.packets for traffic in self._maps.per_cpu("path_stats", slot))
+            if packets != self._forwarded.get(nexthop, packets):
+                try:
+                    self.kernel.use_neighbour(nexthop.via, nexthop.ifindex)
+                except XdpecmpError as error:
+                    self._complain(str(error))
+            self._forwarded[nexthop] = packets
+
+    def _complain(self, what: str) -> None:
+        """Once about each thing."""
+        if what not in self._complaints:
+            self._complaints.add(what)
+            log.warning("%s", what)
+
+    def descriptors(self) -> set[int]:
+        """The open files that a forked agent needs."""
+        return {self._clock_fd, *self._maps.fds.values()}
+
+
+def _differ(old: Snapshot, new: Snapshot) -> bool:
+    """Whether anything differs that counts: neighbours turn stale and come back all the time."""
+    if old.routes is not new.routes:
+        return True
+    if replace(old, neighbours=new.neighbours) != new:
+        return True
+    return _usable(old.neighbours) != _usable(new.neighbours)
+
+
+def _usable(
+    neighbours: Mapping[tuple[bytes, int], Neighbour],
+) -> dict[tuple[bytes, int], tuple[bool, bytes]]:
+    return {key: (each.valid, each.mac) for key, each in neighbours.items()}
