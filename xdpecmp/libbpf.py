@@ -295,6 +295,24 @@ def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
         start = position
 
 
+def map_first(fd: int, count: int) -> bytes:
+    """The values of the first `count` (at least one) entries of an array; of a per-CPU array all
+    CPUs' of one entry, then those of the next, each value being a multiple of eight bytes."""
+    info = map_info(fd)
+    size = info.value_size
+    if info.type == BPF_MAP_TYPE_PERCPU_ARRAY:
+        size = -(-size // 8) * 8 * possible_cpus()
+    keys = ctypes.create_string_buffer(4 * count)
+    values = ctypes.create_string_buffer(size * count)
+    position, done = ctypes.c_uint32(), ctypes.c_uint32(count)
+    result = _library().bpf_map_lookup_batch(
+        fd, None, ctypes.byref(position), keys, values, ctypes.byref(done), None
+    )
+    if result < 0 and ctypes.get_errno() != ENOENT:  # which says that there are no more
+        _check(result, "map lookup")
+    return values.raw
+
+
 def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
     """Store `count` keys and values, each concatenated."""
     done = ctypes.c_uint32(count)

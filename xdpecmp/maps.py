@@ -191,6 +191,18 @@ class Maps:
             found.update(memoryview(values).cast("I"))
         return found
 
+    def totals(self, name: str, count: int) -> list[tuple[int, ...]]:
+        """Sums over all CPUs of the first entries of a per-CPU array, whose values are one or more
+        64-bit counters."""
+        if not count:
+            return []
+        counters = memoryview(libbpf.map_first(self.fds[name], count)).cast("Q")
+        each, cpus = ctypes.sizeof(self.layout.value(name)) // 8, libbpf.possible_cpus()
+        return [
+            tuple(sum(counters[at + i : at + each * cpus : each]) for i in range(each))
+            for at in range(0, len(counters), each * cpus)
+        ]
+
     def per_cpu(self, name: str, index: int) -> Any:
         """The values of one entry of a per-CPU array, one a CPU."""
         value = self.layout.value(name)

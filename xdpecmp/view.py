@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, REASON_TEXT, GroupKind, Reason
+from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .hashing import shares
 from .instance import FOLLOW, IGNORE, Instance
@@ -148,25 +148,24 @@ class View:
 
     def stats(self) -> dict[str, Any]:
         """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
-        nexthops = []
+        traffic = self._maps.totals("path_stats", self._maps["control"].entries[0].nexthops_used)
+        counts = [count for (count,) in self._maps.totals("reason_stats", STAT_COUNT)]
+        nexthops: list[dict[str, Any]] = []
         for number, nexthop in self._maps.nexthops():
-            traffic = self._maps.per_cpu("path_stats", number)
-            nexthops.append(
-                {
-                    "via": str(ipaddress.ip_address(nexthop.via)) if nexthop.via else None,
-                    "dev": self._device(nexthop.ifindex),
-                    "packets": sum(each.packets for each in traffic),
-                    "bytes": sum(each.bytes for each in traffic),
-                }
-            )
-        nexthops = [row for row in nexthops if row["via"] is not None]
-        reasons = {reason.name: self._count(int(reason)) for reason in Reason}
+            if nexthop.via:
+                packets, size = traffic[number]
+                nexthops.append(
+                    {
+                        "via": str(ipaddress.ip_address(nexthop.via)),
+                        "dev": self._device(nexthop.ifindex),
+                        "packets": packets,
+                        "bytes": size,
+                    }
+                )
+        reasons = {reason.name: counts[int(reason)] for reason in Reason}
         reasons[Reason.FORWARDED.name] = sum(row["packets"] for row in nexthops)
-        errors = {name: self._count(index) for name, index in ICMP_ERROR_INDEX.items()}
+        errors = {name: counts[index] for name, index in ICMP_ERROR_INDEX.items()}
         return {"nexthops": nexthops, "reasons": reasons, "icmp_errors": errors}
-
-    def _count(self, index: int) -> int:
-        return sum(each.value for each in self._maps.per_cpu("reason_stats", index))
 
     # --- status ---------------------------------------------------------------------------------
 

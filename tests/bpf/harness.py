@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from scapy.packet import Packet
 
 from xdpecmp import libbpf
-from xdpecmp.abi import ICMP_ERROR_INDEX, Reason, _define
+from xdpecmp.abi import ICMP_ERROR_INDEX, STAT_COUNT, Reason
 from xdpecmp.compile import Tables, compile_tables
 from xdpecmp.dataplane import Dataplane
 from xdpecmp.hashing import bounds, flow_key, select
@@ -32,7 +32,6 @@ from .world import SEED, World
 VERDICTS = {0: "ABORTED", 1: "DROP", 2: "PASS", 3: "TX", 4: "REDIRECT"}
 STATS = {reason.name: int(reason) for reason in Reason} | ICMP_ERROR_INDEX
 """Name → entry of `reason_stats`. Those that have no name must never count."""
-STAT_COUNT = int(_define("STAT_COUNT"), 0)
 FOREVER = 1 << 62
 """A lease that outlives the tests."""
 
@@ -211,17 +210,16 @@ class Plane:
     def _stats(self) -> dict[str, int]:
         names = {index: name for name, index in STATS.items()}
         return {
-            names.get(index, f"entry {index}, which has no name"): sum(
-                value.value for value in self.maps.per_cpu("reason_stats", index)
-            )
-            for index in range(STAT_COUNT)
+            names.get(index, f"entry {index}, which has no name"): count
+            for index, (count,) in enumerate(self.maps.totals("reason_stats", STAT_COUNT))
         }
 
     def _traffic(self) -> dict[str, tuple[int, int]]:
         names = {slot: _via(nexthop) for nexthop, slot in self.dataplane.nexthop_slots.items()}
+        used = self.maps["control"].entries[0].nexthops_used
         return {
-            names.get(slot, f"slot {slot}, not in use"): self.traffic(slot)
-            for slot in range(self.maps["control"].entries[0].nexthops_used)
+            names.get(slot, f"slot {slot}, not in use"): (packets, size)
+            for slot, (packets, size) in enumerate(self.maps.totals("path_stats", used))
         }
 
     def traffic(self, slot: int) -> tuple[int, int]:

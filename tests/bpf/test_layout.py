@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bpf.harness import STAT_COUNT, Plane
+from tests.bpf.harness import Plane
 from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, GroupKind, Reason
+from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, STAT_COUNT, GroupKind, Reason
 from xdpecmp.maps import NAMES, Layout
 from xdpecmp.program import Build, BuildFailed, Variant
 

@@ -9,7 +9,7 @@ from tests.net.topology import Anycast
 from tests.net.traffic import Answer, Flow, Servers
 
 FLOWS = 30
-_BACKGROUND = {"NON_IP", "MULTICAST", "LINK_LOCAL"}
+_BACKGROUND = {"NON_IP", "NOT_OUR_MAC", "MULTICAST", "LINK_LOCAL"}
 """ARP, neighbour discovery and the like, which come when they like."""
 
 
