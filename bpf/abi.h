@@ -100,9 +100,9 @@ _Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
  * is 0 too, only the trie knows. Else it is what the trie would have said. 0 is always right, and slow.
  */
 struct direct {
-	__u32 group[256];
+	__u16 group[256];
 };
-_Static_assert(sizeof(struct direct) == 1024, "direct");
+_Static_assert(sizeof(struct direct) == 512, "direct");
 
 /* Keys of the LPM tries. */
 struct route4_key {

@@ -185,12 +185,12 @@ static __always_inline u32 direct_group(__be32 address)
 	u32 group = 0;
 
 	if (block)
-		group = *(volatile u32 *)&block->group[address >> 8 & 0xff];
+		group = *(volatile u16 *)&block->group[address >> 8 & 0xff];
 	if (group)
 		return group;
 	index = be16(address);
 	block = direct24.lookup(&index);
-	return block ? *(volatile u32 *)&block->group[address >> 16 & 0xff] : 0;
+	return block ? *(volatile u16 *)&block->group[address >> 16 & 0xff] : 0;
 }
 
 static __always_inline struct group route4(__be32 address)

@@ -29,7 +29,8 @@ _DEEP = 0x80
 _NO_ROUTE = int(Reason.NO_ROUTE)
 """Entry of `groups` for what no prefix covers."""
 
-Numbers = npt.NDArray[np.uint32]
+Numbers = npt.NDArray[np.uint16]
+"""Entries of `groups`, of which there are no more than that (CAPACITY["GROUPS_MAX"])."""
 Covering = Callable[[Prefix], tuple[int, int] | None]
 """The longest prefix shorter than this one that covers it: its length and entry of `groups`."""
 
@@ -47,14 +48,14 @@ class Direct4:
 
     def __init__(self, direct16: Any, direct24: Any) -> None:
         """Writable buffers: the two maps, mapped into memory."""
-        self._direct16: Numbers = np.frombuffer(direct16, np.uint32, ROWS)
-        self._direct24: Numbers = np.frombuffer(direct24, np.uint32, ROWS * CELLS)
+        self._direct16: Numbers = np.frombuffer(direct16, np.uint16, ROWS)
+        self._direct24: Numbers = np.frombuffer(direct24, np.uint16, ROWS * CELLS)
         self._clear()
 
     def _clear(self) -> None:
         # Of prefixes up to 16 bits: what they say for each row, and the longest one's length plus
         # one.
-        self._group16: Numbers = np.full(ROWS, _NO_ROUTE, np.uint32)
+        self._group16: Numbers = np.full(ROWS, _NO_ROUTE, np.uint16)
         self._length16: npt.NDArray[np.uint8] = np.zeros(ROWS, np.uint8)
         self._details: npt.NDArray[np.int32] = np.zeros(ROWS, np.int32)
         # Likewise up to 24 bits for each cell of detailed rows, with _DEEP for deep ones. Zeros
@@ -69,14 +70,14 @@ class Direct4:
         self,
         addresses: npt.NDArray[np.uint32],
         lengths: npt.NDArray[np.uint8],
-        numbers: Numbers,
+        numbers: npt.NDArray[np.uint32],
     ) -> None:
         """Say what a whole table says: its prefixes (addresses in host order) and their entries of
         `groups`."""
         self._clear()
         details = addresses[lengths > 16] >> 16
         self._details += np.bincount(details, minlength=ROWS).astype(np.int32)
-        group24: Numbers = np.zeros(ROWS * CELLS, np.uint32)
+        group24: Numbers = np.zeros(ROWS * CELLS, np.uint16)
         rows = np.flatnonzero(self._details)
         for length in range(25):
             if length == 17:
@@ -180,5 +181,5 @@ def _painted(
     free = (marks ^ deep) <= span + 1
     return (
         np.where(free, deep | np.uint8(length + 1), marks),
-        np.where(free & (deep == 0), np.uint32(number), cells),
+        np.where(free & (deep == 0), np.uint16(number), cells),
     )

@@ -22,8 +22,8 @@ class Plane:
     """Both tables in plain memory, and a dictionary in the trie's place."""
 
     def __init__(self) -> None:
-        self.direct16 = np.zeros(ROWS, np.uint32)
-        self.direct24 = np.zeros(ROWS * CELLS, np.uint32)
+        self.direct16 = np.zeros(ROWS, np.uint16)
+        self.direct24 = np.zeros(ROWS * CELLS, np.uint16)
         self.direct = Direct4(self.direct16, self.direct24)
         self.routes: Table = {}
 

@@ -26,7 +26,7 @@ FDS = {"routes4": 4, "routes6": 6}
 KEY_SIZE = {4: 8, 6: 20}
 
 
-MEMORY = {"direct16": np.zeros(1 << 16, np.uint32), "direct24": np.zeros(1 << 24, np.uint32)}
+MEMORY = {"direct16": np.zeros(1 << 16, np.uint16), "direct24": np.zeros(1 << 24, np.uint16)}
 """One for all tests, which says nothing right until something was written."""
 
 
