@@ -38,34 +38,43 @@ class Tries(Generic[T]):
     def __init__(self, fds: Mapping[str, int]) -> None:
         """Takes over what an earlier agent left in the maps."""
         self._fds = {family: fds[f"routes{family}"] for family in FAMILIES}
-        self._sure = True
         self.held: Layered[int] = self._read()
+        self._sure = True
+        """Whether `held` is what the maps hold."""
 
     def sync(self, wanted: Layered[T], number: Callable[[T], int]) -> None:
         """Make the maps say what is wanted; `number`: the entry for what a prefix means."""
-        if not self._sure:
-            self.held = self._read()
-        old, new = self.held, _numbered(wanted, number)
+        old, new = self._begin(), _numbered(wanted, number)
+        self.held = new
         for family in FAMILIES:
             if old.base is new.base:
                 rows = _differences(family, old, new)
             else:
                 rows = _all_differences(_flat(family, old), _flat(family, new))
             self._write(family, *rows)
-        self.held = new
+        self._sure = True
 
     def change(self, routes: Mapping[Prefix, T | None], number: Callable[[T], int]) -> None:
         """Make the maps say something else of these prefixes; None: no longer anything."""
+        held = self._begin()
         changes = {p: None if v is None else number(v) for p, v in routes.items()}
-        moved = {p: n for p, n in changes.items() if self.held.lookup(p) != n}
+        moved = {p: n for p, n in changes.items() if held.lookup(p) != n}
+        held.changes.update(moved)
         for family in FAMILIES:
             self._write(family, *_rows(family, moved))
-        self.held.changes.update(moved)
+        self._sure = True
+
+    def _begin(self) -> Layered[int]:
+        """What the maps hold; unsure from now until all is written."""
+        if not self._sure:
+            self.held = self._read()
+        self._sure = False
+        return self.held
 
     def _write(self, family: int, keys: Keys, numbers: Numbers, gone: Keys) -> None:
-        """Every change of a trie goes through here: first what comes or changes, then what goes."""
+        """Every change of a trie goes through here: first what comes or changes, then what goes.
+        `held` says already what comes of it; where the kernel refuses, it is read again."""
         fd = self._fds[family]
-        self._sure = False
         for start in range(0, len(keys), _BATCH):
             batch = slice(start, start + _BATCH)
             raw, values = _trie_keys(keys[batch]), numbers[batch].astype("<u4").tobytes()
@@ -74,7 +83,6 @@ class Tries(Generic[T]):
             raw, size = _trie_keys(gone), gone.itemsize + 3
             for start in range(0, len(raw), size):
                 libbpf.map_delete(fd, raw[start : start + size])
-        self._sure = True
 
     def _read(self) -> Layered[int]:
         """What the maps hold, by themselves."""
