@@ -121,7 +121,7 @@ class Agent:
             due = min(next_tick, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
             if poll.poll(wait) and not self._stopping:
-                self._follow(self._settled(poll))
+                self._follow(self._heard(poll))
             if time.monotonic() >= self._reconciliation.due and not self._stopping:
                 self._follow(Changes(routes=True))
         return False
@@ -142,6 +142,13 @@ class Agent:
             return True
         self._mirror.settle_buckets()
         return False
+
+    def _heard(self, poll: select.poll) -> Changes:
+        try:
+            return self._settled(poll)
+        except (XdpecmpError, OSError) as error:
+            log.warning("cannot make out an event, so everything is read again: %s", error)
+            return EVERYTHING
 
     def _settled(self, poll: select.poll) -> Changes:
         """All changes until what they come to can be told."""

@@ -1,8 +1,9 @@
 """Attaching and detaching: the order in which an instance comes to life and goes.
 
-Attach: build, stop the agent that may run, sync the maps, lease, then the program on the NIC,
-then an agent of our own. So no packet meets a program whose maps are not right, and what fails
-before the NIC is touched leaves nothing. Detach goes the other way.
+Attach: build, and read the kernel meanwhile; stop the agent that may run, sync the maps, lease,
+then the program on the NIC, then an agent of our own, which has heard all changes since the kernel
+was read. So no packet meets a program whose maps are not right, and what fails before the NIC is
+touched leaves nothing. Detach goes the other way.
 """
 
 from __future__ import annotations

@@ -47,48 +47,51 @@ class Tries(Generic[T]):
         self._control = maps["control"].entries[0]
         self._fds = {family: maps.fds[f"routes{family}"] for family in FAMILIES}
         self._direct = Direct4(*(maps.memory(name) for name in DIRECT))
-        self._sure = True
         self.held: Layered[int] = self._read()
         self._rebuild_direct()
         self._count_epoch6()
+        self._sure = True
+        """Whether `held` is what the maps hold."""
 
     def sync(self, wanted: Layered[T], number: Callable[[T], int]) -> None:
         """Make the maps say what is wanted; `number`: the entry for what a prefix means."""
-        sure = self._sure
-        if not sure:
-            self.held = self._read()
-        old, new = self.held, _numbered(wanted, number)
-        self._sure = False
-        rows = {}
+        old, new = self._begin(), _numbered(wanted, number)
+        self.held = new
         for family in FAMILIES:
             if old.base is new.base:
-                rows[family] = _differences(family, old, new)
+                rows = _differences(family, old, new)
             else:
-                rows[family] = _all_differences(_flat(family, old), _flat(family, new))
-            self._write(family, *rows[family])
-        self.held = new
-        changed, _, gone = rows[4]
-        if sure and len(changed) + len(gone) < _FEW:
-            prefixes = [*prefixes_in(changed), *prefixes_in(gone)]
-            self._change_direct((prefix, old.lookup(prefix)) for prefix in prefixes)
-        else:
-            self._rebuild_direct()
+                rows = _all_differences(_flat(family, old), _flat(family, new))
+            self._write(family, *rows)
+            if family == 4:
+                self._follow_direct(rows, old)
         self._sure = True
 
     def change(self, routes: Mapping[Prefix, T | None], number: Callable[[T], int]) -> None:
         """Make the maps say something else of these prefixes; None: no longer anything."""
+        held = self._begin()
         changes = {p: None if v is None else number(v) for p, v in routes.items()}
-        moved = {p: n for p, n in changes.items() if self.held.lookup(p) != n}
-        before = [(p, self.held.lookup(p)) for p in moved if p.family == 4]
-        self._sure = False
+        before = {p: held.lookup(p) for p in changes}
+        moved = {p: n for p, n in changes.items() if before[p] != n}
+        held.changes.update(moved)
         for family in FAMILIES:
             self._write(family, *_rows(family, moved))
-        self.held.changes.update(moved)
-        self._change_direct(before)
+        self._direct.apply(
+            (Changed(p, before[p], n) for p, n in moved.items() if p.family == 4), self._covering
+        )
         self._sure = True
 
+    def _begin(self) -> Layered[int]:
+        """What the maps hold; unsure from now until all is written."""
+        if not self._sure:
+            self.held = self._read()
+            self._rebuild_direct()
+        self._sure = False
+        return self.held
+
     def _write(self, family: int, keys: Keys, numbers: Numbers, gone: Keys) -> None:
-        """Every change of a trie goes through here: first what comes or changes, then what goes."""
+        """Every change of a trie goes through here: first what comes or changes, then what goes.
+        `held` says already what comes of it; where the kernel refuses, it is read again."""
         if not len(keys) and not len(gone):
             return
         fd = self._fds[family]
@@ -108,10 +111,16 @@ class Tries(Generic[T]):
         """What packets have found in the IPv6 trie no longer counts."""
         self._control.epoch6 = self._control.epoch6 % 0xFFFFFFFF + 1
 
-    def _change_direct(self, before: Iterable[tuple[Prefix, int | None]]) -> None:
-        """Of these IPv4 prefixes the trie said something else before; None: nothing."""
-        changes = [Changed(prefix, old, self.held.lookup(prefix)) for prefix, old in before]
-        self._direct.apply(changes, self._covering)
+    def _follow_direct(self, rows: _Rows, old: Layered[int]) -> None:
+        """The tables in front of the IPv4 trie, after these changes of it."""
+        changed, _, gone = rows
+        if len(changed) + len(gone) > _FEW:
+            self._rebuild_direct()
+            return
+        prefixes = [*prefixes_in(changed), *prefixes_in(gone)]
+        self._direct.apply(
+            (Changed(p, old.lookup(p), self.held.lookup(p)) for p in prefixes), self._covering
+        )
 
     def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
         for length in range(prefix.length - 1, -1, -1):

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from xdpecmp import lease as module
-from xdpecmp.agent import Reconciliation, _is_whole
+from xdpecmp.agent import EVERYTHING, Agent, Reconciliation, _is_whole
+from xdpecmp.errors import MalformedMessage
 from xdpecmp.lease import Lease
 from xdpecmp.model import Prefix, Route, RouteKind, RouteUpdate
 from xdpecmp.netlink import Changes
@@ -77,6 +78,24 @@ def update(last: int, gone: bool = False) -> RouteUpdate:
 def test_what_is_gone_may_be_coming_back(changes: Changes, whole: bool) -> None:
     """So it is waited for, and everything else that comes in several parts."""
     assert _is_whole(changes) is whole
+
+
+class Garbled:
+    """A monitor, or a poll, of which the former hears what it doesn't understand."""
+
+    def drain(self) -> Changes:
+        raise MalformedMessage("netlink event 24 of 3 bytes")
+
+    def poll(self, _timeout: float) -> bool:
+        return False
+
+
+def test_an_event_that_makes_no_sense_has_everything_read_again() -> None:
+    class Mirror:
+        def renew_lease(self) -> None: ...
+
+    agent = Agent(Mirror(), Garbled(), lambda: False)  # type: ignore[arg-type]
+    assert agent._heard(Garbled()) == EVERYTHING  # type: ignore[arg-type]
 
 
 class Clock:

@@ -360,6 +360,14 @@ def test_damaged_messages(body: bytes, data: st.DataObject) -> None:
         Reader(V4).take(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
 
 
+@pytest.mark.parametrize(("ticks", "kind"), [
+    (0, RouteKind.UNICAST), (1, RouteKind.UNSUPPORTED), (-100, RouteKind.UNSUPPORTED),
+])  # fmt: skip
+def test_routes_that_end_are_left_to_linux(ticks: int, kind: RouteKind) -> None:
+    cache = struct.pack("=IIiIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)
+    assert parsed(*TO_TEN, *VIA_ONE, (CACHEINFO, cache)).kind is kind
+
+
 # Weights
 
 BLOCK = hop(7, (GATEWAY, GATEWAY1), hops=1, flags=0x10) + hop(8, (VIA, u16(V6) + GATEWAY6), flags=4)

@@ -245,6 +245,38 @@ def test_the_usual_needs_no_dump(update: RouteUpdate) -> None:
     assert not follower.dumps
 
 
+def local(prefix: str) -> Route:
+    return Route(Prefix.parse(prefix), LOCAL, 0, RouteKind.LOCAL, (Path(NextHop(b"", 1)),))
+
+
+def to(prefix: str, **fields: object) -> Route:
+    return PLAIN._replace(prefix=Prefix.parse(prefix), **fields)
+
+
+ENTANGLED = {
+    "inside a network of neighbours": ([NET], to("10.1.0.0/25")),
+    "a neighbour's own address": ([NET], to("10.1.0.7/32")),
+    "a network of neighbours": ([], NET),
+    "under a wide local prefix": ([local("10.0.0.0/8")], to("10.5.0.0/16")),
+    "over what table default has": ([to("10.5.0.0/16", table=DEFAULT)], to("10.0.0.0/8")),
+    "in table default": ([], to("10.5.0.0/16", table=DEFAULT)),
+    "an own address": ([], local("10.1.0.1/32")),
+}
+
+
+@pytest.mark.parametrize("what", ENTANGLED)
+def test_what_hangs_on_others_is_not_compiled_alone(what: str) -> None:
+    before, route = ENTANGLED[what]
+    for updates, after in (
+        ([RouteUpdate(route, fresh=True)], [*before, route]),
+        ([RouteUpdate(route, gone=True)], before),
+    ):
+        follower = Follower([*before, route] if updates[0].gone else before)
+        follower.follow(updates, PlayedKernel(after))
+        assert follower.dumps == 1
+        assert resolved(follower.tables) == resolved(Follower(after).tables)
+
+
 def test_one_route_that_changes_twice_at_once() -> None:
     """As by FRR: gone, and back with other paths."""
     follower = Follower([PLAIN])

@@ -26,6 +26,7 @@ RTA_GATEWAY = 5
 RTA_PRIORITY = 6
 RTA_METRICS = 8
 RTA_MULTIPATH = 9
+RTA_CACHEINFO = 12
 RTA_TABLE = 15
 RTA_VIA = 18
 RTA_NEWDST = 19
@@ -57,6 +58,8 @@ ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 """rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
 NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
+CACHE_EXPIRES = struct.Struct("=8xi")
+"""rta_cacheinfo.rta_expires: clock ticks; below 0 where they are over, 0 = no end."""
 ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 _REMEMBERED = 1 << 14
@@ -92,6 +95,7 @@ def parse_route(message: bytes) -> Route | None:
     meaning = _KINDS.get(kind, RouteKind.UNSUPPORTED)
     plain = plain and not source_bits and not _NOT_CARRIED_OUT & found.keys()
     plain = plain and _plain_metrics(found.get(RTA_METRICS, b""))
+    plain = plain and _lasts(found.get(RTA_CACHEINFO, b""))
     if not plain or (meaning is RouteKind.UNICAST and not paths and not nhid):
         meaning = RouteKind.UNSUPPORTED
     return Route(
@@ -112,6 +116,12 @@ def _plain_metrics(metrics: bytes) -> bool:
     return not any(
         kind in (_RTAX_LOCK, _RTAX_MTU) for kind, _, _ in wire.attributes(metrics, 0, len(metrics))
     )
+
+
+def _lasts(cacheinfo: bytes) -> bool:
+    """Whether the route has no end. One that has (of a router advertisement) ends without an event:
+    the kernel passes it over from that moment on, and announces it up to 30 s later."""
+    return len(cacheinfo) < CACHE_EXPIRES.size or CACHE_EXPIRES.unpack_from(cacheinfo) == (0,)
 
 
 def _paths(found: dict[int, bytes], flags: int) -> tuple[tuple[Path, ...], bool]:

@@ -18,8 +18,10 @@ from ..errors import RouteNotFound, RouteNotWeighable
 from ..model import Route
 from . import wire
 from .routes import (
+    CACHE_EXPIRES,
     NEXT_HOP_HEADER,
     ROUTE_HEADER,
+    RTA_CACHEINFO,
     RTA_MULTIPATH,
     RTA_NH_ID,
     RTM_NEWROUTE,
@@ -28,9 +30,7 @@ from .routes import (
     parse_route,
 )
 
-_RTA_CACHEINFO = 12
 _RTA_EXPIRES = 23
-_CACHE_EXPIRES = struct.Struct("=8xi")  # rta_cacheinfo.rta_expires, in clock ticks
 _KEPT_FLAGS = 0x06
 """RTNH_F_PERVASIVE and RTNH_F_ONLINK. The others tell a state; the kernel refuses to be told."""
 _MOST = 256
@@ -104,7 +104,7 @@ def with_weights(message: bytes, weights: Sequence[int]) -> bytes:
             raise _held_by_nexthop_object()
         if kind == RTA_MULTIPATH:
             value, weighed = _reweighed(value, weights), True
-        if kind == _RTA_CACHEINFO:  # a report of IPv6; its one setting goes by another name
+        if kind == RTA_CACHEINFO:  # a report of IPv6; its one setting goes by another name
             request += _expiry(value)
         else:
             request += wire.attribute(kind, value)
@@ -123,7 +123,7 @@ def _reweighed(block: bytes, weights: Sequence[int]) -> bytes:
 
 def _expiry(cacheinfo: bytes) -> bytes:
     """RTA_EXPIRES in seconds for what is left of a route's life; nothing if it has no end."""
-    ticks: int = _CACHE_EXPIRES.unpack_from(cacheinfo)[0]
+    ticks: int = CACHE_EXPIRES.unpack_from(cacheinfo)[0]
     if ticks <= 0:
         return b""
     seconds = max(1, ticks // os.sysconf("SC_CLK_TCK"))

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.root
         ("local fd77::1 dev lo", "fd77::1", RouteKind.LOCAL),
         ("fd77::/64 via fd00::2 mtu 1400", "fd77::/64", RouteKind.UNSUPPORTED),
         ("fd77::/64 via fd00::2", "fd77::/64", RouteKind.UNICAST),
+        ("fd77::/64 via fd00::2 expires 1000", "fd77::/64", RouteKind.UNSUPPORTED),
     ],
 )
 def test_kinds(
