@@ -1,12 +1,15 @@
 """`make bench`: what a packet and what a route change costs, in one run on one machine.
 
-    cases.py      the rows: which program sees which packet
-    router.py     namespaces with real veths, routes and neighbours, and xdpecmp attached to them
-    packets.py    the frames
-    programs.py   floor and reference built with bcc; size, verifier effort, compile and load time
-    timing.py     interleaved rounds of test runs, and what is computed from them
-    control.py    attach, and a route change on its way into the data path
-    report.py     one table, one JSON file
+    nanoseconds.py   part 1, by test runs: cases.py has its rows, timing.py the interleaved rounds,
+                     spread.py destinations all over a large table
+    pps.py           part 2, packets that travel: live.py sends them
+    control.py       part 3, attach and memory; changes.py: a route change on its way to packets
+    router.py        namespaces with real veths, routes and neighbours, and xdpecmp attached to them
+    routes.py        routing tables of any size
+    packets.py       the frames
+    programs.py      what is compiled (reference.c, minimum.c, spread.c, traffic.c), and its weight
+    targets.py       what is to be reached
+    report.py        table, JSON, Markdown; plot.py: PNG
 
-Add a row to cases.py and everything else follows.
+Add a row to cases.py or pps.py and everything else follows.
 """

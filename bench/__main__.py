@@ -2,141 +2,111 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from xdpecmp.errors import NotPermitted, XdpecmpError
-from xdpecmp.instance import Instance
 
-from . import control, report
-from .cases import Case, cases
-from .programs import FLOOR, REFERENCE, XDPECMP, Helpers, build_seconds, called_program, weight
-from .router import BenchError, Router, attached, hold, router
-from .timing import XDP_REDIRECT, XDP_TX, Run, run_rounds
+from . import cases, control, nanoseconds, pps, report, targets
+from .programs import build_seconds
+from .progress import Progress
+from .router import BenchError
 
-ATTACHES, CHANGES, BUILDS = 5, 200, 3
-_CONTROL = "control plane"
+BUILDS = 3
+WIDTH = 120
+"""Of the tables where there is no terminal."""
+PARTS = NANOSECONDS, PPS, CONTROL = ("ns", "pps", "control")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", type=click.IntRange(1), default=600, show_default=True)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    help="Rounds of the first part.",
+)
 @click.option(
     "--only",
-    metavar="NAME",
+    metavar="PART|NAME",
     multiple=True,
-    help=f"Measure only rows whose name holds NAME ({_CONTROL!r} for attach and changes); "
-    "the floor and what they are compared with run too.",
+    help=f"Measure only a part ({', '.join(PARTS)}), or of the first part only the rows whose name "
+    "holds NAME; what they are compared with runs too. May be given several times.",
 )
 def main(rounds: int, only: tuple[str, ...]) -> None:
-    """Measure xdpecmp: nanoseconds a packet beside a program that asks bpf_fib_lookup(), sizes of
-    the programs, attach and route changes. Needs root. Writes bench/out/bench.json."""
+    """Measure xdpecmp: nanoseconds a packet beside a program that asks bpf_fib_lookup(), packets
+    per second beside Linux, attach, memory and route changes. Needs root; takes some five minutes.
+    Writes bench.json, bench.md and bench.png in bench/out."""
     try:
         if os.geteuid() != 0:
             raise NotPermitted("measuring")
         chosen = _choose(only)
-        with_control = not only or any(text in _CONTROL for text in only)
+        from . import plot  # matplotlib has its say about other users' home directories
+
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(130))  # by way of every `finally`
-        with Progress(
-            console=Console(stderr=True), transient=True, refresh_per_second=1
-        ) as progress:
-            data = _measure(chosen, rounds, with_control, progress)
+        with Progress() as progress:
+            data = _measure(chosen, rounds, only, progress)
     except XdpecmpError as error:
         hint = f"; {error.hint}" if error.hint else ""
         click.echo(f"bench: {error.message}{hint}", err=True)
         sys.exit(2)
     report.save(data)
-    wide = None if sys.stdout.isatty() else 120
-    report.show(data, Console(width=wide))
+    plot.draw(data)
+    report.show(data, Console(width=None if sys.stdout.isatty() else WIDTH))
 
 
-def _choose(only: tuple[str, ...]) -> list[Case]:
-    """The cases whose names were asked for, and what they are compared with."""
-    everything = list(cases())
-    wanted = [c for c in everything if not only or any(text in c.name for text in only)]
-    if not wanted and not any(text in _CONTROL for text in only):
-        names = ", ".join(case.name for case in everything)
-        raise BenchError(f"no row is named like {' or '.join(only)}", f"rows: {names}")
-    needed = {"floor", *(case.name for case in wanted), *(case.reference for case in wanted)}
-    return [case for case in everything if case.name in needed]
+def _choose(only: Sequence[str]) -> list[cases.Case]:
+    """The rows of the first part to measure."""
+    names = [text for text in only if text not in PARTS]
+    if only and not names:
+        return nanoseconds.choose([]) if NANOSECONDS in only else []
+    chosen = nanoseconds.choose([] if NANOSECONDS in only else names)
+    if not chosen:
+        known = "; ".join(case.name for case in cases.cases())
+        raise BenchError(f"no row is named like {' or '.join(names)}", f"rows: {known}")
+    return chosen
 
 
 def _measure(
-    chosen: list[Case], rounds: int, with_control: bool, progress: Progress
+    chosen: Sequence[cases.Case], rounds: int, only: Sequence[str], progress: Progress
 ) -> dict[str, Any]:
-    helpers = Helpers()
-    about = report.machine()
-    about |= {"bcc": helpers.bcc_version(), "clang": helpers.clang_version()}
-    data: dict[str, Any] = {"machine": about, "rounds": rounds}
-    data |= _measure_packets(chosen, rounds, helpers, progress)
-    compiling, loading = zip(*(build_seconds() for _ in range(BUILDS)), strict=True)
-    data["control"] = [
-        report.seconds_row("compile, without starting Python", compiling),
-        report.seconds_row("load", loading),
-    ]
-    if with_control:
-        task = _task(progress, "attach and route changes", ATTACHES + CHANGES)
-        attaches, changes = control.measure(ATTACHES, CHANGES, lambda: progress.advance(task))
-        routes = f"{control.ROUTES:,} routes"
-        data["control"] += [
-            report.seconds_row(f"attach to in sync, {routes}", attaches),
-            report.seconds_row(f"route change to data path, {routes}", changes),
+    data: dict[str, Any] = {"machine": report.machine(), "rounds": rounds, "notes": []}
+    seconds: dict[str, int] = {}
+
+    def took(part: str) -> None:
+        seconds[part] = round(time.monotonic() - begin) - sum(seconds.values())
+
+    begin = time.monotonic()
+    if chosen:
+        found = nanoseconds.measure(chosen, rounds, progress)
+        data["machine"] |= found.pop("versions")
+        data["notes"] += found.pop("notes")
+        data |= found
+        took(NANOSECONDS)
+    if not only or PPS in only:
+        found = pps.measure(progress)
+        data["notes"] += found.pop("notes")
+        data |= found
+        took(PPS)
+    if not only or CONTROL in only:
+        compiling, loading = zip(*(build_seconds() for _ in range(BUILDS)), strict=True)
+        data["control"] = [
+            report.seconds_row("compile", "compile, nothing in the cache", compiling),
+            report.seconds_row("load", "load", loading),
+            *control.measure(progress),
         ]
+        took(CONTROL)
+    data["targets"] = targets.rows(data)
+    data["seconds"] = seconds
     return data
-
-
-def _measure_packets(
-    chosen: list[Case], rounds: int, helpers: Helpers, progress: Progress
-) -> dict[str, Any]:
-    """One router for each hash policy that is needed, each with xdpecmp attached."""
-    with contextlib.ExitStack() as stack:
-        task = _task(progress, "routers", len({0} | {case.policy for case in chosen}))
-        routers: dict[int, Router] = {}
-        pinned: dict[int, int] = {}
-        for policy in sorted({0} | {case.policy for case in chosen}):
-            inside = stack.enter_context(router(f"policy{policy}", policy))
-            stack.enter_context(attached(inside.namespace))
-            routers[policy] = inside
-            with inside.namespace.enter():
-                instance = Instance()
-                pinned[policy] = instance.open_program(instance.generation())
-            stack.callback(os.close, pinned[policy])
-            progress.advance(task)
-        for ifindex in routers[0].egresses:
-            helpers.transmit(ifindex)
-        for name in (FLOOR, REFERENCE):
-            hold(routers[0].namespace, helpers.fd(name))
-        runs = {case.name: _run(case, helpers, pinned, routers) for case in chosen}
-        task = _task(progress, f"{len(runs)} rows", rounds)
-        run_rounds(runs, rounds, lambda: progress.advance(task))
-        programs = {XDPECMP: pinned[0], REFERENCE: helpers.fd(REFERENCE)}
-        if max(routers) > 1:  # the last one's policy takes a walk through the packet
-            programs["xdpecmp_deep"] = called_program(instance)
-        return {
-            "packets": report.packet_rows(runs, "floor", _references(chosen)),
-            "programs": [report.program_row(n, weight(fd)) for n, fd in programs.items()],
-        }
-
-
-def _references(chosen: list[Case]) -> dict[str, str]:
-    return {case.name: case.reference for case in chosen if case.program != FLOOR}
-
-
-def _run(case: Case, helpers: Helpers, pinned: dict[int, int], routers: dict[int, Router]) -> Run:
-    fd = pinned[case.policy] if case.program == XDPECMP else helpers.fd(case.program)
-    verdict = XDP_TX if case.program == FLOOR else XDP_REDIRECT
-    return Run(case.name, fd, case.frame, verdict, routers[case.policy])
-
-
-def _task(progress: Progress, text: str, total: int) -> TaskID:
-    return progress.add_task(text, total=total)
 
 
 main()

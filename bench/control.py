@@ -1,73 +1,231 @@
-"""The control plane's times: attach, and a route change on its way into the data path."""
+"""Part 3: the control plane. Attach, memory, route changes on their way into the data path, and
+what the agent takes when nothing happens.
+
+It runs as a process of its own (`python -m bench.control`), which says line by line in JSON how far
+it is: so nothing that draws on a terminal is at work beside what is measured.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.netns import Namespace
-from xdpecmp.instance import Instance
-from xdpecmp.maps import Maps
-from xdpecmp.model import Prefix, Route
-from xdpecmp.netlink import Kernel
+from xdpecmp.errors import XdpecmpError
+from xdpecmp.image import CACHE
 
-from .router import BenchError, add_plain_routes, attached, plain_route, router
+from . import report
+from .changes import HEAVY, LIGHT, Watcher, burst, paces, weight_changes
+from .progress import Progress
+from .router import ROOT, BenchError, command_line, router, xdpecmp
+from .routes import add_routes, make_table
+from .spread import settle
 
-ROUTES = 1000
-_GIVE_UP_SECONDS = 5.0
-_LOOK_SECONDS = 0.0003
+SIZES = {1_000: 5, 100_000: 2, 1_000_000: 1}
+"""Routes, and how often attaching with so many is measured."""
+CHANGES, CHANGES_AT = 200, 1_000
+BURST, BURST_AT = 100_000, 100_000
+IDLE_SECONDS = 10.0
+_IDLE_LOOK_SECONDS = 1.0
+_FIRST_TIMES = 3
+_PEAK = Path(__file__).parent / "peak.py"
+
+Say = Callable[..., object]
+"""Called with `task` and `steps`, with `row`, or with nothing after each step."""
 
 
-def measure(
-    attaches: int, changes: int, advance: Callable[[], object]
-) -> tuple[list[float], list[float]]:
-    """Seconds of each attach, from exec to exit, and of each route change, from when the
-    kernel has it to the first packet that could go by it; with 1,000 routes."""
-    attach_seconds, change_seconds = [], []
-    with router("control", 0, paths=()) as inside:
-        add_plain_routes(inside.namespace, ROUTES)
-        for last in (attaches - 1 - i for i in range(attaches)):
-            with attached(inside.namespace) as seconds:
-                attach_seconds.append(seconds)
+# --- the caller's side ----------------------------------------------------------------------------
+
+
+def measure(progress: Progress) -> list[dict[str, Any]]:
+    """Rows "control", from another process."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        child = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        stack.callback(_end, child)
+        assert child.stdout is not None
+        advance: Callable[[], None] = lambda: None  # noqa: E731
+        for line in child.stdout:
+            said = json.loads(line)
+            if "task" in said:
+                advance = stack.enter_context(progress.task(said["task"], said["steps"]))
+            elif "row" in said:
+                rows.append(said["row"])
+            elif "error" in said:
+                raise BenchError(*said["error"])
+            else:
                 advance()
-                if not last:
-                    change_seconds = _changes(inside.namespace, changes, advance)
-    return attach_seconds, change_seconds
+        if child.wait():
+            raise BenchError(f"measuring the control plane ended with {child.returncode}")
+    return rows
 
 
-def _changes(namespace: Namespace, count: int, advance: Callable[[], object]) -> list[float]:
-    with namespace.enter(), Kernel() as kernel, Instance().open_maps() as maps:
-        routes = {route.prefix: route for route in kernel.routes()}
-        seconds = []
-        for i in range(count):
-            network = ipaddress.ip_network(plain_route(i % ROUTES, 1).split()[0])
-            prefix = Prefix(network.network_address.packed, network.prefixlen)
-            seconds.append(_change(kernel, maps, routes[prefix], 3 + i % 250))
-            advance()
-    return seconds
+def _end(child: subprocess.Popen[str]) -> None:
+    child.terminate()  # it takes down what it made
+    child.wait()
 
 
-def _change(kernel: Kernel, maps: Maps, route: Route, weight: int) -> float:
-    """Give one route's first next hop another weight; watch the map for it.
-
-    The clock starts when the kernel has the route. The watching sleeps between its looks: the
-    agent has two processors to share with the rest of the machine.
-    """
-    kernel.set_weights(route, [weight, *(path.weight for path in route.paths[1:])])
-    begin = time.perf_counter()
-    while _first_weight(maps, route.prefix) != weight:
-        if time.perf_counter() - begin > _GIVE_UP_SECONDS:
-            raise BenchError(f"{route.prefix}: a new weight is not in the data path after 5 s")
-        time.sleep(_LOOK_SECONDS)
-    return time.perf_counter() - begin
+# --- the process of its own -----------------------------------------------------------------------
 
 
-def _first_weight(maps: Maps, prefix: Prefix) -> int:
-    """The weight of the first path that packets to this prefix go by now."""
-    number = maps.group_of(prefix)
-    if number is None:
-        return 0
-    path: Any = maps["paths"].entries[maps["groups"].entries[number].first]
-    return int(path.weight) + 1
+@dataclass
+class Costs:
+    """What attaching took, each time, and the most memory."""
+
+    seconds: list[float] = field(default_factory=list)
+    """from exec until packets to all routes are forwarded"""
+    command_mib: float = 0.0
+    """of the command and of the compiler that it runs, whichever had more"""
+    agent_mib: float = 0.0
+
+
+def _measure(say: Say) -> None:
+    for size, attaches in SIZES.items():
+        steps = attaches + CHANGES * (size == CHANGES_AT) + (size == BURST_AT) + 1
+        say(task=f"control plane, {size:,} routes", steps=steps)
+        with router(f"control{size}", 0, paths=(), own_macs=True) as inside:
+            table = make_table(4, size)
+            add_routes(inside, table, (HEAVY, LIGHT))
+            watcher = Watcher(inside, table)
+            if size == min(SIZES):
+                _measure_first(watcher, size, say)
+            costs = Costs()
+            for last in (attaches - 1 - i for i in range(attaches)):
+                with _attached(watcher, costs):
+                    say()
+                    if not last:
+                        _measure_changes(watcher, size, say)
+                        costs.agent_mib = _peak_mib(_agent(watcher))
+            _say_costs(costs, size, say)
+
+
+def _measure_first(watcher: Watcher, size: int, say: Say) -> None:
+    """Attach where nothing was compiled before; Python's own byte code is there, as installed."""
+    with _attached(watcher, Costs()):
+        pass
+    first = Costs()
+    for _ in range(_FIRST_TIMES):
+        shutil.rmtree(CACHE, ignore_errors=True)
+        with _attached(watcher, first):
+            pass
+    name = f"attach to in sync, {size:,} routes, compiling included"
+    say(row=report.seconds_row("attach_first", name, first.seconds, size))
+
+
+def _measure_changes(watcher: Watcher, size: int, say: Say) -> None:
+    """What can be measured once xdpecmp is attached."""
+    settle([watcher.one])
+    name = f"idle agent, {size:,} routes"
+    say(row=report.value_row("idle", name, "% of a core", _idle_share(watcher) * 100, size))
+    say()
+    if size == CHANGES_AT:
+        seconds = list(weight_changes(watcher, CHANGES, say))
+        name = f"weight change to the first packet, {size:,} routes"
+        say(row=report.seconds_row("change", name, seconds, size))
+    if size == BURST_AT:
+        found = burst(watcher, BURST)
+        name = f"burst of {BURST:,} route changes, first to last in the kernel"
+        say(row=report.seconds_row("burst_kernel", name, [found.kernel_seconds], size))
+        name = f"burst of {BURST:,} route changes, from the last to in sync"
+        say(row=report.seconds_row("burst", name, [found.sync_seconds], size))
+        steps = list(paces(watcher, lambda: None))
+        followed = max((step.rate for step in steps if step.is_followed), default=0.0)
+        name = f"route changes a second that are followed, {size:,} routes"
+        row = report.value_row("pace", name, "1/s", followed, size)
+        say(row=row | {"steps": [vars(step) for step in steps]})
+        say()
+
+
+def _say_costs(costs: Costs, size: int, say: Say) -> None:
+    say(
+        row=report.seconds_row("attach", f"attach to in sync, {size:,} routes", costs.seconds, size)
+    )
+    for key, who, mib in (
+        ("attach_memory", "attach", costs.command_mib),
+        ("agent_memory", "the agent", costs.agent_mib),
+    ):
+        name = f"peak memory of {who}, {size:,} routes"
+        say(row=report.value_row(key, name, "MiB", mib, size))
+
+
+@contextlib.contextmanager
+def _attached(watcher: Watcher, costs: Costs) -> Iterator[None]:
+    """xdpecmp attached to the router for a `with` block, and what that took."""
+    namespace = watcher.inside.namespace
+    command = [sys.executable, "-S", "-E", str(_PEAK), *command_line(namespace, "attach", "in0")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"attach: {done.stderr.strip()}")
+    try:
+        said = json.loads(done.stdout)
+        watcher.attach()
+        late: float | None = 0.0
+        if watcher.look()[0] < len(watcher.hosts):
+            late = watcher.seconds_until(time.perf_counter())
+        if late is None:
+            raise BenchError("attach says it is done, but not all routes are forwarded")
+        costs.seconds.append(said["seconds"] + late)
+        costs.command_mib = max(costs.command_mib, said["kib"] / 1024)
+        yield
+    finally:
+        xdpecmp(namespace, "detach", "--all")
+
+
+def _agent(watcher: Watcher) -> Path:
+    """The agent's folder in /proc."""
+    status = json.loads(xdpecmp(watcher.inside.namespace, "status", "-j"))
+    return Path("/proc") / str(status["agent_pid"])
+
+
+def _peak_mib(process: Path) -> float:
+    lines = (process / "status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+
+
+def _idle_share(watcher: Watcher) -> float:
+    """The share of one processor that the agent takes while nothing happens."""
+    process = _agent(watcher)
+    before, begin = _cpu_seconds(process), time.perf_counter()
+    while time.perf_counter() - begin < IDLE_SECONDS:
+        time.sleep(_IDLE_LOOK_SECONDS)
+    return (_cpu_seconds(process) - before) / (time.perf_counter() - begin)
+
+
+def _cpu_seconds(process: Path) -> float:
+    """What its threads have run so far: the scheduler's own account, in nanoseconds."""
+    accounts = (process / "task").glob("*/schedstat")
+    return sum(int(account.read_text().split()[0]) for account in accounts) / 1e9
+
+
+def _say(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def _main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(130))  # by way of every `finally`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends us
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    try:
+        with tempfile.TemporaryDirectory() as byte_code:
+            os.environ["PYTHONPYCACHEPREFIX"] = byte_code
+            _measure(_say)
+    except XdpecmpError as error:
+        _say(error=[error.message, error.hint])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

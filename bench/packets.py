@@ -25,10 +25,11 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def ethernet(destination: bytes, packet: bytes) -> bytes:
-    """An IP packet in a frame to that MAC address."""
+def ethernet(destination: bytes, packet: bytes, vlan: int | None = None) -> bytes:
+    """An IP packet in a frame to that MAC address, with an 802.1Q tag if wanted."""
     proto = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
-    return destination + b"\x02\0\0\0\0\x01" + struct.pack("!H", proto) + packet
+    tag = b"" if vlan is None else struct.pack("!HH", 0x8100, vlan)
+    return destination + b"\x02\0\0\0\0\x01" + tag + struct.pack("!H", proto) + packet
 
 
 def ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
@@ -42,11 +43,10 @@ def ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
-def udp(source: str, destination: str, sport: int = 40000, dport: int = 443) -> bytes:
+def udp(source: str, destination: str, payload: bytes = b"") -> bytes:
     """A UDP packet without UDP checksum: no router looks at it."""
-    length = 8 + PAYLOAD
-    head = struct.pack("!HHHH", sport, dport, length, 0)
-    return ip(source, destination, _UDP, head + bytes(PAYLOAD))
+    head = struct.pack("!HHHH", 40000, 443, 8 + PAYLOAD, 0)
+    return ip(source, destination, _UDP, head + payload.ljust(PAYLOAD, b"\0"))
 
 
 def too_big(source: str, destination: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The programs beside the pinned one: the floor and the reference; and what a program weighs."""
+"""The programs beside the pinned one, compiled with bcc; and what a program weighs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import ctypes
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xdpecmp import libbpf
 from xdpecmp.abi import BPF_DIR
+from xdpecmp.compiler import compile_image
 from xdpecmp.instance import BPFFS, Instance
-from xdpecmp.program import Variant, compiler_flags, new_generation, pin_name
+from xdpecmp.program import Variant, load, new_generation, pin_name
 
-SOURCE = Path(__file__).parent / "reference.c"
+from .router import SEED
+
+FOLDER = Path(__file__).parent
 XDPECMP, REFERENCE, FLOOR = "xdpecmp", "reference", "floor_tx"
+CHECKS, BARE_REDIRECT, MINIMUM = "checks", "bare_redirect", "minimum"
 
 
 def _bcc() -> Any:
@@ -27,30 +32,48 @@ def _bcc() -> Any:
     return bcc
 
 
-class Helpers:
-    """The compiled reference.c."""
+class Compiled:
+    """A C file of this folder, compiled, with some of its functions loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str, functions: Sequence[str], **defines: int) -> None:
         bcc = _bcc()
-        self._bpf = bcc.BPF(src_file=str(SOURCE))
-        names = (REFERENCE, FLOOR, "clang_version")
-        self._functions = {name: self._bpf.load_func(name, bcc.BPF.XDP) for name in names}
+        flags = [f"-I{BPF_DIR}", *(f"-D{name}={value:#x}" for name, value in defines.items())]
+        self._bpf = bcc.BPF(src_file=str(FOLDER / source), cflags=flags)
+        self._functions = {name: self._bpf.load_func(name, bcc.BPF.XDP) for name in functions}
 
-    def fd(self, name: str) -> int:
-        return int(self._functions[name].fd)
+    def fd(self, function: str) -> int:
+        return int(self._functions[function].fd)
 
-    def transmit(self, ifindex: int) -> None:
-        """Let the reference send on that device of the current namespace."""
-        table = self._bpf["transmit"]
-        table[table.Key(ifindex)] = table.Leaf(ifindex)
+    def map_fd(self, name: str) -> int:
+        return int(self._bpf[name].map_fd)
 
-    def clang_version(self) -> str:
-        number = libbpf.run_program(self.fd("clang_version"), bytes(64)).verdict
-        return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    def store(self, table: str, key: int, value: int) -> None:
+        """An entry of a map from 32-bit numbers to such: a device, a program."""
+        pair = (number.to_bytes(4, "little") for number in (key, value))
+        libbpf.map_update(self.map_fd(table), *pair)
 
-    @staticmethod
-    def bcc_version() -> str:
-        return str(_bcc().__version__)
+
+def reference(egresses: Sequence[int]) -> Compiled:
+    """The reference and the floor. `egresses`: devices of the current namespace it may send on."""
+    compiled = Compiled("reference.c", (REFERENCE, FLOOR, "clang_version"))
+    for ifindex in egresses:
+        compiled.store("transmit", ifindex, ifindex)
+    return compiled
+
+
+def minimum(egresses: Sequence[int]) -> Compiled:
+    """Parts of the work by themselves. `egresses`: two devices of the current namespace."""
+    compiled = Compiled("minimum.c", (CHECKS, BARE_REDIRECT, MINIMUM), SEED=SEED)
+    for i, ifindex in enumerate(egresses):
+        compiled.store("paths", i, ifindex)
+    return compiled
+
+
+def versions(compiled: Compiled) -> dict[str, str]:
+    """bcc's version, and clang's: asked of reference.c."""
+    number = libbpf.run_program(compiled.fd("clang_version"), bytes(64)).verdict
+    clang = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return {"bcc": str(_bcc().__version__), "clang": clang}
 
 
 # --- what a program weighs -----------------------------------------------------------------------
@@ -104,18 +127,16 @@ def called_program(instance: Instance) -> int:
 
 
 def build_seconds(source: Path = BPF_DIR / "xdpecmp.c") -> tuple[float, float]:
-    """Seconds that compiling (with making the maps) and loading the XDP program take."""
-    bcc = _bcc()
+    """Seconds that compiling, where nothing is in the cache, and loading the XDP program take."""
+    _bcc()  # importing it is not what is measured
     directory = BPFFS / f"xdpecmp-bench-{os.getpid()}"
     directory.mkdir()
     try:
-        flags = compiler_flags(directory, new_generation(), Variant.MAIN)
         begin = time.perf_counter()
-        bpf = bcc.BPF(src_file=str(source), cflags=flags)
+        image = compile_image(Variant.MAIN.value, source)
         compiled = time.perf_counter()
-        bpf.load_func(XDPECMP, bcc.BPF.XDP)
+        load(image, directory, new_generation(), Variant.MAIN)
         loaded = time.perf_counter()
-        bpf.cleanup()
     finally:
         shutil.rmtree(directory)
     return compiled - begin, loaded - compiled

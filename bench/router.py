@@ -1,9 +1,9 @@
 """A router of real veths, routes and neighbours in a namespace, with xdpecmp attached by its own
 command line.
 
-The next hops' MAC address is the router's own: a test run does not reset the frame between repeats,
-and a frame that was rewritten once must still be for us. The neighbours are permanent, and nothing
-is ever transmitted, so nobody needs to answer for them.
+Unless wanted otherwise, the next hops' MAC address is the router's own: a test run does not reset
+the frame between repeats, and a frame that was rewritten once must still be for us. The neighbours
+are permanent, so nobody needs to answer for them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +26,11 @@ PATHS = (1, 2, 16, 64, 256, 1024)
 
 MAC = bytes.fromhex("020000000010")
 SOURCE4, SOURCE6 = "203.0.113.9", "2001:db8:f::9"
+VLAN_ID = 5
+VLAN_DESTINATION4 = "198.18.200.80"
 SEED = 7
-_ROOT = Path(__file__).parents[1]
+_SEED_SYSCTL = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
+ROOT = Path(__file__).parents[1]
 _EGRESSES = ("out0", "out1")
 
 
@@ -52,16 +54,31 @@ def gateway(family: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class Router:
-    """A router with interfaces in0, out0 and out1."""
+    """A router with interfaces in0, out0 and out1; `wire` has the other ends, of the same names."""
 
     namespace: Namespace
+    wire: Namespace
     ingress: int
     egresses: tuple[int, ...]
+    has_vlan: bool
+    """Whether there is VLAN_ID too, in0.5 and out0.5: not every kernel has VLAN devices."""
+
+    def egresses_on_the_wire(self) -> tuple[int, ...]:
+        """The other ends of the egresses."""
+        return tuple(self.wire.ifindex(name) for name in _EGRESSES)
 
 
 @contextlib.contextmanager
-def router(label: str, policy: int, paths: tuple[int, ...] = PATHS) -> Iterator[Router]:
-    """Builds the router, without xdpecmp, with a route of each number of paths; gone at the end."""
+def router(
+    label: str, policy: int, paths: Sequence[int] = PATHS, own_macs: bool = False
+) -> Iterator[Router]:
+    """Builds the router, without xdpecmp, with a route of each number of paths; gone at the end.
+    `own_macs`: each next hop has a MAC address of its own, see `neighbour_mac`."""
+    if not _SEED_SYSCTL.exists():
+        raise BenchError(
+            "this kernel keeps its hash seed to itself, so its multipath routes pass to Linux",
+            "measure on Linux 6.11 or later",
+        )
     with Namespace(f"bench-{label}") as inside, Namespace(f"bench-{label}-wire") as wire:
         for key, value in {
             "net/ipv4/ip_forward": 1,
@@ -76,21 +93,19 @@ def router(label: str, policy: int, paths: tuple[int, ...] = PATHS) -> Iterator[
         for name in ("in0", *_EGRESSES):
             veth(inside, name, wire, name)
         inside.ip(f"link set in0 address {MAC.hex(':')}")
-        _batch(inside, _addresses(), _neighbours())
-        result = Router(inside, *_indexes(inside))
+        _batch(inside, _addresses(), _neighbours(own_macs))
+        result = Router(inside, wire, *_indexes(inside), _add_vlan(inside, wire))
         with inside.enter(), IPRoute() as kernel:
             _add_routes(kernel, result, paths)
         yield result
 
 
 @contextlib.contextmanager
-def attached(namespace: Namespace) -> Iterator[float]:
-    """xdpecmp attached to in0 for a `with` block; gives the seconds that took, start to sync."""
-    begin = time.perf_counter()
-    xdpecmp(namespace, "attach", "in0")
-    seconds = time.perf_counter() - begin
+def attached(namespace: Namespace, *options: str) -> Iterator[None]:
+    """xdpecmp attached to in0 for a `with` block."""
+    xdpecmp(namespace, "attach", "in0", *options)
     try:
-        yield seconds
+        yield
     finally:
         xdpecmp(namespace, "detach", "--all")
 
@@ -109,12 +124,18 @@ def hold(namespace: Namespace, program: int) -> None:
         kernel.attach_xdp(namespace.ifindex(device), program, "native")
 
 
-def xdpecmp(namespace: Namespace, *arguments: str) -> None:
-    """Run the command line. Raises BenchError with what it said."""
-    command = [sys.executable, "-m", "xdpecmp", "-n", namespace.name, *arguments]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+def command_line(namespace: Namespace, *arguments: str) -> list[str]:
+    """How the project's own command is called, from its root."""
+    return [sys.executable, "-m", "xdpecmp", "-n", namespace.name, *arguments]
+
+
+def xdpecmp(namespace: Namespace, *arguments: str) -> str:
+    """Run it; returns what it printed. Raises BenchError with what it complained about."""
+    command = command_line(namespace, *arguments)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _indexes(namespace: Namespace) -> tuple[int, tuple[int, ...]]:
@@ -129,25 +150,39 @@ def _addresses() -> Iterator[str]:
         yield f"address add 2001:db8:{i + 1}::1/64 dev {name}"
 
 
-def _neighbours() -> Iterator[str]:
+def neighbour_mac(number: int) -> bytes:
+    """The MAC address of a next hop that has one of its own."""
+    return b"\x02\0\0\x01" + number.to_bytes(2, "big")
+
+
+def _neighbours(own_macs: bool) -> Iterator[str]:
     for number in range(max(PATHS)):
+        mac = neighbour_mac(number) if own_macs else MAC
         for family in (4, 6):
-            device = _EGRESSES[number % 2]
             yield (
-                f"neighbour replace {gateway(family, number)} lladdr {MAC.hex(':')} "
-                f"dev {device} nud permanent"
+                f"neighbour replace {gateway(family, number)} lladdr {mac.hex(':')} "
+                f"dev {_EGRESSES[number % 2]} nud permanent"
             )
 
 
-def add_plain_routes(namespace: Namespace, count: int) -> None:
-    """`count` IPv4 routes with two next hops each, from 100.64.0.0/24 on."""
-    _batch(namespace, (f"route add {plain_route(i)}" for i in range(count)))
-
-
-def plain_route(number: int, weight: int = 1) -> str:
-    """Arguments of `ip route add` and its like for one of them."""
-    paths = f"nexthop via {gateway(4, 0)} weight {weight} nexthop via {gateway(4, 1)} weight 2"
-    return f"100.{64 + number // 256}.{number % 256}.0/24 {paths}"
+def _add_vlan(inside: Namespace, wire: Namespace) -> bool:
+    """Devices of a VLAN and a route of two paths that leaves by it. False where the kernel has no
+    such devices."""
+    for name in ("in0", "out0"):
+        device = f"name {name}.{VLAN_ID} type vlan id {VLAN_ID}"
+        command = f"ip -n {inside.name} link add link {name} {device}"
+        if subprocess.run(command.split(), capture_output=True, check=False).returncode:
+            return False
+        inside.ip(f"link set {name}.{VLAN_ID} up")
+        for namespace in (inside, wire):  # tags stay in the frame, where XDP sees them
+            namespace.run("ethtool", "-K", name, "rxvlan", "off", "txvlan", "off")
+    inside.ip(f"address add 10.9.0.1/24 dev out0.{VLAN_ID}")
+    for host in (2, 3):
+        where = f"lladdr {MAC.hex(':')} dev out0.{VLAN_ID} nud permanent"
+        inside.ip(f"neighbour replace 10.9.0.{host} {where}")
+    network = VLAN_DESTINATION4.removesuffix(".80") + ".0/24"
+    inside.ip(f"route add {network} nexthop via 10.9.0.2 nexthop via 10.9.0.3 weight 2")
+    return True
 
 
 def _batch(namespace: Namespace, *commands: Iterator[str]) -> None:
@@ -155,7 +190,7 @@ def _batch(namespace: Namespace, *commands: Iterator[str]) -> None:
     namespace.run("ip", "-batch", "-", input=lines)
 
 
-def _add_routes(kernel: IPRoute, inside: Router, wanted: tuple[int, ...]) -> None:
+def _add_routes(kernel: IPRoute, inside: Router, wanted: Sequence[int]) -> None:
     """By netlink, since `ip route` takes no more than some 250 next hops."""
     for family, width in ((4, 24), (6, 64)):
         for paths in wanted:

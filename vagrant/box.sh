@@ -31,12 +31,13 @@ case $release in
     *) die 2 "release '$release' is not known; $usage" ;;
 esac
 name=xdpecmp-$release
-file=$(realpath -m "${file:-$root/vagrant/$name.box}")
-[[ -d $(dirname "$file") ]] || die 2 "$(dirname "$file"): no such folder; make it, or name another file"
+file=$(realpath -m "${file:-$root/build/$name.box}")
 
 # --- what is needed ---
 [[ $(uname -m) == x86_64 ]] || die 2 "machine $(uname -m) is not supported: use an x86-64 host"
 ((EUID == 0)) || die 2 "needs root, to mount a disk image: run 'sudo $self'"
+[[ -d $root/build ]] || install -d --owner="$(stat -c %u "$root")" --group="$(stat -c %g "$root")" "$root/build"
+[[ -d $(dirname "$file") ]] || die 2 "$(dirname "$file"): no such folder; make it, or name another file"
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 need() { "${@:2}" >/dev/null 2>&1 || missing+=("$1"); }

@@ -41,6 +41,7 @@ packages=(
     iputils-ping  # tests ask Linux which way a ping goes
     procps        # sysctl: forwarding, hash policy
     make          # the Makefile is the front door
+    nftables      # make bench: what a firewall costs
     "${vm_packages[@]}"
 )
 missing=()
