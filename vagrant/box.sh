@@ -36,7 +36,10 @@ file=$(realpath -m "${file:-$root/build/$name.box}")
 # --- what is needed ---
 [[ $(uname -m) == x86_64 ]] || die 2 "machine $(uname -m) is not supported: use an x86-64 host"
 ((EUID == 0)) || die 2 "needs root, to mount a disk image: run 'sudo $self'"
-[[ -d $root/build ]] || install -d --owner="$(stat -c %u "$root")" --group="$(stat -c %g "$root")" "$root/build"
+if [[ ! -d $root/build ]]; then
+    mkdir "$root/build"
+    chown --reference="$root" "$root/build" # not root's in a user's tree
+fi
 [[ -d $(dirname "$file") ]] || die 2 "$(dirname "$file"): no such folder; make it, or name another file"
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
