@@ -120,9 +120,9 @@ def read_links(
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
         links[link.ifindex] = link
-    for link in list(links.values()):  # what a bond receives is what its links receive
-        if link.strips_tags and link.master in links and links[link.master].kind == "bond":
-            links[link.master] = replace(links[link.master], strips_tags=True)
+    # what a bond or a bridge receives is what its members receive
+    for ifindex in {link.master for link in links.values() if link.strips_tags} & links.keys():
+        links[ifindex] = replace(links[ifindex], strips_tags=True)
     return links
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.netlink import Kernel, features
+from xdpecmp.netlink import Kernel, features, wire
+from xdpecmp.netlink.links import read_links
 
 pytestmark = pytest.mark.root
 
@@ -167,3 +168,15 @@ def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> No
     assert seen
     assert "eth0" in seen[0]
     assert "peer0" not in seen[0]
+
+
+def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
+    """What it receives has come through them."""
+    router.ip("tuntap add dev tap0 mode tap")
+    router.ip("link add br0 type bridge")
+    router.ip("link add br1 type bridge")
+    router.ip("link set tap0 master br0")
+    with router.enter(), wire.Socket() as connection:
+        found = read_links(connection, None, lambda name: name == "tap0")
+    stripping = {link.name for link in found.values() if link.strips_tags}
+    assert stripping == {"tap0", "br0"}
