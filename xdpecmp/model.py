@@ -9,13 +9,10 @@ ids, metrics) are plain integers.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .routetable import RouteTable
+from typing import NamedTuple
 
 
 class Prefix(NamedTuple):
@@ -246,8 +243,9 @@ class Snapshot:
     links: Mapping[int, Link]
     neighbours: Mapping[tuple[bytes, int], Neighbour]
     """By (packed address, ifindex)."""
-    routes: RouteTable | tuple[Route, ...]
-    """Of the tables main, local and default, both families."""
+    routes: Iterable[Route]
+    """Of the tables main, local and default, both families; may be read more than once. By the
+    million they are a `routetable.RouteTable`."""
     settings: Settings
     custom_rules4: bool = False
     """Policy rules other than the three (IPv6: two) default ones exist."""
