@@ -82,11 +82,11 @@ def test_without_any(kernel: Kernel) -> None:
 @pytest.mark.usefixtures("paths")
 def test_group_keeps_order_and_weights(router: Namespace, kernel: Kernel) -> None:
     eth0, eth1 = router.ifindex("eth0"), router.ifindex("eth1")
-    router.ip("nexthop add id 7 group 4,256/1,3/2")
+    router.ip("nexthop add id 7 group 4,255/1,3/2")
     assert kernel.nexthops()[7] == NexthopGroup(
         7,
         RouteKind.UNICAST,
-        (hop("fd01::2", eth1, 256), hop("10.0.0.2", eth0, 3), hop("10.0.1.2", eth1)),
+        (hop("fd01::2", eth1, 255), hop("10.0.0.2", eth0, 3), hop("10.0.1.2", eth1)),
     )
 
 
