@@ -93,6 +93,10 @@ class Agent:
         self._stopping = False
         self._behind = False
         """Whether something may have been missed."""
+        self._dumped = True
+        """Whether routes were read since the last events, which then may be from meanwhile."""
+        self._unfit = False
+        """Whether the data path had no room for all, and might have at a second try."""
         self._lease = Lease(mirror.renew_lease)
         self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -175,14 +179,17 @@ class Agent:
                 self._update(changes)
             if replace(changes, updates=()):
                 fits = True
-                if self._mirror.pull(changes) or self._behind:
+                again = all_routes and self._unfit
+                if self._mirror.pull(changes) or self._behind or again:
                     if self._stopping:
                         return  # soon enough for whoever waits
                     self._lease.progress()
                     fits = self._mirror.push()
                 if all_routes:
+                    self._dumped = True
                     self._reconciliation.done(begin, time.monotonic())
-                if not fits:
+                self._unfit = not fits and not self._unfit
+                if self._unfit:
                     self._reconciliation.need(time.monotonic())
                 self._mirror.keep_resolved()
             self._behind = False
@@ -190,10 +197,16 @@ class Agent:
         except (XdpecmpError, OSError) as error:
             log.warning("cannot follow the kernel: %s", error)
             self._behind = True
+            self._reconciliation.done(begin, time.monotonic())  # the next tick reads all anyway
             self._lease.withhold()  # none for a mirror that may be wrong
 
     def _update(self, changes: Changes) -> None:
         sure = self._mirror.update(changes.updates)
+        if self._dumped:
+            # where IPv6 routes come and go during a dump, it leaves out others without a word
+            ways = {update.gone for update in changes.updates if update.route.prefix.family == 6}
+            sure = sure and len(ways) < 2
+            self._dumped = False
         now = time.monotonic()
         self._reconciliation.want(now)
         if not sure:

@@ -71,7 +71,8 @@ class Image:
 
     @classmethod
     def parse(cls, text: str) -> Image:
-        """What `dump` gave. Raises ValueError, KeyError or TypeError for anything else."""
+        """What `dump` gave. Raises ValueError, KeyError, TypeError or AttributeError for
+        anything else."""
         found = json.loads(text)
         functions = {name: base64.b64decode(raw) for name, raw in found["functions"].items()}
         return cls([MapSpec(**spec) for spec in found["maps"]], functions)
@@ -82,7 +83,7 @@ class Image:
 
 def cached(key: str) -> Image | None:
     """The image kept under that name; None where there is none that can be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return Image.parse((CACHE / f"{key}.json").read_text())
     return None
 
@@ -91,7 +92,7 @@ def keep(key: str, image: Image) -> None:
     """Keep an image for the next time. Where that fails, the next time takes longer."""
     with suppress(OSError):
         CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = CACHE / f"{key}.{os.getpid()}"
+        part = CACHE / f"{key}.{os.urandom(4).hex()}"
         part.write_text(image.dump())
         part.rename(CACHE / f"{key}.json")
         kept = sorted(CACHE.glob("*.json"), key=lambda path: path.stat().st_mtime)

@@ -7,11 +7,16 @@ been stuck for long, loses it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+from .errors import XdpecmpError
+
+log = logging.getLogger("xdpecmp.agent")
 
 RENEW_SECONDS = 1.0
 STUCK_SECONDS = 10.0
@@ -64,4 +69,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            self.turn()
+            try:
+                self.turn()
+            except (XdpecmpError, OSError) as error:  # the next time it may do
+                log.warning("cannot renew the lease: %s", error)

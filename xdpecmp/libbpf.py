@@ -256,7 +256,9 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
 
 def map_delete(fd: int, key: bytes) -> None:
     """Delete `key`; it may be absent."""
-    _library().bpf_map_delete_elem(fd, key)
+    result = _library().bpf_map_delete_elem(fd, key)
+    if result < 0 and ctypes.get_errno() != ENOENT:
+        _check(result, "map delete")
 
 
 def map_next_key(fd: int, key: bytes | None, size: int) -> bytes | None:

@@ -81,7 +81,7 @@ def attach(
             monitor = until_ended.enter_context(kernel.monitor())
             try:
                 wishes = _Wishes(mode, set_seed, flow_label, own_seed)
-                mirror, result = _start(instance, kernel, links, wishes, generation)
+                mirror, result = _start(instance, kernel, monitor, links, wishes, generation)
                 if not foreground:
                     _fork_agent(instance, mirror, monitor, namespace)
             except BaseException:
@@ -142,6 +142,7 @@ def removal(link: Link) -> str:
 def _start(
     instance: Instance,
     kernel: Kernel,
+    monitor: Monitor,
     links: Sequence[Link],
     wishes: _Wishes,
     generation: str,
@@ -155,6 +156,7 @@ def _start(
     ours = {link.ifindex for link in links}
     try:
         # what takes time, while the compiler runs
+        from .agent import EVERYTHING
         from .notes import notes
 
         kernel.prepare_to_write()
@@ -164,6 +166,8 @@ def _start(
     finally:
         build.abandon()
     instance.stop_agent()
+    if monitor.drain():
+        mirror.pull(EVERYTHING)  # building took its time
     flow_label = wishes.flow_label or instance.flow_label()
     _open(mirror, instance, flow_label)
     mirror.push(ours)
@@ -177,8 +181,9 @@ def _start(
     settings = mirror.snapshot.settings
     if wishes.set_seed and (settings.seed is None or settings.own_seed):
         kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
-    # now with the programs and their modes; of all else the agent's monitor has heard
-    mirror.pull(Changes(links=True, settings=True, neighbours=True))
+    # now with the programs and their modes; what changes from here on the agent will hear of
+    changed = bool(monitor.drain())
+    mirror.pull(EVERYTHING if changed else Changes(links=True, settings=True, neighbours=True))
     mirror.push()
     mirror.keep_resolved()
     mirror.renew_lease()

@@ -150,9 +150,11 @@ def load(made: Image, directory: Path, generation: str, variant: Variant) -> Non
             fds.append(_open_map(pin, spec))
             undo.callback(os.close, fds[-1])
         called = _CALLED.get(variant)
+        programs = {}
         for name in made.functions:
-            program = libbpf.load_xdp(name, made.code(name, fds))
-            undo.callback(os.close, program)
+            programs[name] = libbpf.load_xdp(name, made.code(name, fds))
+            undo.callback(os.close, programs[name])
+        for name, program in programs.items():  # pinned when all of them were taken
             if name == called:
                 calls = [spec.name for spec in made.maps].index(_CALLS)
                 libbpf.map_update(fds[calls], bytes(4), program.to_bytes(4, sys.byteorder))

@@ -117,10 +117,13 @@ class RouteTable:
             return False
         if update.gone:
             return self._remove(prefix, rivals, body) if same else True
+        joins = not (update.fresh or (update.replaces and same))
+        if joins and family == 4:
+            return False  # others of its metric, which may be alike in all that we know of them
         if same == [body]:
             return True
-        if not (update.fresh or (update.replaces and same)) and (same or family == 4):
-            return False  # it joined others of its metric, and the order decides among them
+        if joins and same:
+            return False  # the order decides among them
         self.by_prefix.changes[prefix] = _with(rivals, body, same)
         return True
 
@@ -128,7 +131,7 @@ class RouteTable:
         (known,) = (route for route in rivals if _place(route) == _place(gone))
         if _paths(known) != _paths(gone) or known.nhid != gone.nhid:
             # IPv6 says so where a route loses some of its paths; otherwise it is of long ago
-            return not (prefix.family == 6 and _paths(gone) & _paths(known))
+            return not (prefix.family == 6 and _nexthops(gone) & _nexthops(known))
         left = tuple(route for route in rivals if route is not known)
         self.by_prefix.changes[prefix] = left or None
         return True
@@ -149,6 +152,11 @@ def _place(route: Route) -> tuple[int, int]:
 
 def _paths(route: Route) -> set[object]:
     return {(path.nexthop, path.weight) for path in route.paths}
+
+
+def _nexthops(route: Route) -> set[object]:
+    """Of a path that goes by itself the weight isn't told."""
+    return {path.nexthop for path in route.paths}
 
 
 def _gather(

@@ -155,3 +155,90 @@ def test_a_thread_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
             renewed.clear()
             assert renewed.wait(10)
         assert threading.active_count() == before
+
+
+def test_one_failure_does_not_end_the_lease(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Renewing is a system call, which may fail once."""
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.001)
+    tries: list[int] = []
+    often = threading.Event()
+
+    def renew() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(12, "no memory")
+        often.set()
+
+    with Lease(renew) as lease:
+        lease.grant()
+        assert often.wait(30)
+    assert "cannot renew the lease" in caplog.text
+
+
+class FakeMirror:
+    """Does as told, and counts what it is asked for."""
+
+    def __init__(self, fails: bool = False, fits: bool = True) -> None:
+        self.fails, self.fits = fails, fits
+        self.pushed = 0
+
+    def renew_lease(self) -> None: ...
+
+    def pull(self, _changes: Changes) -> bool:
+        if self.fails:
+            raise OSError(28, "no space")
+        return self.pushed == 0
+
+    def push(self) -> bool:
+        self.pushed += 1
+        return self.fits
+
+    def update(self, _updates: object) -> bool:
+        return True
+
+    def keep_resolved(self) -> None: ...
+
+
+def agent_of(mirror: FakeMirror) -> Agent:
+    return Agent(mirror, Garbled(), lambda: False)  # type: ignore[arg-type]
+
+
+def test_what_fails_waits_for_the_next_tick() -> None:
+    agent = agent_of(FakeMirror(fails=True))
+    agent._reconciliation.need(0.0)
+    agent._follow(Changes(routes=True))
+    assert agent._behind
+    assert agent._reconciliation.due > 1e9, "else it would be tried again at once, for ever"
+
+
+def test_what_did_not_fit_is_tried_once_more() -> None:
+    mirror = FakeMirror(fits=False)
+    agent = agent_of(mirror)
+    for _ in range(3):
+        agent._follow(Changes(routes=True))
+    assert mirror.pushed == 2
+
+
+@pytest.mark.parametrize(
+    ("updates", "doubtful"),
+    [
+        ((False,), False),
+        ((True,), False),
+        ((True, False), True),
+    ],
+    ids=["came", "went", "came and went"],
+)
+def test_ipv6_routes_that_come_and_go_during_a_dump_spoil_it(
+    updates: tuple[bool, ...], doubtful: bool
+) -> None:
+    """The kernel then leaves out others; only the first events after a dump can be of that time."""
+    agent = agent_of(FakeMirror())
+    route = Route(Prefix(bytes(16), 0), 254, 0, RouteKind.SPECIAL)
+    changes = Changes(updates=tuple(RouteUpdate(route, gone) for gone in updates))
+    agent._follow(changes)
+    assert (agent._reconciliation._needed < 1e9) is doubtful
+    agent._reconciliation.done(0.0, 0.0)
+    agent._follow(changes)
+    assert agent._reconciliation._needed > 1e9

@@ -304,3 +304,26 @@ def test_a_table_of_many_routes_of_one_prefix_keeps_their_order() -> None:
     assert list(RouteTable.of([*routes[:2], NET, routes[2]])) == [*routes, NET]
     assert RouteTable.of(routes) != RouteTable.of(routes[::-1])
     assert replace(snapshot(routes)) == snapshot(routes)
+
+
+def test_a_path_of_a_weighted_ipv6_route_that_goes_takes_a_dump() -> None:
+    """The kernel tells of that path alone, without its weight."""
+    prefix = "2001:db8:7::/48"
+    eth = 1
+    a, b = (Path(NextHop(via, eth), weight) for via, weight in zip(VIAS[6], (3, 1), strict=False))
+    table = RouteTable.of([to(prefix, paths=(a, b))])
+    gone = to(prefix, paths=(replace_weight(a),))
+    assert not table.apply(RouteUpdate(gone, gone=True))
+
+
+def replace_weight(path: Path) -> Path:
+    return path._replace(weight=1)
+
+
+def test_an_ipv4_route_that_joins_its_like_takes_a_dump() -> None:
+    """Blackhole and unreachable are one to us, and a source address is not looked at: it is another
+    route all the same, which stays when the first one goes."""
+    route = to("10.7.0.0/16", kind=RouteKind.SPECIAL, paths=())
+    table = RouteTable.of([route])
+    assert not table.apply(RouteUpdate(route))
+    assert table.apply(RouteUpdate(route, fresh=True)), "the event of what is there already"
