@@ -26,6 +26,7 @@ class Since(Enum):
     """What Linux has learned since 6.1, the oldest that the tests run on: the only list."""
 
     XDP_FEATURES = "netlink's word on which devices take redirected frames", (6, 3)
+    LARGE_METADATA = "more than 32 bytes of metadata in a test run", (6, 12)
     HASH_SEED = "net.ipv4.fib_multipath_hash_seed", (6, 11)
     WIDE_WEIGHTS = "nexthop weights of 16 bits", (6, 12)
     GETROUTE_FLOWLABEL = "RTM_GETROUTE's flow label", (6, 14)

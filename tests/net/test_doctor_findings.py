@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.capabilities import Since, require_kernel, since
 from tests.net.command import command
 from tests.net.doctor import bad, findings, healthy_router, ip, nftables, run, saying, sysctl
 from tests.net.small import Small
@@ -144,6 +145,8 @@ def test_one_thing_out_of_order(
     no_trial: None,
 ) -> None:
     """It is said, with what helps, and stops nothing."""
+    if name == "seed":
+        require_kernel(Since.HASH_SEED)
     case = CASES[name]
     with case.make(router):
         rows = examined(router, "in0", "in1")
@@ -196,6 +199,7 @@ def test_a_device_that_strips_tags(
         router.ns.run("ethtool", "-K", "in0", "rxvlan", "on")
 
 
+@since(Since.HASH_SEED)
 def test_it_disagrees_with_linux(
     router: Small, no_trial: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,13 +25,13 @@ class Counters:
 
 
 @contextlib.contextmanager
-def attached(namespace: str, interface: str) -> Iterator[None]:
-    """xdpecmp attached to an interface of a namespace for a `with` block.
+def attached(namespace: str, *arguments: str) -> Iterator[None]:
+    """xdpecmp attached in a namespace for a `with` block; `arguments` of `attach`.
 
     It is detached before the namespace goes: the agent and the pins would outlive that.
     """
     try:
-        _xdpecmp(namespace, "attach", interface)
+        _xdpecmp(namespace, "attach", *arguments)
         yield
     finally:
         attach_failed = isinstance(sys.exception(), DemoError)

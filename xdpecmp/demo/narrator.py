@@ -39,7 +39,7 @@ class Narrator:
         self.line(f"\nFive namespaces: {net.names['client']}, …-hop, …-router, …-s1, …-s2")
         for family in FAMILIES:
             self._literal(f"  ip route add {family.vip} {nexthops(family)}")
-        seed = f"seed {SEED}" if net.has_seed else "a seed that Linux before 6.11 does not tell"
+        seed = f"seed {SEED}" if net.has_seed else "a seed that Linux keeps to itself"
         self.line(f"Hash policy {net.policy} ({_POLICIES[net.policy]}), {seed}.")
         if net.policy == 0:
             self.line(
@@ -122,11 +122,6 @@ class Narrator:
         for kind, count in report.counters.icmp_errors.items():
             if count:
                 self.line(f"  ICMP errors, {kind}: {count}")
-        if not report.multipath_in_xdp:
-            self.line(
-                "This Linux does not tell its hash seed (6.11 and newer do), so XDP left the "
-                "choice of the next hop to it."
-            )
 
     def verdict(self, report: Report) -> None:
         """The last line that matters."""

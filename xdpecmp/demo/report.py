@@ -55,7 +55,6 @@ class Report:
     unanswered: dict[str, int] = field(default_factory=dict)  # by family
     transfers: list[Transfer] = field(default_factory=list)
     counters: Counters | None = None  # of the data path; None: Linux forwarded alone
-    multipath_in_xdp: bool = False  # does the kernel tell the hash seed that XDP needs?
 
     def problems(self) -> list[str]:
         """What is not as it should be, each in a few words; nothing in a good run."""
@@ -85,7 +84,7 @@ class Report:
 
     def _fast_path_problems(self) -> list[str]:
         """Linux gives the same answers, so also make sure that it was XDP that gave them."""
-        if self.counters is None or not self.multipath_in_xdp:
+        if self.counters is None:
             return []
         found = []
         for server in WEIGHTS:

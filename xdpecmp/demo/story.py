@@ -43,13 +43,13 @@ def run(
     with interrupts.handled(), contextlib.ExitStack() as cleanup:
         say.heading("Two servers, one address, weights " + ":".join(map(str, WEIGHTS.values())))
         net = cleanup.enter_context(Topology(policy))
-        report.multipath_in_xdp = net.has_seed
         say.topology(net)
         cleanup.enter_context(servers(net, list(WEIGHTS)))
         if attach:
-            say.command("xdpecmp", "-n", net.names["router"], "attach", INGRESS)
+            arguments = (INGRESS,) if net.has_seed else (INGRESS, "--own-seed")
+            say.command("xdpecmp", "-n", net.names["router"], "attach", *arguments)
             started = time.monotonic()
-            cleanup.enter_context(fastpath.attached(net.names["router"], INGRESS))
+            cleanup.enter_context(fastpath.attached(net.names["router"], *arguments))
             say.line(f"In sync after {time.monotonic() - started:.1f} s.")
         else:
             say.line("Not attached: Linux forwards alone.")
