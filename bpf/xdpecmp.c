@@ -24,8 +24,8 @@ BPF_F_TABLE("array", u32, struct control, control, 1, MMAPABLE);
 BPF_F_TABLE("array", u32, struct config, config, 2, MMAPABLE);
 BPF_F_TABLE("array", u32, struct interface, interfaces, INTERFACES_MAX, MMAPABLE);
 BPF_TABLE("hash", struct vlan_key, u32, vlans, VLANS_MAX);
-BPF_F_TABLE("array", u32, struct direct, direct16, 1 << 8, MMAPABLE);
-BPF_F_TABLE("array", u32, struct direct, direct24, 1 << 16, MMAPABLE);
+BPF_F_TABLE("array", u32, struct direct, direct16, DIRECT16_MAX, MMAPABLE);
+BPF_F_TABLE("array", u32, struct direct, direct24, DIRECT24_MAX, MMAPABLE);
 BPF_F_TABLE("lpm_trie", struct route4_key, u32, routes4, ROUTES4_MAX, NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct route6_key, u32, routes6, ROUTES6_MAX, NO_PREALLOC);
 BPF_F_TABLE("array", u32, struct group, groups, GROUPS_MAX, MMAPABLE);
@@ -33,7 +33,7 @@ BPF_F_TABLE("array", u32, struct path, paths, PATHS_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct bucket, buckets, BUCKETS_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct nexthop, nexthops, NEXTHOPS_MAX, MMAPABLE);
 BPF_DEVMAP(devices, DEVICES_MAX);
-BPF_TABLE("percpu_array", u32, struct traffic, path_stats, NEXTHOPS_MAX);
+BPF_TABLE("percpu_array", u32, struct traffic, path_stats, PATH_STATS_MAX);
 BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_COUNT);
 
 /*

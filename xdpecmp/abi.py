@@ -26,10 +26,13 @@ CAPACITY = {
     "PATHS_MAX": 1 << 20,
     "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 65_536,
+    "PATH_STATS_MAX": 65_536,
     "DEVICES_MAX": 1024,
+    "DIRECT16_MAX": 1 << 8,
+    "DIRECT24_MAX": 1 << 16,
     "DESTINATIONS_MAX": 4096,
 }
-"""How many entries each map holds. LPM tries take memory for what is in them only."""
+"""How many entries each map holds, by its name. LPM tries take memory for what is in them only."""
 
 MAX_PATHS = 1024
 """Paths of one group that the data path searches (bpf/select.h); longer ones pass to Linux."""

@@ -31,9 +31,20 @@ _QUICK = ("-g0", "-Xclang", "-disable-llvm-passes")
 together take a third off the time, and cost a packet one nanosecond."""
 
 
+READ_BY_THE_PROGRAM = {"INTERFACES_MAX", "DESTINATIONS_MAX"}
+"""Capacities that are more than the size of a map."""
+
+
 def flags(variant: str) -> list[str]:
-    """What bpf/xdpecmp.c is compiled with, beside what bcc adds."""
-    sizes = [f"-D{name}={value}" for name, value in CAPACITY.items()]
+    """What bpf/xdpecmp.c is compiled with, beside what bcc adds.
+
+    bcc makes the maps as it compiles, only for us to throw them away: so they are small then, and
+    get their sizes in the image.
+    """
+    sizes = [
+        f"-D{name}={value if name in READ_BY_THE_PROGRAM else 1}"
+        for name, value in CAPACITY.items()
+    ]
     return [*sizes, f"-DVARIANT_{variant}", f"-I{BPF_DIR}", *_QUICK]
 
 
@@ -69,12 +80,13 @@ def _map_spec(library: Any, module: Any, number: int) -> MapSpec:
         return function(module, number)
 
     name = ask("bpf_table_name", ctypes.c_char_p)
+    entries = ask("bpf_table_max_entries_id")
     return MapSpec(
         name.decode(),
         ask("bpf_table_type_id"),
         ask("bpf_table_key_size_id"),
         ask("bpf_table_leaf_size_id"),
-        ask("bpf_table_max_entries_id"),
+        CAPACITY.get(f"{name.decode().upper()}_MAX", entries),
         ask("bpf_table_flags_id"),
         json.loads(library.bpf_table_key_desc(module, name)),
         json.loads(library.bpf_table_leaf_desc(module, name)),

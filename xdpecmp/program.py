@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from . import compiler, image, libbpf
-from .abi import BPF_DIR, source_id
+from .abi import BPF_DIR, abi_id, source_id
 from .errors import XdpecmpError
 from .image import Image
 from .maps import NAMES, Layout
@@ -183,6 +183,7 @@ def _cache_key(variant: Variant, source: Path) -> str:
     digest = hashlib.sha256()
     for part in (
         source_id(),
+        abi_id(),
         *compiler.flags(variant.value),
         compiler.version(),
         os.uname().release,

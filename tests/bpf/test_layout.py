@@ -81,9 +81,6 @@ def test_capacities(plane: Plane) -> None:
     expected |= {
         "control": 1,
         "config": 2,
-        "direct16": 1 << 8,
-        "direct24": 1 << 16,
-        "path_stats": CAPACITY["NEXTHOPS_MAX"],
         "reason_stats": STAT_COUNT,
     }
     assert entries == expected

@@ -11,6 +11,7 @@ import pytest
 
 from xdpecmp import abi, maps
 from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, INTERFACE_FLAGS, GroupKind, Reason
+from xdpecmp.compiler import READ_BY_THE_PROGRAM
 from xdpecmp.hashing import headers
 from xdpecmp.program import OF_GENERATION
 
@@ -137,13 +138,19 @@ def python_source(name: str) -> str:
 
 def test_capacities_are_those_that_the_program_asks_for() -> None:
     program = re.sub(r"/\*.*?\*/", "", source("xdpecmp.c"), flags=re.DOTALL)
-    assert set(re.findall(r"\b[A-Z0-9]+S\d?_MAX\b", program)) == CAPACITY.keys()
+    declared = re.findall(r"^BPF_\w+\(.*\b([A-Z0-9_]+_MAX)\b.*\);$", program, re.MULTILINE)
+    assert set(declared) == CAPACITY.keys()
+    rest = re.sub(r"^BPF_\w+\(.*$", "", program, flags=re.MULTILINE)
+    read = {name for name in CAPACITY if re.search(rf"\b{name}\b", rest)}
+    assert read == READ_BY_THE_PROGRAM
 
 
 def test_capacities_fit_their_fields() -> None:
     interfaces = CAPACITY["INTERFACES_MAX"]
     assert interfaces & (interfaces - 1) == 0  # `ifindex & (INTERFACES_MAX - 1)` is the slot
     assert CAPACITY["NEXTHOPS_MAX"] <= 1 << 16  # struct path's nexthop
+    assert CAPACITY["PATH_STATS_MAX"] == CAPACITY["NEXTHOPS_MAX"]
+    assert CAPACITY["DIRECT24_MAX"] == CAPACITY["DIRECT16_MAX"] * 256 == 1 << 16
     assert CAPACITY["DEVICES_MAX"] <= 1 << 16  # struct nexthop's device
     assert all(count <= 1 << 32 for count in CAPACITY.values())
 
