@@ -124,7 +124,7 @@ def program_by_id(number: int) -> int:
     return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
 
 
-class _TestRunOpts(ctypes.Structure):
+class RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts (libbpf's bpf.h)."""
 
     _fields_ = [
@@ -146,7 +146,7 @@ class _TestRunOpts(ctypes.Structure):
     ]
 
 
-class _XdpMd(ctypes.Structure):
+class Context(ctypes.Structure):
     """struct xdp_md (include/uapi/linux/bpf.h)."""
 
     _fields_ = [
@@ -160,6 +160,12 @@ class _XdpMd(ctypes.Structure):
             "egress_ifindex",
         )
     ]
+
+
+def run(fd: int, options: RunOptions) -> None:
+    """BPF_PROG_TEST_RUN as told; what came of it is in `options` then."""
+    options.sz = ctypes.sizeof(RunOptions)
+    _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +186,8 @@ def run_program(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> Pro
     size = max(len(frame), 1)
     data_in = ctypes.create_string_buffer(frame, size)
     data_out = ctypes.create_string_buffer(size + 256)
-    context = _XdpMd(data_end=len(frame), ingress_ifindex=ifindex)
-    options = _TestRunOpts(
-        sz=ctypes.sizeof(_TestRunOpts),
+    context = Context(data_end=len(frame), ingress_ifindex=ifindex)
+    options = RunOptions(
         data_in=ctypes.addressof(data_in),
         data_size_in=len(frame),
         data_out=ctypes.addressof(data_out),
@@ -192,7 +197,7 @@ def run_program(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> Pro
     if ifindex:
         options.ctx_in = ctypes.addressof(context)
         options.ctx_size_in = ctypes.sizeof(context)
-    _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
+    run(fd, options)
     return ProgramRun(options.retval, data_out.raw[: options.data_size_out], options.duration)
 
 

@@ -168,11 +168,10 @@ class Plane:
         """As `run`, with `size` bytes of metadata in front, which take the frame's headroom."""
         data = ctypes.create_string_buffer(bytes(size) + frame, size + len(frame))
         out = ctypes.create_string_buffer(len(data) + 256)
-        context = libbpf._XdpMd(
+        context = libbpf.Context(
             data=size, data_end=len(data), ingress_ifindex=self.world.ifindex["in"]
         )
-        options = libbpf._TestRunOpts(
-            sz=ctypes.sizeof(libbpf._TestRunOpts),
+        options = libbpf.RunOptions(
             data_in=ctypes.addressof(data),
             data_size_in=len(data),
             data_out=ctypes.addressof(out),
@@ -181,8 +180,7 @@ class Plane:
             ctx_size_in=ctypes.sizeof(context),
             repeat=1,
         )
-        library = libbpf._library()
-        libbpf._check(library.bpf_prog_test_run_opts(self.program, ctypes.byref(options)), "run")
+        libbpf.run(self.program, options)
         return VERDICTS[options.retval], out.raw[size : options.data_size_out]
 
     def observe(self, frame: bytes, metadata: int = 0) -> Outcome:

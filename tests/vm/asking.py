@@ -26,3 +26,17 @@ def asked(
     before = _verdicts(net)
     assert servers.all_answers(flows) == recorded
     return dict(_verdicts(net) - before)
+
+
+def verdicts(net: Anycast, *attach: str) -> dict[str, int]:
+    """Those on requests of both families, all of which are answered as by Linux alone; attached
+    that way meanwhile."""
+    with (
+        Servers(net) as servers,
+        servers.flows(4, FLOWS) as ipv4,
+        servers.flows(6, FLOWS) as ipv6,
+    ):
+        flows = [*ipv4, *ipv6]
+        recorded = servers.all_answers(flows)
+        net.attach(*attach)
+        return asked(net, servers, flows, recorded)

@@ -11,9 +11,8 @@ import pytest
 
 from tests.capabilities import Since, kernel_has
 from tests.net.topology import Anycast
-from tests.net.traffic import Servers
 from tests.netns import Namespace, veth, wait_until
-from tests.vm.asking import FLOWS, asked
+from tests.vm.asking import FLOWS, verdicts
 from tests.vm.devices import require_kind
 
 
@@ -57,42 +56,29 @@ def out_by_bond() -> Iterator[Bonded]:
         yield made
 
 
-def forwarded(net: Bonded, *attach: str) -> dict[str, int]:
-    """The verdicts on requests that are all answered."""
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
-        net.attach(*attach)
-        return asked(net, servers, flows, recorded)
-
-
 def test_in_by_a_bond(into_bond: Bonded) -> None:
     """By itself it gets generic mode: natively the program runs on the bond's links."""
-    assert forwarded(into_bond, "c0") == {"FORWARDED": 2 * FLOWS}
+    assert verdicts(into_bond, "c0") == {"FORWARDED": 2 * FLOWS}
     assert into_bond.json("status")["interfaces"][0]["mode"] == "generic"
 
 
 def test_in_by_a_bond_after_its_active_link_has_gone(into_bond: Bonded) -> None:
     into_bond.ns.ip("link set c0-1 down")
     into_bond.near.ip("link set eth0-1 down")
-    assert forwarded(into_bond, "c0") == {"FORWARDED": 2 * FLOWS}
+    assert verdicts(into_bond, "c0") == {"FORWARDED": 2 * FLOWS}
 
 
 def test_a_link_of_a_bond_passes_all(into_bond: Bonded) -> None:
     """What it receives belongs to the bond."""
     into_bond.detach()
-    assert forwarded(into_bond, "c0-1", "c0-2") == {"INTERFACE": 2 * FLOWS}
+    assert verdicts(into_bond, "c0-1", "c0-2") == {"INTERFACE": 2 * FLOWS}
 
 
 def test_out_by_a_bond_in_generic_mode(out_by_bond: Bonded) -> None:
-    assert forwarded(out_by_bond, "c0", "--mode", "generic") == {"FORWARDED": 2 * FLOWS}
+    assert verdicts(out_by_bond, "c0", "--mode", "generic") == {"FORWARDED": 2 * FLOWS}
 
 
 def test_out_by_a_bond_in_native_mode(out_by_bond: Bonded) -> None:
     """A bond sends XDP frames by its links, where they take them; before 6.3 nobody tells."""
     verdict = "FORWARDED" if kernel_has(Since.XDP_FEATURES) else "EGRESS_NO_XDP"
-    assert forwarded(out_by_bond, "c0", "--mode", "native") == {verdict: 2 * FLOWS}
+    assert verdicts(out_by_bond, "c0", "--mode", "native") == {verdict: 2 * FLOWS}

@@ -14,9 +14,8 @@ import pytest
 
 from tests.capabilities import Since, kernel_has, require_stock_kernel
 from tests.net.topology import SEED, Anycast
-from tests.net.traffic import Servers
 from tests.netns import Namespace
-from tests.vm.asking import FLOWS, asked
+from tests.vm.asking import FLOWS, verdicts
 from vagrant.stock_kernel.machine import nic_address
 
 WEIGHTS = (1, 1) if kernel_has(Since.HASH_SEED) else (1,)
@@ -50,19 +49,6 @@ def net() -> Iterator[Wired]:
 def detached(net: Wired) -> Iterator[Wired]:
     yield net
     net.detach()
-
-
-def verdicts(net: Wired, *attach: str) -> dict[str, int]:
-    """On requests that are all answered."""
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
-        net.attach(*attach)
-        return asked(net, servers, flows, recorded)
 
 
 def test_native_by_itself(detached: Wired) -> None:

@@ -6,13 +6,14 @@ import click
 
 from .. import lifecycle, output
 from ..instance import FLOW_LABEL
+from ..interfaces import MODES, Attached
 
 
 @click.command("attach")
 @click.argument("interfaces", metavar="IFACE...", nargs=-1, required=True)
 @click.option(
     "--mode",
-    type=click.Choice(lifecycle.MODES),
+    type=click.Choice(MODES),
     default="auto",
     show_default=True,
     help="native runs in the driver; generic runs on every device, slower.",
@@ -59,7 +60,7 @@ def command(
         _tell(lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed))
 
 
-def _tell(result: lifecycle.Attached) -> None:
+def _tell(result: Attached) -> None:
     for name, mode in result.modes.items():
         click.echo(f"{name}: attached, {mode} mode", err=True)
     for note in result.notes:

@@ -9,7 +9,7 @@
 | `host`, `network`, `interfaces`, `running` | pure checks: facts → findings |
 | `finding` | what a check says |
 
-Sentences that `attach` and `status` say too come from where they have them (`notes`, `lifecycle`,
+Sentences that `attach` and `status` say too come from where they have them (`notes`, `interfaces`,
 `instance`). What a trial tells is not guessed at: whether this host loads the programs at all
 (lockdown, memory limits, seccomp, an unfit bcc) is found out by loading them.
 """

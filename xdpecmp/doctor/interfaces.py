@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .. import notes
 from ..errors import XdpecmpError
-from ..lifecycle import BETTER_GENERIC, check_interface, removal
+from ..interfaces import BETTER_GENERIC, check_interface, removal
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
 from .finding import Finding, from_error, from_note, note, ok, problem
