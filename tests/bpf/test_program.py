@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from xdpecmp import image, libbpf, program
+from xdpecmp import compiler, image, libbpf, program
 from xdpecmp.image import Image
 from xdpecmp.program import PROGRAM, Build, BuildFailed, Variant, load, pin_name
 
@@ -76,6 +78,20 @@ def test_a_build_leaves_its_image_for_the_next_one(cache: Path, directory: Path)
     Build(directory, "test").result()
     (kept,) = cache.iterdir()
     assert kept.name.startswith("main-")
+
+
+def test_what_the_compiler_hides_from_itself_stays_in_others_sight() -> None:
+    # where mounts are shared, as systemd has it
+    compiling = f"{sys.executable} -m {compiler.__name__} MAIN {program.BPF_DIR}/xdpecmp.c"
+    script = f"{compiling} >/dev/null && cat /proc/self/mountinfo"
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "shared", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "shared:" in done.stdout
+    assert "kallsyms" not in done.stdout
 
 
 def test_other_sources_are_compiled(
