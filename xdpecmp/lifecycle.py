@@ -104,9 +104,9 @@ def _start(
         from .agent import EVERYTHING
         from .notes import notes
 
-        kernel.prepare_to_write()
         mirror = _new_mirror(instance, kernel, generation)
         mirror.compile(ours)
+        mirror.prepare_to_keep()
         instance.save_layout(build.result())
     finally:
         build.abandon()

@@ -53,6 +53,8 @@ class Mirror:
         """What routes lead there only a dump tells."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
+        self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
+        """What `tables` was compiled from; None where it has changed since."""
 
     def open(
         self,
@@ -104,9 +106,11 @@ class Mirror:
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
-        self.tables = compile_tables(
-            self.snapshot, attached or self.attached(), bool(self._is_deep)
-        )
+        source = self.snapshot, attached or self.attached(), bool(self._is_deep)
+        if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
+            return
+        self.tables = compile_tables(*source)
+        self._compiled = source
 
     def push(self, attached: Collection[int] | None = None) -> bool:
         """Bring the data path to what was read. False where there was not room for all: there may
@@ -159,6 +163,7 @@ class Mirror:
         if change is None:
             return False
         self.tables.absorb(change)
+        self._compiled = None
         fits = self._dataplane.change(change)
         self._keep(change.gateways)
         return sure and fits
@@ -185,14 +190,23 @@ class Mirror:
             self._keep(self.tables.gateways)
             self._report_use()
 
+    def prepare_to_keep(self) -> None:
+        """Do ahead what the first `keep_resolved` would take time for, if it has something to do
+        for what was compiled."""
+        assert self.tables is not None
+        if any(self._needs_keeping(gateway) for gateway in self.tables.gateways):
+            self.kernel.prepare_to_write()
+
+    def _needs_keeping(self, gateway: NextHop) -> bool:
+        """Whether nobody else keeps that next hop resolved, and its link is up."""
+        link = self.snapshot.links.get(gateway.ifindex)
+        neighbour = self.snapshot.neighbours.get((gateway.via, gateway.ifindex))
+        if link is None or not link.up:
+            return False
+        return not neighbour or not (neighbour.managed or neighbour.state & _NUD_PERMANENT_OR_NOARP)
+
     def _keep(self, gateways: Iterable[NextHop]) -> None:
-        for gateway in gateways:
-            link = self.snapshot.links.get(gateway.ifindex)
-            neighbour = self.snapshot.neighbours.get((gateway.via, gateway.ifindex))
-            if link is None or not link.up:
-                continue
-            if neighbour and (neighbour.managed or neighbour.state & _NUD_PERMANENT_OR_NOARP):
-                continue
+        for gateway in filter(self._needs_keeping, gateways):
             if gateway not in self._managed:
                 self._record_managed(gateway)
                 self._managed.add(gateway)
