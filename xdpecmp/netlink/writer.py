@@ -1,4 +1,4 @@
-"""Changes to neighbours and XDP programs, by pyroute2.
+"""Changes to neighbours, by pyroute2.
 
 pyroute2 is imported, and its socket opened, with the first change only: that takes 0.15 s, which
 commands that only read need not wait for.
@@ -15,11 +15,6 @@ from .namespace import inside
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
-
-XDP_FLAGS_UPDATE_IF_NOEXIST = 1
-XDP_FLAGS_SKB_MODE = 2
-XDP_FLAGS_DRV_MODE = 4
-XDP_FLAGS_REPLACE = 16
 
 
 class Writer:
@@ -43,19 +38,6 @@ class Writer:
             lambda route: route.neigh(
                 "replace", dst=text, ifindex=ifindex, state=0, flags=flags, flags_ext=extended
             ),
-        )
-
-    def xdp(self, ifindex: int, descriptor: int, flags: int, expected: int | None) -> None:
-        """Set a device's XDP program: its descriptor, -1 for none; XDP_FLAGS_*.
-
-        `expected` is a descriptor of the program that has to be there now, for XDP_FLAGS_REPLACE.
-        """
-        attributes = [("IFLA_XDP_FD", descriptor), ("IFLA_XDP_FLAGS", flags)]
-        if expected is not None:
-            attributes.append(("IFLA_XDP_EXPECTED_FD", expected))
-        self._call(
-            f"XDP program of device #{ifindex}",
-            lambda route: route.link("set", index=ifindex, xdp={"attrs": attributes}),
         )
 
     def open(self) -> IPRoute:

@@ -13,23 +13,23 @@ import os
 from errno import EBUSY, EEXIST, EOPNOTSUPP
 from pathlib import Path
 
+from .. import libbpf
 from ..errors import ForeignProgram, KernelRefused, XdpecmpError
 from . import wire
 from .links import read_link
-from .writer import (
-    XDP_FLAGS_DRV_MODE,
-    XDP_FLAGS_REPLACE,
-    XDP_FLAGS_SKB_MODE,
-    XDP_FLAGS_UPDATE_IF_NOEXIST,
-    Writer,
-)
+from .namespace import inside
 
-_MODES = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
+_UPDATE_IF_NOEXIST = 1
+_SKB_MODE = 2
+_DRV_MODE = 4
+_REPLACE = 16
+"""XDP_FLAGS_* (include/uapi/linux/if_link.h)."""
+_MODES = {"native": _DRV_MODE, "generic": _SKB_MODE}
 
 
 def attach(
     connection: wire.Socket,
-    writer: Writer,
+    namespace: int,
     ifindex: int,
     prog_fd: int,
     mode: str,
@@ -41,10 +41,10 @@ def attach(
     it is replaced without a gap. Raises ForeignProgram if it is otherwise, NoSuchInterface,
     NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode).
     """
-    before = XDP_FLAGS_UPDATE_IF_NOEXIST if expected_fd is None else XDP_FLAGS_REPLACE
+    before = _UPDATE_IF_NOEXIST if expected_fd is None else _REPLACE
     name = read_link(connection, ifindex).name
     try:
-        writer.xdp(ifindex, prog_fd, _MODES[mode] | before, expected_fd)
+        _set(namespace, ifindex, prog_fd, _MODES[mode] | before, expected_fd)
     except KernelRefused as error:
         raise _attach_error(error, name, mode) from error
     link = read_link(connection, ifindex)
@@ -72,7 +72,7 @@ def _attach_error(error: KernelRefused, name: str, mode: str) -> XdpecmpError:
 
 
 def detach(
-    connection: wire.Socket, writer: Writer, ifindex: int, mode: str, expected_fd: int
+    connection: wire.Socket, namespace: int, ifindex: int, mode: str, expected_fd: int
 ) -> None:
     """Detach the program behind `expected_fd`, which is attached in that mode.
 
@@ -89,11 +89,22 @@ def detach(
     if (link.xdp_mode, link.xdp_prog_id) != (mode, expected):
         raise foreign
     try:
-        writer.xdp(ifindex, -1, _MODES[mode] | XDP_FLAGS_REPLACE, expected_fd)
+        _set(namespace, ifindex, None, _MODES[mode] | _REPLACE, expected_fd)
     except KernelRefused as error:
         raise (foreign if error.errno in (EBUSY, EEXIST) else error) from error
     if read_link(connection, ifindex).xdp_prog_id == expected:
         raise KernelRefused(f"{link.name}: program {expected} is still attached", 0)
+
+
+def _set(
+    namespace: int, ifindex: int, prog_fd: int | None, flags: int, expected_fd: int | None
+) -> None:
+    """Set a device's program; None takes it off. Raises KernelRefused, NotPermitted."""
+    try:
+        with inside(namespace):
+            libbpf.set_xdp(ifindex, prog_fd, flags, expected_fd)
+    except OSError as error:
+        raise wire.refused(f"XDP program of device #{ifindex}", error.errno or 0) from error
 
 
 def program_id(descriptor: int) -> int:
