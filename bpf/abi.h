@@ -95,10 +95,12 @@ struct vlan_key {
 _Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
 
 /*
- * IPv4 addresses index two tables before the trie is asked (after DIR-24-8: Gupta, Lin, McKeown 1998):
- * direct16[a].group[b] for the address a.b.c.d or, where that is 0, direct24[a.b].group[c]; where that
- * is 0 too, only the trie knows. Else it is what the trie would have said. 0 is always right, and slow.
+ * IPv4 addresses index these before the trie is asked (DIR-24-8: Gupta, Lin, McKeown 1998). For the
+ * address a.b.c.d direct16[a].group[b] says what the trie would or, where that is 0,
+ * direct24[a.b].group[c] or, where that has DIRECT_BLOCK, direct32[the rest].group[d]. Where the last
+ * one is 0, only the trie knows: 0 is always right, and slow.
  */
+#define DIRECT_BLOCK 0x8000 /* and above: no entry of groups */
 struct direct {
 	__u16 group[256];
 };

@@ -26,6 +26,7 @@ BPF_F_TABLE("array", u32, struct interface, interfaces, INTERFACES_MAX, MMAPABLE
 BPF_TABLE("hash", struct vlan_key, u32, vlans, VLANS_MAX);
 BPF_F_TABLE("array", u32, struct direct, direct16, DIRECT16_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct direct, direct24, DIRECT24_MAX, MMAPABLE);
+BPF_F_TABLE("array", u32, struct direct, direct32, DIRECT32_MAX, MMAPABLE);
 BPF_F_TABLE("lpm_trie", struct route4_key, u32, routes4, ROUTES4_MAX, NO_PREALLOC);
 BPF_F_TABLE("lpm_trie", struct route6_key, u32, routes6, ROUTES6_MAX, NO_PREALLOC);
 BPF_F_TABLE("array", u32, struct group, groups, GROUPS_MAX, MMAPABLE);
@@ -190,7 +191,13 @@ static __always_inline u32 direct_group(__be32 address)
 		return group;
 	index = be16(address);
 	block = direct24.lookup(&index);
-	return block ? *(volatile u16 *)&block->group[address >> 16 & 0xff] : 0;
+	if (block)
+		group = *(volatile u16 *)&block->group[address >> 16 & 0xff];
+	if (!(group & DIRECT_BLOCK))
+		return group;
+	index = group & ~DIRECT_BLOCK;
+	block = direct32.lookup(&index);
+	return block ? *(volatile u16 *)&block->group[address >> 24] : 0;
 }
 
 static __always_inline struct group route4(__be32 address)

@@ -71,8 +71,11 @@ MUTANTS = (
     Mutant("VLAN pop", "rewrite.h", "if (surplus &&", "if (surplus < 0 &&", TAGS),
     # where it leads
     Mutant("direct row", "xdpecmp.c", "address >> 8 & 0xff", "address & 0xff", LOOKUP),
-    Mutant("direct cell", "xdpecmp.c", "address >> 16 & 0xff", "address >> 24", LOOKUP),
+    Mutant("direct cell", "xdpecmp.c", "address >> 16 & 0xff", "address >> 17 & 0xff", LOOKUP),
     Mutant("direct block", "xdpecmp.c", "= be16(address);", "= be16(address) | 1;", LOOKUP),
+    Mutant("direct host", "xdpecmp.c", "group[address >> 24]", "group[address >> 25]", LOOKUP),
+    Mutant("block number", "xdpecmp.c", "group & ~DIRECT_BLOCK", "group & 0x7ffe", LOOKUP),
+    Mutant("block flag", "abi.h", "DIRECT_BLOCK 0x8000", "DIRECT_BLOCK 0x4000", LOOKUP),
     Mutant(
         "behind the direct tables",
         "xdpecmp.c",

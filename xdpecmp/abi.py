@@ -22,7 +22,7 @@ CAPACITY = {
     "VLANS_MAX": 4096,
     "ROUTES4_MAX": 2_000_000,
     "ROUTES6_MAX": 1_000_000,
-    "GROUPS_MAX": 65_536,
+    "GROUPS_MAX": 32_768,
     "PATHS_MAX": 1 << 20,
     "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 65_536,
@@ -30,6 +30,7 @@ CAPACITY = {
     "DEVICES_MAX": 1024,
     "DIRECT16_MAX": 1 << 8,
     "DIRECT24_MAX": 1 << 16,
+    "DIRECT32_MAX": 1 << 15,
     "DESTINATIONS_MAX": 4096,
 }
 """How many entries each map holds, by its name. LPM tries take memory for what is in them only."""

@@ -33,7 +33,7 @@ _SCALARS: dict[str, Any] = {
 MAPPED = ("control", "config", "interfaces", "groups", "paths", "buckets", "nexthops")
 """The maps that are reached through memory."""
 
-DIRECT = ("direct16", "direct24")
+DIRECT = ("direct16", "direct24", "direct32")
 """The tables in front of the IPv4 trie. They are large, and only who writes them maps them."""
 
 NAMES = (*MAPPED, *DIRECT, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")

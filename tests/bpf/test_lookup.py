@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -121,6 +122,23 @@ def test_the_longest_prefix_wins(plane: Plane, family: int, seed: int) -> None:
         before = tables
         kept = {p: t for p, t in tables.routes.items() if rng.random() < 0.7}
         tables = replace(tables, routes=kept | routes(rng, family, choice, 4))
+
+
+@pytest.mark.parametrize("table", ["direct24", "direct32"])
+def test_what_the_direct_tables_leave_open_the_trie_knows(plane: Plane, table: str) -> None:
+    rng = random.Random(5)
+    usual = plane.load(plane.world.snapshot())
+    tables = replace(usual, routes=routes(rng, 4, targets(usual, 4), 30))
+    plane.load_tables(tables)
+    entries = np.frombuffer(plane.maps.memory(table), np.uint16)
+    kept = entries.copy()
+    assert kept.any()
+    entries[:] = 0
+    try:
+        for address in corners(set(tables.routes)):
+            assert seen(plane, address) == expected(tables, address), (address, tables.routes)
+    finally:
+        entries[:] = kept
 
 
 # --- IPv6 destinations that share a place ---------------------------------------------------------

@@ -27,6 +27,7 @@ def healthy_router() -> Iterator[Small]:
         for number in (0, 1):
             made.sysctl(f"net.ipv4.conf.in{number}.rp_filter", 0)
             made.ns.ip(f"addr add 10.{number}.0.1/24 dev in{number}")
+            made.peer.ip(f"addr add 10.{number}.0.2/24 dev in{number}")
         made.sysctl("net.ipv4.conf.all.rp_filter", 0)
         made.ns.ip("route add 192.0.2.0/24 nexthop via 10.0.0.2 nexthop via 10.1.0.2 weight 3")
         yield made

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from xdpecmp import tries as module
 from xdpecmp.abi import Reason
 from xdpecmp.compile import masked
+from xdpecmp.direct import BLOCK
 from xdpecmp.model import Prefix
 from xdpecmp.packed import Layered, Packed
 from xdpecmp.tries import Tries
@@ -26,7 +27,11 @@ FDS = {"routes4": 4, "routes6": 6}
 KEY_SIZE = {4: 8, 6: 20}
 
 
-MEMORY = {"direct16": np.zeros(1 << 16, np.uint16), "direct24": np.zeros(1 << 24, np.uint16)}
+MEMORY = {
+    "direct16": np.zeros(1 << 16, np.uint16),
+    "direct24": np.zeros(1 << 24, np.uint16),
+    "direct32": np.zeros((2, 256), np.uint16),  # so that some packets still go by the trie
+}
 """One for all tests, which says nothing right until something was written."""
 
 
@@ -75,9 +80,11 @@ class Maps:
     def found4(self, address: bytes) -> int:
         """The entry of `groups` as bpf/xdpecmp.c finds it; of a trie here, the longest match."""
         number = int.from_bytes(address, "big")
-        direct = MEMORY["direct16"][number >> 16] or MEMORY["direct24"][number >> 8]
+        direct = int(MEMORY["direct16"][number >> 16] or MEMORY["direct24"][number >> 8])
+        if direct & BLOCK:
+            direct = int(MEMORY["direct32"][direct ^ BLOCK, number & 0xFF])
         if direct:
-            return int(direct)
+            return direct
         held = self.held()
         prefixes = (Prefix(masked(address, length), length) for length in range(32, -1, -1))
         return next((held[p] for p in prefixes if p in held), int(Reason.NO_ROUTE))
