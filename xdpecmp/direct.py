@@ -75,6 +75,8 @@ class Direct4:
 
     def _adopt(self) -> None:
         """Blocks that an earlier agent gave out are in use until their cells lead elsewhere."""
+        if not self._direct32[0].any():  # the one that is given out first
+            return
         detailed = np.flatnonzero(self._direct16 == 0)
         for start in range(0, len(detailed), _ROWS_AT_ONCE):
             rows = detailed[start : start + _ROWS_AT_ONCE]
