@@ -51,9 +51,9 @@ def draw(data: Mapping[str, Any], folder: Path = OUT) -> Path | None:
 
 
 def _draw_packets(axes: Any, packets: Mapping[str, float]) -> None:
-    for family, sizes in TABLE_SIZES.items():
+    for family in _COLOURS:
         for program, label in _LABELS.items():
-            points = [(n, packets.get(spread_name(program, family, n))) for n in sizes]
+            points = [(n, packets.get(spread_name(program, family, n))) for n in TABLE_SIZES]
             points = [(n, ns) for n, ns in points if ns is not None]
             if points:
                 axes.plot(
