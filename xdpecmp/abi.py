@@ -104,6 +104,8 @@ INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
 """Entries of `reason_stats`."""
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
+DIRECT_BLOCK: int = int(_define("DIRECT_BLOCK"), 0)
+"""In an entry of `direct24`: the rest is the number of a block of `direct32`."""
 LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
 
 

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import libbpf
+from .abi import DIRECT_BLOCK as BLOCK
 from .abi import Reason
 from .model import Prefix
 from .slots import CapacityError, Slots
 
 ROWS, CELLS, HOSTS = 1 << 16, 1 << 8, 1 << 8
-BLOCK = 0x8000
-"""In `direct24`: the rest is the number of a block."""
 _ROWS_AT_ONCE = 1 << 10
 _DEEP = 0x80
 _NO_ROUTE = int(Reason.NO_ROUTE)
@@ -68,7 +68,8 @@ class Direct4:
         self._direct16: Numbers = np.frombuffer(direct16, np.uint16, ROWS)
         self._direct24: Numbers = np.frombuffer(direct24, np.uint16, ROWS * CELLS)
         self._direct32: Numbers = np.frombuffer(direct32, np.uint16).reshape(-1, HOSTS)
-        self._blocks: Slots[int] = Slots(0, len(self._direct32))
+        blocks = len(self._direct32)
+        self._blocks: Slots[int] = Slots(0, blocks, at_once=max(1, blocks // 128))
         """Of deep cells."""
         self._adopt()
         self._clear()
@@ -77,6 +78,7 @@ class Direct4:
         """Blocks that an earlier agent gave out are in use until their cells lead elsewhere."""
         if not self._direct32[0].any():  # the one that is given out first
             return
+        libbpf.wait_for_readers()  # of what it let go of last: that counts as free now
         detailed = np.flatnonzero(self._direct16 == 0)
         for start in range(0, len(detailed), _ROWS_AT_ONCE):
             rows = detailed[start : start + _ROWS_AT_ONCE]
@@ -146,17 +148,21 @@ class Direct4:
         for cell in self._blocks.live.keys() - self._deep.keys():
             self._direct24[cell] = group24[cell]
             self._blocks.retire(cell)
-        group: Numbers = np.repeat(group24[cells, None], HOSTS, axis=1)
-        mark: Marks = np.repeat(self._length24[cells, None], HOSTS, axis=1)
-        hosts = place.reshape(-1) * HOSTS + (addresses & 0xFF)
+        entries = np.array([self._entry(cell) for cell in cells.tolist()], np.uint16)
+        held = entries > 0
+        # only these take memory: there may be a million cells
+        group: Numbers = np.repeat(group24[cells[held], None], HOSTS, axis=1)
+        mark: Marks = np.repeat(self._length24[cells[held], None], HOSTS, axis=1)
+        place = place.reshape(-1)
+        hosts = (np.cumsum(held) - 1)[place] * HOSTS + (addresses & 0xFF)
+        inside = held[place]
         for length in range(25, 33):
-            chosen = lengths == length
+            chosen = inside & (lengths == length)
             index = hosts[chosen] >> (32 - length)
             group.reshape(-1, 1 << (32 - length))[index] = numbers[chosen, None]
             mark.reshape(-1, 1 << (32 - length))[index] = length + 1
-        entries = np.array([self._entry(cell) for cell in cells.tolist()], np.uint16)
-        blocks = entries[entries > 0] ^ BLOCK
-        self._direct32[blocks], self._length32[blocks] = group[entries > 0], mark[entries > 0]
+        blocks = entries[held] ^ BLOCK
+        self._direct32[blocks], self._length32[blocks] = group, mark
         self._length24[cells] |= _DEEP
         group24[cells] = entries
 

@@ -147,6 +147,7 @@ class Mirror:
         """Bring the data path to what these updates say, in order. False where they, or some, don't
         say enough: then all routes have to be pulled."""
         assert self.tables is not None
+        self._compiled = None  # whatever comes of it, the snapshot's routes change in place
         table, doubtful = RouteTable.of(self.snapshot.routes), self._doubtful
         touched: dict[Prefix, None] = {}
         sure = True
@@ -163,7 +164,6 @@ class Mirror:
         if change is None:
             return False
         self.tables.absorb(change)
-        self._compiled = None
         fits = self._dataplane.change(change)
         self._keep(change.gateways)
         return sure and fits

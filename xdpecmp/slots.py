@@ -21,11 +21,13 @@ class Slots(Generic[K]):
     a grace period.
     """
 
-    def __init__(self, first: int, limit: int) -> None:
+    def __init__(self, first: int, limit: int, at_once: int = 1) -> None:
+        """`at_once`: so many have to be free before any changes hands, each time of which takes a
+        grace period."""
         self.live: dict[K, int] = {}
         self._first = self.used = first
         """Numbers from here on were never given out."""
-        self._limit = limit
+        self._limit, self._at_once = limit, at_once
         self._retired: dict[K, int] = {}
         self._reusable: list[int] = []
 
@@ -56,10 +58,11 @@ class Slots(Generic[K]):
 
     def _recycle(self) -> int:
         if not self._reusable:
+            # not found out by looking: whoever is short of numbers asks for each of its keys
+            if self._limit - self._first - len(self.live) < self._at_once:
+                raise CapacityError
             # the retired ones, and those that an earlier agent gave out and retired
             free = set(range(self._first, self.used)) - set(self.live.values())
-            if not free:
-                raise CapacityError
             libbpf.wait_for_readers()
             self._reusable = sorted(free, reverse=True)
             self._retired.clear()

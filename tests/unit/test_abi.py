@@ -56,6 +56,11 @@ def test_reasons_fit_their_fields() -> None:
     assert len(Reason) < CAPACITY["GROUPS_MAX"]
 
 
+def test_groups_and_blocks_can_be_told_apart() -> None:
+    """In the direct tables, where one bit does."""
+    assert max(CAPACITY["GROUPS_MAX"], CAPACITY["DIRECT32_MAX"]) <= abi.DIRECT_BLOCK
+
+
 # --- ICMP errors ---------------------------------------------------------------------------------
 
 

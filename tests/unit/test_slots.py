@@ -44,6 +44,18 @@ def test_a_full_map_says_so() -> None:
         slots.acquire("b")
 
 
+def test_numbers_change_hands_many_at_once(waits: list[None]) -> None:
+    slots: Slots[str] = Slots(0, 4, at_once=2)
+    for key in "abcd":
+        slots.acquire(key)
+    slots.retire("a")
+    with pytest.raises(CapacityError):
+        slots.acquire("e")
+    slots.retire("b")
+    assert {slots.acquire("e")[0], slots.acquire("f")[0]} == {0, 1}
+    assert len(waits) == 1
+
+
 def test_adopted_numbers_are_not_given_out_again() -> None:
     slots: Slots[str] = Slots(0, 9)
     slots.adopt("old", 3)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdpecmp import tries as module
+from xdpecmp.abi import DIRECT_BLOCK as BLOCK
 from xdpecmp.abi import Reason
 from xdpecmp.compile import masked
-from xdpecmp.direct import BLOCK
 from xdpecmp.model import Prefix
 from xdpecmp.packed import Layered, Packed
 from xdpecmp.tries import Tries
