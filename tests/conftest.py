@@ -7,8 +7,13 @@ import signal
 from types import FrameType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.capabilities import require
+
+# How long an example takes is the machine's affair: under emulation that is seconds.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

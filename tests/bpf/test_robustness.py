@@ -110,7 +110,7 @@ def goes_to_single(packet: bytes) -> bool:
 
 
 tags = st.sampled_from([(), (), *TAGS.values(), TAGS["in.20"] + TAGS["in.10"] + TAGS["in.10"]])
-fast = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+fast = settings(max_examples=400, suppress_health_check=list(HealthCheck))
 
 
 @fast

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from ctypes import byref
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.capabilities import Since, require_kernel, since
+from tests.capabilities import Since, require, require_kernel, since
 from tests.net.command import command
 from tests.net.doctor import bad, findings, healthy_router, ip, nftables, run, saying, sysctl
 from tests.net.small import Small
@@ -166,10 +168,13 @@ def test_old_iptables() -> None:
     info = ctypes.create_string_buffer(b"filter", 84)  # struct ipt_getinfo
     size = ctypes.c_uint32(len(info))
     libc = ctypes.CDLL(None, use_errno=True)
+    if shutil.which("modprobe"):  # as ip6tables-legacy does where it is a module
+        subprocess.run(["modprobe", "-q", "ip6table_filter"], check=False)
     with Namespace("bare") as bare:
         with bare.enter(), socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255) as asked:
             descriptor, level = asked.fileno(), socket.IPPROTO_IPV6
-            assert not libc.getsockopt(descriptor, level, IP6T_SO_GET_INFO, info, byref(size))
+            failed = libc.getsockopt(descriptor, level, IP6T_SO_GET_INFO, info, byref(size))
+        require(not failed, "ip6tables' filter table: modprobe ip6table_filter")
         done = command("-n", bare.name, "doctor")
     assert "no iptables rule, and ip6tables filter may have some" in done.stdout
     assert "→ ip6tables-legacy-save" in done.stdout

@@ -124,7 +124,7 @@ def corners(routes: Mapping[Prefix, int]) -> set[int]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(start=tables, changes=steps)
 def test_says_what_the_trie_says(plane: Plane, start: Table, changes: list) -> None:
     plane.rebuild(start)
@@ -136,7 +136,7 @@ def test_says_what_the_trie_says(plane: Plane, start: Table, changes: list) -> N
         plane.check(address)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(start=tables, changes=steps)
 def test_changes_come_to_what_a_rebuild_comes_to(plane: Plane, start: Table, changes: list) -> None:
     plane.rebuild(start)
@@ -232,7 +232,7 @@ def test_a_table_far_too_large_for_the_blocks(monkeypatch: pytest.MonkeyPatch) -
 # --- while readers are at it ----------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(start=tables, change=st.tuples(prefixes, st.none() | numbers))
 def test_a_reader_finds_the_old_or_the_new_or_nothing(
     plane: Plane, start: Table, change: tuple[Prefix, int | None]
@@ -242,7 +242,7 @@ def test_a_reader_finds_the_old_or_the_new_or_nothing(
     readers.follow(lambda: plane.change(change))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(before=tables, after=tables)
 def test_so_it_does_while_another_agent_takes_over(
     plane: Plane, before: Table, after: Table

@@ -176,7 +176,7 @@ class Follower:
 
 
 @given(st.lists(some_route(), max_size=6), steps, st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_following_events_comes_to_the_same_as_compiling_everything(
     first: list[Route], script: list[tuple[str, Route]], at_once: int
 ) -> None:
@@ -200,7 +200,6 @@ def test_following_events_comes_to_the_same_as_compiling_everything(
 
 
 @given(st.lists(some_route(), max_size=6), steps, st.data())
-@settings(deadline=None)
 def test_events_of_before_the_dump_do_no_harm(
     first: list[Route], script: list[tuple[str, Route]], data: st.DataObject
 ) -> None:

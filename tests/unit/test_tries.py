@@ -126,7 +126,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps)
 def test_the_maps_hold_what_is_wanted(script: list[tuple[str, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
