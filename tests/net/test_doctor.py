@@ -162,8 +162,10 @@ def test_native_program_and_a_deaf_device(attached: Small) -> None:
     attached.peer.run("ethtool", "-K", "in1", "gro", "off")
     try:
         attached.ns.ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:02 dev in1")
-        (said,) = saying(findings(attached, "in0"), "egress")
-        assert said["interface"] == "in1"
+        rows = saying(findings(attached, "in0"), "egress")
+        # before Linux 6.3, which does not tell, it is said of in0 too
+        (said,) = [row for row in rows if row["interface"] == "in1"]
+        assert len(rows) == 1 or not kernel_has(Since.XDP_FEATURES)
         assert said["found"].startswith("what leaves by in1 passes to Linux")
         assert said["fix"] == "ethtool -K PEER gro on"
     finally:
