@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tests.net.topology import Anycast
 from tests.net.traffic import Answer, Flow, Servers
@@ -28,15 +29,21 @@ def asked(
     return dict(_verdicts(net) - before)
 
 
-def verdicts(net: Anycast, *attach: str) -> dict[str, int]:
-    """Those on requests of both families, all of which are answered as by Linux alone; attached
-    that way meanwhile."""
+@contextmanager
+def flows_and_answers(net: Anycast) -> Iterator[tuple[Servers, list[Flow], list[Answer]]]:
+    """Flows of both families, and what they are answered as the router is now."""
     with (
         Servers(net) as servers,
         servers.flows(4, FLOWS) as ipv4,
         servers.flows(6, FLOWS) as ipv6,
     ):
         flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
+        yield servers, flows, servers.all_answers(flows)
+
+
+def verdicts(net: Anycast, *attach: str) -> dict[str, int]:
+    """Those on requests of both families, all of which are answered as by Linux alone; attached
+    that way meanwhile."""
+    with flows_and_answers(net) as (servers, flows, recorded):
         net.attach(*attach)
         return asked(net, servers, flows, recorded)

@@ -10,7 +10,7 @@ import pytest
 from tests.capabilities import Since, kernel_has
 from tests.net.topology import Anycast
 from tests.net.traffic import Servers
-from tests.vm.asking import FLOWS, asked
+from tests.vm.asking import FLOWS, asked, flows_and_answers
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,7 @@ def net() -> Iterator[Anycast]:
     ("mode", "verdict"), [("native", "EGRESS_NO_XDP"), ("generic", "FORWARDED")]
 )
 def test_nothing_is_lost(net: Anycast, mode: str, verdict: str) -> None:
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
+    with flows_and_answers(net) as (servers, flows, recorded):
         net.attach("c0", "--mode", mode)
         assert asked(net, servers, flows, recorded) == {verdict: len(flows)}
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.capabilities import Since, kernel_has
 from tests.net.topology import Anycast
-from tests.net.traffic import Servers, by_server
-from tests.vm.asking import FLOWS, asked
+from tests.net.traffic import by_server
+from tests.vm.asking import asked, flows_and_answers
 
 pytestmark = pytest.mark.root
 
@@ -28,13 +28,7 @@ def net() -> Iterator[Anycast]:
 def test_flows_stay_where_linux_has_them(net: Anycast) -> None:
     """Through attach, upgrade, the agent's death and detach. The answers, which go by routes with a
     single next hop, are forwarded."""
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
+    with flows_and_answers(net) as (servers, flows, recorded):
         assert set(by_server(recorded)) == {1, 2}
         passed = {"SEED_UNKNOWN": len(flows), "FORWARDED": len(flows)}
         for _ in ("attach", "upgrade"):

@@ -16,7 +16,7 @@ from tests.capabilities import Since, since
 from tests.net.topology import SEED, Anycast
 from tests.net.traffic import Servers, by_server
 from tests.netns import Namespace, veth
-from tests.vm.asking import FLOWS, asked
+from tests.vm.asking import FLOWS, asked, flows_and_answers
 from tests.vm.devices import NATIVE, require_kind
 
 Tags = tuple[tuple[str, int], ...]
@@ -67,13 +67,7 @@ def one_server(request: pytest.FixtureRequest) -> Iterator[Tagged]:
 @pytest.mark.parametrize("mode", MODES)
 def test_from_tag_to_tag(one_server: Tagged, mode: str) -> None:
     net = one_server
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
+    with flows_and_answers(net) as (servers, flows, recorded):
         net.attach("c0-nic", "--mode", mode)
         assert asked(net, servers, flows, recorded) == {"FORWARDED": len(flows)}
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.net.topology import SOURCES, VIP_PREFIX, Anycast, batch
-from tests.net.traffic import Servers
-from tests.vm.asking import FLOWS, asked
+from tests.vm.asking import asked, flows_and_answers
 from tests.vm.devices import require_kind
 
 
@@ -34,13 +33,7 @@ def net() -> Iterator[Anycast]:
 
 
 def test_all_passes_to_linux(net: Anycast) -> None:
-    with (
-        Servers(net) as servers,
-        servers.flows(4, FLOWS) as ipv4,
-        servers.flows(6, FLOWS) as ipv6,
-    ):
-        flows = [*ipv4, *ipv6]
-        recorded = servers.all_answers(flows)
+    with flows_and_answers(net) as (servers, flows, recorded):
         done = net.run("attach", "c0")
         assert [line for line in done.lines if "c0 belongs to another device" in line]
         assert asked(net, servers, flows, recorded) == {"INTERFACE": len(flows)}
