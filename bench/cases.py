@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import packets
-from .programs import BARE_REDIRECT, CHECKS, FLOOR, MINIMUM, REFERENCE, XDPECMP
+from .programs import BARE_REDIRECT, CHECKS, FLOOR, LOOK_UP, MINIMUM, REFERENCE, XDPECMP
 from .router import MAC, PATHS, SOURCE4, SOURCE6, VLAN_DESTINATION4, VLAN_ID, destination
 
 _SOURCES = {4: SOURCE4, 6: SOURCE6}
 
 TABLE_SIZES = (1, 1_000, 100_000, 1_000_000)
 """Routes of the tables that destinations are spread over."""
+
+_MINIMA = {MINIMUM: "kernel-exact minimum", LOOK_UP: "minimum and one look-up"}
+"""Measured with destinations at random over the largest table too."""
 
 HARNESS = (FLOOR, CHECKS)
 """Programs that end in XDP_TX; all others redirect."""
@@ -57,6 +60,8 @@ def spread_name(program: str, family: int, table: int) -> str:
         return f"spreader IPv{family}"
     if program == REFERENCE:
         return _reference(family, table=table)
+    if program in _MINIMA:
+        return f"{_MINIMA[program]} IPv{family}{_suffix(table=table)}"
     return f"IPv{family} policy 0{_suffix(table=table)}"
 
 
@@ -96,3 +101,6 @@ def cases() -> Iterator[Case]:
             for size in TABLE_SIZES:
                 name = spread_name(program, family, size)
                 yield Case(name, program, b"", family, table=size)
+    for program in _MINIMA:
+        name = spread_name(program, 4, TABLE_SIZES[-1])
+        yield Case(name, program, b"", 4, table=TABLE_SIZES[-1])

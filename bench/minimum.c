@@ -10,6 +10,9 @@
  *                  chooses as Linux does cannot do without: sorted addresses, SipHash-2-4 over all that
  *                  does not depend on the seed alone, MACs, TTL, redirect. It looks at no route, no
  *                  MTU, no neighbour and no lease, checks nothing and counts nothing.
+ *   look_up        the same, but which of the next hops it takes depends on a table too, as large as
+ *                  direct24 and full of zeros: behind the spreader (spread.c) it tells what one access
+ *                  to such a table at random takes.
  *
  * The hash is xdpecmp's own code, with the seed as a constant, which the compiler folds into the
  * start states as the agent does.
@@ -20,7 +23,10 @@
 #define BOUND 0x3fffffff /* of two paths of the same weight */
 #define MAC 0x100000000002ULL /* 02:00:00:00:00:10, as in router.py */
 
+#define MMAPABLE (1U << 10)
+
 BPF_DEVMAP(paths, 2);
+BPF_F_TABLE("array", u32, struct direct, table, DIRECT24_MAX, MMAPABLE);
 
 static __always_inline void start_hash(struct config *config)
 {
@@ -63,7 +69,15 @@ static __always_inline __u32 hash_policy0(struct ethernet_header *eth, void *end
 	return hash6(&config, &key6);
 }
 
-static __always_inline int forward(struct xdp_md *ctx, int by_hash)
+static __always_inline __u32 look_up_direct(__be32 address)
+{
+	u32 index = be16(address);
+	struct direct *block = table.lookup(&index);
+
+	return block ? *(volatile u16 *)&block->group[address >> 16 & 0xff] : 0;
+}
+
+static __always_inline int forward(struct xdp_md *ctx, int by_hash, int by_table)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	const struct egress egress = {.neighbour_word = MAC, .device_word = MAC};
@@ -74,6 +88,8 @@ static __always_inline int forward(struct xdp_md *ctx, int by_hash)
 		return XDP_DROP;
 	if (by_hash)
 		path = hash_policy0(eth, end) >> 1 > BOUND;
+	if (by_table)
+		path += look_up_direct(((struct ipv4_header *)(eth + 1))->destination);
 	write_link_layer(eth, eth->proto, &egress);
 	if (eth->proto == ETHERTYPE_IPV4)
 		decrease_ttl((void *)(eth + 1));
@@ -84,12 +100,17 @@ static __always_inline int forward(struct xdp_md *ctx, int by_hash)
 
 int minimum(struct xdp_md *ctx)
 {
-	return forward(ctx, 1);
+	return forward(ctx, 1, 0);
+}
+
+int look_up(struct xdp_md *ctx)
+{
+	return forward(ctx, 1, 1);
 }
 
 int bare_redirect(struct xdp_md *ctx)
 {
-	return forward(ctx, 0);
+	return forward(ctx, 0, 0);
 }
 
 int checks(struct xdp_md *ctx)

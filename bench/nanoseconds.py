@@ -2,7 +2,9 @@
 
 Most rows repeat one packet, so caches are hot: what the program itself takes. Those "at random" go
 through spread.py, over tables of many sizes. What the spreader takes is subtracted and the floor
-put in its place, so that these rows can be read beside the others.
+put in its place, so that these rows can be read beside the others. Each of their rounds begins with
+a pass over all destinations that does not count: a router runs one program, and what the others
+left in the caches is not what it would find there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from .programs import (
     BARE_REDIRECT,
     CHECKS,
     FLOOR,
+    LOOK_UP,
     MINIMUM,
     REFERENCE,
     XDPECMP,
@@ -98,7 +101,7 @@ class _Bench:
             self.reference: Compiled = reference(inside.egresses)
             self._minimum = minimum(inside.egresses)
         self._fds = {name: self.reference.fd(name) for name in (FLOOR, REFERENCE)}
-        for name in (CHECKS, BARE_REDIRECT, MINIMUM):
+        for name in (CHECKS, BARE_REDIRECT, MINIMUM, LOOK_UP):
             self._fds[name] = self._minimum.fd(name)
         for fd in self._fds.values():
             hold(inside.namespace, fd)
@@ -138,7 +141,7 @@ def _measure_tables(
 ) -> list[dict[str, Any]]:
     """The rows with destinations at random, as they would be without what spreads them."""
     floor = Run([], "floor", bench.fd(FLOOR), bytes(64), XDP_TX, bench.routers[0])
-    runs = _runs_over_tables(bench, {(case.family, case.table) for case in chosen}, progress)
+    runs = _runs_over_tables(bench, {(c.program, c.family, c.table) for c in chosen}, progress)
     for run in runs.values():
         check(run)
     with progress.task(f"ns per packet at random, {len(runs)} rows", rounds) as advance:
@@ -158,18 +161,18 @@ _Key = tuple[str, int, int | None]
 """Program, family, size of the table."""
 
 
-def _runs_over_tables(
-    bench: _Bench, wanted: set[tuple[int, int | None]], progress: Progress
-) -> dict[_Key, Run]:
-    """A router for each size, and what is measured there: floor, reference, xdpecmp."""
+def _runs_over_tables(bench: _Bench, wanted: set[_Key], progress: Progress) -> dict[_Key, Run]:
+    """A router for each size, and what is measured there, the floor always."""
     spreader = Spreader()
     hold(bench.routers[0].namespace, spreader.fd)
-    helpers = {name: spreader.add_forwarder(bench.fd(name)) for name in (FLOOR, REFERENCE)}
+    programs = FLOOR, REFERENCE, MINIMUM, LOOK_UP
+    helpers = {name: spreader.add_forwarder(bench.fd(name)) for name in programs}
     runs: dict[_Key, Run] = {}
-    sizes = sorted({size for _, size in wanted if size is not None})
+    sizes = sorted({size for *_, size in wanted if size is not None})
     with progress.task("routing tables", len(sizes)) as advance:
         for size in sizes:
-            tables = [make_table(f, size) for f in (4, 6) if (f, size) in wanted]
+            families = sorted({family for _, family, at in wanted if at == size})
+            tables = [make_table(family, size) for family in families]
             inside = bench.stack.enter_context(router(f"routes{size}", 0, paths=()))
             for table in tables:
                 add_routes(inside, table)
@@ -178,9 +181,12 @@ def _runs_over_tables(
                 number = spreader.add_set(table.destinations(DESTINATIONS))
                 target = Target(spreader, inside, table.family, number)
                 for program, forwarder in forwarders.items():
+                    if program != FLOOR and (program, table.family, size) not in wanted:
+                        continue
                     verdict = XDP_TX if program == FLOOR else XDP_REDIRECT
                     name = spread_name(program, table.family, size)
-                    runs[program, table.family, size] = target.run(name, forwarder, verdict)
+                    run = target.run(name, forwarder, verdict, warm_up=DESTINATIONS)
+                    runs[program, table.family, size] = run
             advance()
         settle([*runs.values()])
     return runs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR
+from xdpecmp.abi import BPF_DIR, CAPACITY
 from xdpecmp.compiler import compile_image
 from xdpecmp.instance import BPFFS, Instance
 from xdpecmp.program import Variant, load, new_generation, pin_name
@@ -21,7 +21,7 @@ from .router import SEED
 
 FOLDER = Path(__file__).parent
 XDPECMP, REFERENCE, FLOOR = "xdpecmp", "reference", "floor_tx"
-CHECKS, BARE_REDIRECT, MINIMUM = "checks", "bare_redirect", "minimum"
+CHECKS, BARE_REDIRECT, MINIMUM, LOOK_UP = "checks", "bare_redirect", "minimum", "look_up"
 
 
 def _bcc() -> Any:
@@ -63,7 +63,8 @@ def reference(egresses: Sequence[int]) -> Compiled:
 
 def minimum(egresses: Sequence[int]) -> Compiled:
     """Parts of the work by themselves. `egresses`: two devices of the current namespace."""
-    compiled = Compiled("minimum.c", (CHECKS, BARE_REDIRECT, MINIMUM), SEED=SEED)
+    programs = CHECKS, BARE_REDIRECT, MINIMUM, LOOK_UP
+    compiled = Compiled("minimum.c", programs, SEED=SEED, **CAPACITY)
     for i, ifindex in enumerate(egresses):
         compiled.store("paths", i, ifindex)
     return compiled

@@ -70,7 +70,12 @@ class Target:
     number: int
 
     def run(
-        self, name: str, forwarder: int, verdict: int = XDP_REDIRECT, repeat: int = REPEAT
+        self,
+        name: str,
+        forwarder: int,
+        verdict: int = XDP_REDIRECT,
+        repeat: int = REPEAT,
+        warm_up: int = 0,
     ) -> Run:
         """A case of this forwarder with these destinations."""
         payload = struct.pack("<HH", self.number, forwarder)
@@ -78,7 +83,7 @@ class Target:
         nowhere = "0.0.0.0" if self.family == 4 else "::"
         frame = packets.ethernet(MAC, packets.udp(source, nowhere, payload))
         fd = self.spreader.fd
-        return Run([], name, fd, frame, verdict, self.router, repeat=repeat, calls=CALLS)
+        return Run([], name, fd, frame, verdict, self.router, repeat, CALLS, warm_up)
 
 
 def settle(runs: Sequence[Run]) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .cases import TABLE_SIZES, spread_name
 from .pps import LINUX
+from .programs import LOOK_UP, MINIMUM
 
 Data = Mapping[str, Any]
 Value = Callable[[Data], float | None]
@@ -90,6 +92,20 @@ def _router(family: int) -> Target:
     )
 
 
+def _one_look_up_more(value: Value) -> Value:
+    """What it becomes, in times, with one access at random to a table of all /24 networks."""
+    minimum = spread_name(MINIMUM, 4, TABLE_SIZES[-1])
+    with_look_up = spread_name(LOOK_UP, 4, TABLE_SIZES[-1])
+
+    def times(data: Data) -> float | None:
+        below, above, one = _ns(minimum)(data), _ns(with_look_up)(data), value(data)
+        if below is None or above is None or not one:
+            return None
+        return 1 + (above - below) / one
+
+    return times
+
+
 TARGETS = (
     _forwarding(4, 0.25),
     _forwarding(6, 0.333),
@@ -110,6 +126,7 @@ TARGETS = (
             _ns("IPv4 policy 0, 1,000,000 routes at random"),
             _ns("IPv4 policy 0, 1 route at random"),
         ),
+        _one_look_up_more(_ns("IPv4 policy 0, 1 route at random")),
     ),
     Target(
         "1,024 paths against 2",

@@ -73,12 +73,16 @@ class Run(Series):
     router: Router | None = None
     repeat: int = REPEAT
     calls: int = CALLS
+    warm_up: int = 0
+    """Runs before a round that do not count."""
 
     def measure(self) -> float:
         """One round. Raises WrongPath where the program did not do what it should."""
         assert self.router is not None
         times = []
         with self.router.namespace.enter():
+            if self.warm_up:
+                libbpf.run_program(self.fd, self.frame, self.router.ingress, self.warm_up)
             for _ in range(self.calls):
                 result = libbpf.run_program(self.fd, self.frame, self.router.ingress, self.repeat)
                 times.append(result.nanoseconds)
