@@ -111,8 +111,11 @@ class Agent:
         poll.register(self._monitor, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         self._lease.grant()
-        with self._lease:
-            return self._loop(poll)
+        try:
+            with self._lease:
+                return self._loop(poll)
+        finally:
+            self._mirror.abandon()
 
     def _loop(self, poll: select.poll) -> bool:
         next_tick = 0.0
@@ -124,11 +127,26 @@ class Agent:
                     return True
             due = min(next_tick, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
-            if poll.poll(wait) and not self._stopping:
+            if self._wait(poll, wait) and not self._stopping:
                 self._follow(self._heard(poll))
             if time.monotonic() >= self._reconciliation.due and not self._stopping:
                 self._follow(Changes(routes=True))
         return False
+
+    def _wait(self, poll: select.poll, milliseconds: int) -> bool:
+        """For events, and for a build that is done, which is brought into use."""
+        if self._mirror.build is None:
+            return bool(poll.poll(milliseconds))
+        built = self._mirror.build.fileno()
+        if built is not None:
+            poll.register(built, select.POLLIN)
+            ready = dict(poll.poll(milliseconds))
+            poll.unregister(built)
+            if built not in ready:
+                return bool(ready)
+        self._mirror.complete()
+        self._follow(Changes(settings=True), push=True)
+        return False  # the next time, if there are some
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -168,8 +186,9 @@ class Agent:
             changes |= self._monitor.drain()
         return changes
 
-    def _follow(self, changes: Changes) -> None:
-        """Bring the data path up to date. What fails is tried again, whole, at the next tick."""
+    def _follow(self, changes: Changes, push: bool = False) -> None:
+        """Bring the data path up to date. What fails is tried again, whole, at the next tick.
+        `push`: even if nothing has changed."""
         begin = time.monotonic()
         if self._behind:
             changes = EVERYTHING
@@ -180,7 +199,7 @@ class Agent:
             if replace(changes, updates=()):
                 fits = True
                 again = all_routes and self._unfit
-                if self._mirror.pull(changes) or self._behind or again:
+                if self._mirror.pull(changes) or self._behind or again or push:
                     if self._stopping:
                         return  # soon enough for whoever waits
                     self._lease.progress()

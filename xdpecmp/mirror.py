@@ -19,6 +19,7 @@ from .errors import XdpecmpError
 from .maps import Maps
 from .model import Neighbour, NextHop, Prefix, RouteUpdate, Snapshot
 from .netlink import Changes, Kernel
+from .program import Build
 from .routetable import RouteTable
 
 log = logging.getLogger("xdpecmp.agent")
@@ -37,15 +38,17 @@ class Mirror:
         self,
         kernel: Kernel,
         record_managed: Callable[[NextHop], None],
-        build_deep: Callable[[], object],
+        build_deep: Callable[[], Build],
     ) -> None:
         """Reads the kernel. `record_managed` is told of each neighbour that is made managed.
-        `build_deep` adds what some hash policies need."""
+        `build_deep` begins to build what some hash policies need."""
         self.kernel = kernel
         self._record_managed = record_managed
         self._build_deep = build_deep
         self._is_deep: bool | None = None
-        """Whether the program for policies that need a walk is there; None: not tried yet."""
+        """Whether the program for policies that need a walk is there; None: not yet."""
+        self.build: Build | None = None
+        """Under way: `complete` waits for it. Meanwhile what needs it passes to Linux."""
         self._managed: set[NextHop] = set()
         self._complaints: set[str] = set()
         self._forwarded: dict[NextHop, int] = {}
@@ -112,16 +115,32 @@ class Mirror:
         self.tables = compile_tables(*source)
         self._compiled = source
 
-    def push(self, attached: Collection[int] | None = None) -> bool:
+    def push(self, attached: Collection[int] | None = None, wait: bool = False) -> bool:
         """Bring the data path to what was read. False where there was not room for all: there may
-        be the next time."""
+        be the next time. `wait`: for what the hash policy needs to be built, too."""
+        if self._is_deep is None and self.build is None and needs_walk(self.snapshot.settings):
+            self.build = self._build_deep()
+        if wait:
+            self.complete()
         self.compile(attached)
-        fits = self._sync()
-        if self._is_deep is None and needs_walk(self.snapshot.settings):
-            self._is_deep = self._try_deep()  # meanwhile what needs it passes to Linux
-            self.compile(attached)
-            fits = self._sync()
-        return fits
+        return self._sync()
+
+    def complete(self) -> None:
+        """Wait for what is being built; the next `push` brings it into use."""
+        build, self.build = self.build, None
+        if build is None:
+            return
+        try:
+            build.result()
+            self._is_deep = True
+        except XdpecmpError as error:
+            log.warning("multipath passes to Linux: %s", error)
+            self._is_deep = False
+
+    def abandon(self) -> None:
+        """End what is being built, for whoever does not follow the kernel any longer."""
+        if self.build is not None:
+            self.build.abandon()
 
     def _sync(self) -> bool:
         assert self.tables is not None
@@ -132,14 +151,6 @@ class Mirror:
                 f"{link.name} passes all to Linux: its index {ifindex} equals another's modulo 4096"
             )
         return fits
-
-    def _try_deep(self) -> bool:
-        try:
-            self._build_deep()
-        except XdpecmpError as error:
-            log.warning("multipath passes to Linux: %s", error)
-            return False
-        return True
 
     # --- single routes ----------------------------------------------------------------------------
 

@@ -90,6 +90,12 @@ class Build:
             text=True,
         )
 
+    def fileno(self) -> int | None:
+        """What becomes readable when the compiler is done; None: there is nothing to wait for."""
+        if self._process is None or self._process.stdout is None:
+            return None
+        return self._process.stdout.fileno()
+
     def result(self) -> Layout:
         """Waits for the compiler and loads what it made. Raises BuildFailed with the line that says
         most."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
 
 from tests.net.small import Small
-from tests.net.topology import DEADLINE, Anycast, has_ended
+from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast, has_ended
 from tests.net.traffic import Load, Servers
 from tests.netns import wait_until
+from xdpecmp import compiler, image
 from xdpecmp.netlink import wire
 from xdpecmp.netlink.links import parse_link
 
@@ -141,6 +144,72 @@ def test_upgrading_under_load(net: Anycast, servers: Servers) -> None:
     verdicts = ("FORWARDED", "PARTIAL_CHECKSUM")
     assert sum(after[name] - before[name] for name in verdicts) == requests
     net.detach()
+
+
+# --- what a hash policy needs built -------------------------------------------------------------
+
+
+def build_deep(net: Anycast) -> int:
+    """Set a policy whose program was never built here; returns the compiler's process number."""
+    agent = net.instance.agent_pid()
+    assert agent is not None
+    os.kill(agent, signal.SIGSTOP)  # so that no other test builds it before this agent looks
+    for family in ("ipv4", "ipv6"):
+        net.sysctl(f"net.{family}.fib_multipath_hash_policy", 3)
+    net.ns.ip(f"link set c0 alias {os.urandom(4).hex()}")  # an event, to be followed at once
+    for path in image.CACHE.glob("deep-*.json"):
+        path.unlink(missing_ok=True)
+    os.kill(agent, signal.SIGCONT)
+    found: list[str] = []
+
+    def runs() -> bool:
+        command = ["pgrep", "-P", str(agent), "-f", compiler.__name__]
+        found[:] = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split()
+        return bool(found)
+
+    wait_until(runs, "the compiler runs", DEADLINE)
+    return int(found[0])
+
+
+def test_a_build_keeps_nothing_waiting(net: Anycast, servers: Servers) -> None:
+    """However long it takes the agent follows; what needs the program passes to Linux till then."""
+    net.attach("c0", "--mode", "native")
+    with loaded(servers) as load:
+        pid = build_deep(net)
+        os.kill(pid, signal.SIGSTOP)
+        net.wait_for_status(policy4=3, policy6=3)
+        net.replace_routes((3, 1))
+        for prefix in VIP_PREFIX.values():
+            net.wait_for_route(prefix, lambda r: [p.weight for p in r.paths] == [3, 1], prefix)
+        load.wait_for_rounds()
+        passed = net.reason("POLICY_UNSUPPORTED")
+        load.wait_for_rounds()
+        assert net.reason("POLICY_UNSUPPORTED") - passed >= 2 * FLOWS
+        os.kill(pid, signal.SIGCONT)
+
+        def all_is_forwarded() -> bool:
+            passed = net.reason("POLICY_UNSUPPORTED")
+            load.wait_for_rounds()
+            return net.reason("POLICY_UNSUPPORTED") == passed
+
+        wait_until(all_is_forwarded, "the program in use", DEADLINE)
+    assert load.lost == 0
+    net.policy(0)
+    net.detach()
+
+
+def test_an_agent_that_ends_leaves_no_compiler(net: Anycast) -> None:
+    net.attach("c0", "--mode", "native")
+    pid = build_deep(net)
+    os.kill(pid, signal.SIGSTOP)
+    descriptor = os.pidfd_open(pid)
+    try:
+        net.instance.stop_agent()
+        wait_until(lambda: has_ended(descriptor), "the compiler ended", DEADLINE)
+    finally:
+        os.close(descriptor)
+        net.detach()
+        net.policy(0)
 
 
 # --- the end ------------------------------------------------------------------------------------
