@@ -15,7 +15,7 @@ TABLE_SIZES = (1, 1_000, 100_000, 1_000_000)
 """Routes of the tables that destinations are spread over."""
 
 _MINIMA = {MINIMUM: "kernel-exact minimum", LOOK_UP: "minimum and one look-up"}
-"""Measured with destinations at random over the largest table too."""
+"""Measured with destinations at random over the largest table."""
 
 HARNESS = (FLOOR, CHECKS)
 """Programs that end in XDP_TX; all others redirect."""

@@ -2,7 +2,8 @@
 
 Ratios where possible, since they say more of the program than of the machine. `limit` of a row is
 what the measured value may be at most. Where a program is measured that does only what nothing can
-do without that agrees with Linux (minimum.c), its value stands beside: nothing gets below that.
+do without that agrees with Linux (minimum.c), its value stands beside: nothing gets below that. For
+a million routes what stands there is what one access to such a table would make of a single route.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _router(family: int) -> Target:
 
 
 def _one_look_up_more(value: Value) -> Value:
-    """What it becomes, in times, with one access at random to a table of all /24 networks."""
+    """How many times this it is with one access at random to a table of all /24 networks."""
     minimum = spread_name(MINIMUM, 4, TABLE_SIZES[-1])
     with_look_up = spread_name(LOOK_UP, 4, TABLE_SIZES[-1])
 
