@@ -111,11 +111,8 @@ class Agent:
         poll.register(self._monitor, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         self._lease.grant()
-        try:
-            with self._lease:
-                return self._loop(poll)
-        finally:
-            self._mirror.abandon()
+        with self._lease:
+            return self._loop(poll)
 
     def _loop(self, poll: select.poll) -> bool:
         next_tick = 0.0
@@ -142,8 +139,9 @@ class Agent:
             poll.register(built, select.POLLIN)
             ready = dict(poll.poll(milliseconds))
             poll.unregister(built)
-            if built not in ready:
+            if self._stopping or built not in ready:
                 return bool(ready)
+        self._lease.progress()
         self._mirror.complete()
         self._follow(Changes(settings=True), push=True)
         return False  # the next time, if there are some
@@ -203,7 +201,7 @@ class Agent:
                     if self._stopping:
                         return  # soon enough for whoever waits
                     self._lease.progress()
-                    fits = self._mirror.push()
+                    fits = self._mirror.push(wait=False)
                 if all_routes:
                     self._dumped = True
                     self._reconciliation.done(begin, time.monotonic())

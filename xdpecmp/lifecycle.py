@@ -107,37 +107,39 @@ def _start(
 
         mirror = _new_mirror(instance, kernel, generation)
         builds.callback(mirror.abandon)
+        mirror.begin()
         mirror.compile(ours)
         mirror.prepare_to_keep()
         instance.save_layout(build.result())
-        instance.stop_agent()
-        if monitor.drain():
-            mirror.pull(EVERYTHING)  # building took its time
-        flow_label = wishes.flow_label or instance.flow_label()
-        _open(mirror, instance, flow_label)
-        mirror.push(ours)
-        mirror.settle_buckets()
-        mirror.renew_lease()
-        program = instance.open_program(generation)
-        try:
-            result = attach_all(kernel, links, program, wishes.mode)
-        finally:
-            os.close(program)
-        settings = mirror.snapshot.settings
-        if wishes.set_seed and (settings.seed is None or settings.own_seed):
-            kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
-        # now with the programs and their modes; what changes from here on the agent will hear of
-        changed = bool(monitor.drain())
-        mirror.pull(EVERYTHING if changed else Changes(links=True, settings=True, neighbours=True))
-        mirror.push(wait=True)
-        mirror.keep_resolved()
-        mirror.renew_lease()
-        instance.remove_other_versions(generation)
-        instance.record_source()
-        instance.record_flow_label(flow_label)
-        instance.record_own_seed(kernel.own_seed)
-        result.notes += notes(mirror, flow_label)
-        return mirror, result
+        mirror.complete()
+    instance.stop_agent()
+    if monitor.drain():
+        mirror.pull(EVERYTHING)  # building took its time
+    flow_label = wishes.flow_label or instance.flow_label()
+    _open(mirror, instance, flow_label)
+    mirror.push(ours)
+    mirror.settle_buckets()
+    mirror.renew_lease()
+    program = instance.open_program(generation)
+    try:
+        result = attach_all(kernel, links, program, wishes.mode)
+    finally:
+        os.close(program)
+    settings = mirror.snapshot.settings
+    if wishes.set_seed and (settings.seed is None or settings.own_seed):
+        kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
+    # now with the programs and their modes; what changes from here on the agent will hear of
+    changed = bool(monitor.drain())
+    mirror.pull(EVERYTHING if changed else Changes(links=True, settings=True, neighbours=True))
+    mirror.push()
+    mirror.keep_resolved()
+    mirror.renew_lease()
+    instance.remove_other_versions(generation)
+    instance.record_source()
+    instance.record_flow_label(flow_label)
+    instance.record_own_seed(kernel.own_seed)
+    result.notes += notes(mirror, flow_label)
+    return mirror, result
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
@@ -168,7 +170,7 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     kernel.own_seed = instance.own_seed()
     mirror = _new_mirror(instance, kernel, instance.generation())
     _open(mirror, instance, instance.flow_label())
-    mirror.push(wait=True)
+    mirror.push()
     mirror.renew_lease()
     _fork_agent(instance, mirror, monitor, namespace)
 
@@ -231,7 +233,8 @@ def _run_agent(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
-    with Kernel() as kernel:
+    with Kernel() as kernel, ExitStack() as stack:
+        stack.callback(mirror.abandon)
         kernel.own_seed = instance.own_seed()
         mirror.kernel = kernel
         started()

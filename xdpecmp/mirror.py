@@ -48,7 +48,7 @@ class Mirror:
         self._is_deep: bool | None = None
         """Whether the program for policies that need a walk is there; None: not yet."""
         self.build: Build | None = None
-        """Under way: `complete` waits for it. Meanwhile what needs it passes to Linux."""
+        """Under way."""
         self._managed: set[NextHop] = set()
         self._complaints: set[str] = set()
         self._forwarded: dict[NextHop, int] = {}
@@ -115,15 +115,22 @@ class Mirror:
         self.tables = compile_tables(*source)
         self._compiled = source
 
-    def push(self, attached: Collection[int] | None = None, wait: bool = False) -> bool:
+    def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
         """Bring the data path to what was read. False where there was not room for all: there may
-        be the next time. `wait`: for what the hash policy needs to be built, too."""
-        if self._is_deep is None and self.build is None and needs_walk(self.snapshot.settings):
-            self.build = self._build_deep()
+        be the next time. `wait`: for what the hash policy needs to be built; otherwise that begins,
+        and meanwhile multipath passes to Linux."""
         if wait:
+            self.begin()
             self.complete()
         self.compile(attached)
-        return self._sync()
+        fits = self._sync()
+        self.begin()
+        return fits
+
+    def begin(self) -> None:
+        """Begin to build what the hash policy needs, unless it is there."""
+        if self._is_deep is None and self.build is None and needs_walk(self.snapshot.settings):
+            self.build = self._build_deep()
 
     def complete(self) -> None:
         """Wait for what is being built; the next `push` brings it into use."""
@@ -138,9 +145,10 @@ class Mirror:
             self._is_deep = False
 
     def abandon(self) -> None:
-        """End what is being built, for whoever does not follow the kernel any longer."""
-        if self.build is not None:
-            self.build.abandon()
+        """End what is being built."""
+        build, self.build = self.build, None
+        if build is not None:
+            build.abandon()
 
     def _sync(self) -> bool:
         assert self.tables is not None

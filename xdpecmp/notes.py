@@ -219,7 +219,7 @@ def _disagreement(mirror: Mirror) -> Iterator[Note]:
     prefix = _disagreeing_route(mirror)
     if prefix is not None:  # unless something has just changed
         mirror.pull(EVERYTHING)
-        mirror.push(wait=True)
+        mirror.push()
         prefix = _disagreeing_route(mirror)
     if prefix is not None:
         yield Note(

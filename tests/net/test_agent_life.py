@@ -18,6 +18,7 @@ from tests.netns import wait_until
 from xdpecmp import compiler, image
 from xdpecmp.netlink import wire
 from xdpecmp.netlink.links import parse_link
+from xdpecmp.view import RouteView
 
 pytestmark = pytest.mark.root
 
@@ -149,6 +150,11 @@ def test_upgrading_under_load(net: Anycast, servers: Servers) -> None:
 # --- what a hash policy needs built -------------------------------------------------------------
 
 
+def forget_what_was_built() -> None:
+    for path in image.CACHE.glob("deep-*.json"):
+        path.unlink(missing_ok=True)
+
+
 def build_deep(net: Anycast) -> int:
     """Set a policy whose program was never built here; returns the compiler's process number."""
     agent = net.instance.agent_pid()
@@ -157,8 +163,7 @@ def build_deep(net: Anycast) -> int:
     for family in ("ipv4", "ipv6"):
         net.sysctl(f"net.{family}.fib_multipath_hash_policy", 3)
     net.ns.ip(f"link set c0 alias {os.urandom(4).hex()}")  # an event, to be followed at once
-    for path in image.CACHE.glob("deep-*.json"):
-        path.unlink(missing_ok=True)
+    forget_what_was_built()
     os.kill(agent, signal.SIGCONT)
     found: list[str] = []
 
@@ -171,6 +176,10 @@ def build_deep(net: Anycast) -> int:
     return int(found[0])
 
 
+def weights_of(route: RouteView) -> list[int]:
+    return [path.weight for path in route.paths]
+
+
 def test_a_build_keeps_nothing_waiting(net: Anycast, servers: Servers) -> None:
     """However long it takes the agent follows; what needs the program passes to Linux till then."""
     net.attach("c0", "--mode", "native")
@@ -180,7 +189,7 @@ def test_a_build_keeps_nothing_waiting(net: Anycast, servers: Servers) -> None:
         net.wait_for_status(policy4=3, policy6=3)
         net.replace_routes((3, 1))
         for prefix in VIP_PREFIX.values():
-            net.wait_for_route(prefix, lambda r: [p.weight for p in r.paths] == [3, 1], prefix)
+            net.wait_for_route(prefix, lambda r: r and weights_of(r) == [3, 1], prefix)
         load.wait_for_rounds()
         passed = net.reason("POLICY_UNSUPPORTED")
         load.wait_for_rounds()
@@ -188,14 +197,28 @@ def test_a_build_keeps_nothing_waiting(net: Anycast, servers: Servers) -> None:
         os.kill(pid, signal.SIGCONT)
 
         def all_is_forwarded() -> bool:
-            passed = net.reason("POLICY_UNSUPPORTED")
+            before = net.reason("FORWARDED")
             load.wait_for_rounds()
-            return net.reason("POLICY_UNSUPPORTED") == passed
+            return net.reason("FORWARDED") - before >= 2 * FLOWS
 
         wait_until(all_is_forwarded, "the program in use", DEADLINE)
     assert load.lost == 0
     net.policy(0)
     net.detach()
+
+
+def test_attaching_waits_for_a_build(net: Anycast, servers: Servers) -> None:
+    """No packet meets a program that cannot do what the policy asks for."""
+    net.policy(3)
+    forget_what_was_built()
+    with loaded(servers) as load:
+        net.attach("c0", "--mode", "native")
+        load.wait_for_rounds()
+    assert net.reason("FORWARDED") >= 2 * FLOWS
+    assert net.reason("POLICY_UNSUPPORTED") == 0
+    assert unharmed(load)
+    net.detach()
+    net.policy(0)
 
 
 def test_an_agent_that_ends_leaves_no_compiler(net: Anycast) -> None:
@@ -207,6 +230,8 @@ def test_an_agent_that_ends_leaves_no_compiler(net: Anycast) -> None:
         net.instance.stop_agent()
         wait_until(lambda: has_ended(descriptor), "the compiler ended", DEADLINE)
     finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         os.close(descriptor)
         net.detach()
         net.policy(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 
 import pytest
@@ -177,12 +179,25 @@ def test_one_failure_does_not_end_the_lease(
     assert "cannot renew the lease" in caplog.text
 
 
+class FakeBuild:
+    """Done once there is something to read; None: there is nothing to wait for."""
+
+    def __init__(self, readable: int | None) -> None:
+        self.readable = readable
+
+    def fileno(self) -> int | None:
+        return self.readable
+
+
 class FakeMirror:
     """Does as told, and counts what it is asked for."""
 
-    def __init__(self, fails: bool = False, fits: bool = True) -> None:
+    def __init__(
+        self, fails: bool = False, fits: bool = True, build: FakeBuild | None = None
+    ) -> None:
         self.fails, self.fits = fails, fits
         self.pushed = 0
+        self.build = build
 
     def renew_lease(self) -> None: ...
 
@@ -191,9 +206,13 @@ class FakeMirror:
             raise OSError(28, "no space")
         return self.pushed == 0
 
-    def push(self) -> bool:
+    def push(self, wait: bool) -> bool:
+        assert not wait, "the agent never waits for a build"
         self.pushed += 1
         return self.fits
+
+    def complete(self) -> None:
+        self.build = None
 
     def update(self, _updates: object) -> bool:
         return True
@@ -211,6 +230,33 @@ def test_what_fails_waits_for_the_next_tick() -> None:
     agent._follow(Changes(routes=True))
     assert agent._behind
     assert agent._reconciliation.due > 1e9, "else it would be tried again at once, for ever"
+
+
+def test_what_is_built_is_brought_into_use_once_it_is_there() -> None:
+    """And an event that comes before it is not kept waiting."""
+    (event, announce), (built, finish) = os.pipe(), os.pipe()
+    try:
+        poll = select.poll()
+        poll.register(event, select.POLLIN)
+        mirror = FakeMirror(build=FakeBuild(built))
+        agent = agent_of(mirror)
+        assert not agent._wait(poll, 0)
+        os.write(announce, b"1")
+        assert agent._wait(poll, 30_000)
+        assert (mirror.pushed, mirror.build is None) == (0, False)
+        os.write(finish, b"1")
+        agent._wait(poll, 30_000)
+        assert (mirror.pushed, mirror.build is None) == (1, True)
+        assert agent._wait(poll, 0), "the event is still there to be followed"
+    finally:
+        for descriptor in (event, announce, built, finish):
+            os.close(descriptor)
+
+
+def test_what_need_not_be_built_is_brought_into_use_at_once() -> None:
+    mirror = FakeMirror(build=FakeBuild(None))
+    agent_of(mirror)._wait(select.poll(), 30_000)
+    assert (mirror.pushed, mirror.build is None) == (1, True)
 
 
 def test_what_did_not_fit_is_tried_once_more() -> None:
