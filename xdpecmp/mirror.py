@@ -236,11 +236,13 @@ class Mirror:
 
     def _report_use(self) -> None:
         assert self.tables is not None
-        for nexthop, slot in self._dataplane.nexthop_slots.items():
-            if nexthop in self.tables.gateways or not nexthop.via:
+        slots = self._dataplane.nexthop_slots
+        for neighbour in self.snapshot.neighbours.values():
+            if neighbour.state != _NUD_STALE:  # which few are: look no further
                 continue
-            neighbour = self.snapshot.neighbours.get((nexthop.via, nexthop.ifindex))
-            if neighbour is None or neighbour.state != _NUD_STALE:
+            nexthop = NextHop(neighbour.address, neighbour.ifindex)
+            slot = slots.get(nexthop)
+            if slot is None or nexthop in self.tables.gateways:
                 continue
             packets = sum(traffic.packets for traffic in self._maps.per_cpu("path_stats", slot))
             if packets != self._forwarded.get(nexthop, packets):
@@ -267,6 +269,8 @@ def _differ(old: Snapshot, new: Snapshot) -> bool:
         return True
     if replace(old, neighbours=new.neighbours) != new:
         return True
+    if old.neighbours is new.neighbours:
+        return False
     return _usable(old.neighbours) != _usable(new.neighbours)
 
 
