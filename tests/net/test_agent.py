@@ -7,8 +7,10 @@ says so, and undoes it.
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -186,6 +188,54 @@ def test_a_neighbour_that_is_forgotten_is_resolved_again(net: Anycast) -> None:
         net.ns.ip(f"neigh flush dev e{i}")
     for family in (4, 6):
         wait_for_devices(net, family, "e1", "e2", "e3")
+
+
+@contextmanager
+def talking_to(net: Anycast, address: str) -> Iterator[None]:
+    """The client sends to an address all the time; nobody answers, which would say it is there."""
+    with net.client.enter():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.connect((address, 9))
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(0.02):
+            with suppress(ConnectionRefusedError):
+                sender.send(b"x")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        sender.close()
+
+
+@pytest.mark.usefixtures("all_is_well")
+def test_a_stale_host_is_asked_after_while_packets_leave_for_it(net: Anycast) -> None:
+    """On a connected network, where it is a host like any other that may leave for good: without
+    packets nobody asks. The kernel itself hears of none that XDP forwards."""
+    hosts = "10.0.1.77", "10.0.1.78"
+    mac = json.loads(net.servers[0].ip("-j link show dev eth0"))[0]["address"]
+    for host in hosts:
+        net.servers[0].ip(f"addr add {host}/24 dev eth0")
+        net.ns.ip(f"neigh replace {host} dev e1 lladdr {mac} nud stale")
+        net.wait_for_route(f"{host}/32", lambda r: r and r.paths[0].lladdr == mac, host)
+
+    def states() -> list[str]:
+        known = json.loads(net.ns.ip("-4 -j neigh show dev e1"))
+        return [each["state"][0] for host in hosts for each in known if each["dst"] == host]
+
+    before = net.reason("FORWARDED")
+    with talking_to(net, hosts[0]):
+        wait_until(lambda: states()[0] != "STALE", f"{hosts[0]} asked after", DEADLINE)
+    assert net.reason("FORWARDED") > before
+    assert states()[1] == "STALE"
+    for host in hosts:
+        net.servers[0].ip(f"addr del {host}/24 dev eth0")
+        net.ns.ip(f"neigh del {host} dev e1")
 
 
 @pytest.mark.usefixtures("all_is_well")
