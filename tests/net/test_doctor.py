@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from tests.net.doctor import bad, findings, foreign_program, healthy_router, ip,
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
 from tests.netns import Namespace, wait_until
+from xdpecmp.doctor.gather import _trial
 from xdpecmp.instance import BPFFS
+from xdpecmp.netlink import Kernel
 
 pytestmark = pytest.mark.root
 
@@ -252,3 +255,16 @@ def test_told_to_end(router: Small, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (128 + signal.SIGTERM, b"", b"")
     assert trial() == []
+
+
+def test_told_to_end_right_behind_the_first_thing_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def make_and_end(path: Path, mode: int) -> None:
+        make(path, mode)
+        sys.exit(128 + signal.SIGTERM)  # as the handler of the signal does
+
+    monkeypatch.setattr(Path, "mkdir", make_and_end)
+    with Kernel() as kernel, pytest.raises(SystemExit):
+        _trial(kernel.settings(()))
+    assert not list(BPFFS.glob(f"xdpecmp-doctor-{os.getpid()}-*"))

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from .. import libbpf
 from ..compile import Tables, compile_tables, needs_walk
@@ -163,10 +161,11 @@ def _host(settings: Settings) -> Host:
 
 def _trial(settings: Settings) -> Trial:
     """Build and load what `attach` would, pinned where nobody looks and gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix=f"xdpecmp-doctor-{os.getpid()}-", dir=BPFFS))
+    generation = new_generation()
+    directory = BPFFS / f"xdpecmp-doctor-{os.getpid()}-{generation}"
     started = time.monotonic()
     try:
-        generation = new_generation()
+        directory.mkdir(mode=0o700)  # in here, or a signal right behind it would leave it
         for variant in (Variant.MAIN, *([Variant.DEEP] if needs_walk(settings) else [])):
             build = Build(directory, generation, variant)
             try:
@@ -183,4 +182,5 @@ def _trial(settings: Settings) -> Trial:
         cause = error.__cause__
         return Trial(error, errno=cause.errno or 0 if isinstance(cause, OSError) else 0)
     finally:
-        shutil.rmtree(directory)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory)
