@@ -36,4 +36,6 @@ def test_all_passes_to_linux(net: Anycast) -> None:
     with flows_and_answers(net) as (servers, flows, recorded):
         done = net.run("attach", "c0")
         assert [line for line in done.lines if "c0 belongs to another device" in line]
-        assert asked(net, servers, flows, recorded) == {"INTERFACE": len(flows)}
+        counted = asked(net, servers, flows, recorded)
+        assert counted.keys() == {"INTERFACE"}
+        assert counted["INTERFACE"] >= len(flows)  # neighbour discovery comes in there too
