@@ -42,7 +42,7 @@ PARTS = NANOSECONDS, PPS, CONTROL = ("ns", "pps", "control")
 )
 def main(rounds: int, only: tuple[str, ...]) -> None:
     """Measure xdpecmp: nanoseconds a packet beside a program that asks bpf_fib_lookup(), packets
-    per second beside Linux, attach, memory and route changes. Needs root; takes some five minutes.
+    per second beside Linux, attach, memory and route changes. Needs root; takes some six minutes.
     Writes bench.json, bench.md and bench.png in bench/out."""
     try:
         if os.geteuid() != 0:
