@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,16 @@ def _hide_symbols() -> None:
     libc.mount(os.devnull.encode(), b"/proc/kallsyms", None, _MS_BIND, None)
 
 
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_the_caller() -> None:
+    """However that ends: between starting us and knowing us it may be told to."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_the_caller()
     _hide_symbols()
     print(compile_image(sys.argv[1], Path(sys.argv[2])).dump())
     sys.stdout.flush()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -170,7 +171,7 @@ def build_deep(net: Anycast) -> int:
     def runs() -> bool:
         command = ["pgrep", "-P", str(agent), "-f", compiler.__name__]
         found[:] = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split()
-        return bool(found)
+        return bool(found) and "libbcc" in Path("/proc", found[0], "maps").read_text()
 
     wait_until(runs, "the compiler runs", DEADLINE)
     return int(found[0])
@@ -221,13 +222,17 @@ def test_attaching_waits_for_a_build(net: Anycast, servers: Servers) -> None:
     net.policy(0)
 
 
-def test_an_agent_that_ends_leaves_no_compiler(net: Anycast) -> None:
+@pytest.mark.parametrize("end", ["told", "killed"])
+def test_an_agent_that_ends_leaves_no_compiler(net: Anycast, end: str) -> None:
     net.attach("c0", "--mode", "native")
     pid = build_deep(net)
     os.kill(pid, signal.SIGSTOP)
     descriptor = os.pidfd_open(pid)
     try:
-        net.instance.stop_agent()
+        if end == "told":
+            net.instance.stop_agent()
+        else:
+            net.kill_agent()
         wait_until(lambda: has_ended(descriptor), "the compiler ended", DEADLINE)
     finally:
         with suppress(ProcessLookupError):
