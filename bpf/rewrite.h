@@ -88,26 +88,4 @@ static __always_inline enum reason rewrite(struct xdp_md *ctx, __be16 l3_proto,
 	return REASON_FORWARDED;
 }
 
-/*
- * Takes back what Linux would stumble over, for a packet that was not redirected after all. (Our
- * source MAC stays: nobody looks at it any more.) Not for frames whose tags have changed.
- */
-static __always_inline void take_back(struct xdp_md *ctx, __be16 l3_proto, __u64 mac)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ipv4_header *ip = data + sizeof(struct ethernet_header);
-
-	if ((void *)(ip + 1) > end)
-		return;
-	*(__u32 *)data = mac;
-	*(__u16 *)(data + 4) = mac >> 32;
-	if (l3_proto == ETHERTYPE_IPV4) {
-		ip->ttl++;
-		/* decrease_ttl() backwards; 0xffff and 0 are one in one's complement */
-		ip->checksum = ip->checksum ? ip->checksum - be16(0x0100) : 0xfffe;
-	} else {
-		((struct ipv6_header *)ip)->hop_limit++;
-	}
-}
-
 #endif

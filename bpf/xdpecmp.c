@@ -586,25 +586,16 @@ static __always_inline enum reason decide_deep(struct xdp_md *ctx, struct worksp
 
 /* --- entry points --------------------------------------------------------------------------- */
 
-/* The slot of a device that has just gone is empty; Linux has another route by now. */
-static __always_inline int give_back(struct xdp_md *ctx, const struct packet *p)
-{
-	u32 slot = p->ingress_ifindex & (INTERFACES_MAX - 1);
-	struct interface *interface = interfaces.lookup(&slot);
-
-	if (interface && p->link.l3_offset == sizeof(struct ethernet_header))
-		take_back(ctx, p->link.eth_proto, *(volatile u64 *)interface);
-	count_stat(REASON_EGRESS_DOWN);
-	return XDP_PASS;
-}
-
 /* Carries the decision out and counts: the one way out. */
 static __always_inline int finish(struct xdp_md *ctx, const struct packet *p,
 				  const struct decision *d, enum reason reason)
 {
 	u32 bytes;
 
-	/* a refusal in these two leaves the packet fit for Linux */
+	/* The slot of a device that has just gone is empty; Linux has another route by now. Asked
+	 * first, since no refusal may change what Linux gets: where to is heeded only with the verdict. */
+	if (!reason && devices.redirect_map(d->device, XDP_PASS) != XDP_REDIRECT)
+		reason = REASON_EGRESS_DOWN;
 	if (!reason)
 		reason = resize(ctx, &p->link, p->l3_length, &d->egress);
 	if (!reason)
@@ -614,8 +605,6 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *p,
 		return XDP_PASS;
 	}
 	bytes = ctx->data_end - ctx->data;
-	if (devices.redirect_map(d->device, XDP_PASS) != XDP_REDIRECT)
-		return give_back(ctx, p);
 	count_traffic(d->nexthop, bytes);
 	if (p->quote.error)
 		count_stat(p->quote.error);
