@@ -1,9 +1,10 @@
 """Kernels: which there are, and how they get here.
 
-pyproject.toml lists them, each with the suite and the package of a Debian mirror. The mirror is the
-one that this host's apt knows, asked with a state of our own: neither the host's sources nor what
-it has installed matter or change, so a kernel of another release than the host's is as good. An
-image is unpacked into build/kernels/VERSION and stays there until `make clean`.
+pyproject.toml lists them, each with the suites and the package of a Debian mirror. The mirrors, of
+releases and of their security updates, are those that this host's apt knows (one alone will do),
+asked with a state of our own: neither the host's sources nor what it has installed matter or
+change, so a kernel of another release than the host's is as good. An image is unpacked into
+build/kernels/VERSION and stays there until `make clean`.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Image:
         return self.directory / "usr" / "lib" / "modules" / self.release
 
 
-def known() -> dict[str, tuple[str, str]]:
-    """Suite and package by version, as pyproject.toml lists them."""
+def known() -> dict[str, tuple[list[str], str]]:
+    """Suites and package by version, as pyproject.toml lists them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = settings["tool"]["xdpecmp"]["kernels"]
-    return {version: (each["suite"], each["package"]) for version, each in listed.items()}
+    return {version: (each["suites"], each["package"]) for version, each in listed.items()}
 
 
 def find(version: str) -> Image:
@@ -55,19 +56,19 @@ def find(version: str) -> Image:
         raise VmError(f"no kernel {version!r} in pyproject.toml; choose: {', '.join(listed)}")
     directory = CACHE / version
     if not directory.is_dir():
-        suite, package = listed[version]
-        print(f"stock-kernel: fetching {package} of {suite}", flush=True)
+        suites, package = listed[version]
+        print(f"stock-kernel: fetching {package} of {' or '.join(suites)}", flush=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
-            fetched = _fetch(Path(temporary), suite, package)
+            fetched = _fetch(Path(temporary), suites, package)
             fetched.rename(directory)
     (release,) = (each.name for each in (directory / "usr" / "lib" / "modules").iterdir())
     return Image(directory, release)
 
 
-def _fetch(work: Path, suite: str, metapackage: str) -> Path:
+def _fetch(work: Path, suites: list[str], metapackage: str) -> Path:
     """Download and unpack; the unpacked tree."""
-    apt = _Apt(work, suite)
+    apt = _Apt(work, suites)
     apt.run("apt-get", "-qq", "download", *apt.kernel_packages(metapackage))
     tree = work / "tree"
     for archive in work.glob("*.deb"):
@@ -83,13 +84,21 @@ def _fetch(work: Path, suite: str, metapackage: str) -> Path:
 
 
 class _Apt:
-    """apt with one suite of the host's Debian mirror, and nothing installed."""
+    """apt with some suites of the host's Debian mirrors, and nothing installed."""
 
-    def __init__(self, work: Path, suite: str) -> None:
+    def __init__(self, work: Path, suites: list[str]) -> None:
         self._work = work
         (work / "lists" / "partial").mkdir(parents=True)
         sources = work / "sources.list"
-        sources.write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {suite} main\n")
+        mirrors = [(_mirror(suite), suite) for suite in suites]
+        if not any(mirror for mirror, _ in mirrors):
+            raise VmError(
+                "the kernels in pyproject.toml are Debian's, and apt knows no Debian mirror with "
+                "package lists here: run this on Debian; there: apt-get update"
+            )
+        option = f"[signed-by={_KEYRING}]"
+        lines = (f"deb {option} {uri} {suite} main\n" for uri, suite in mirrors if uri)
+        sources.write_text("".join(lines))
         options = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": "/dev/null",
@@ -124,16 +133,12 @@ class _Apt:
         ]
 
 
-def _mirror() -> str:
-    """The Debian mirror of the host's own sources."""
-    which = ("Created-By: Packages", "Origin: Debian", "Label: Debian")
+def _mirror(suite: str) -> str | None:
+    """Where the host's own sources have such suites from; None: not at all."""
+    label = "Debian-Security" if suite.endswith("-security") else "Debian"
+    which = ("Created-By: Packages", "Origin: Debian", f"Label: {label}")
     found = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which).split()
-    if not found:
-        raise VmError(
-            "the kernels in pyproject.toml are Debian's, and apt knows no Debian mirror with "
-            "package lists here: run this on Debian; there: apt-get update"
-        )
-    return found[0]
+    return found[0] if found else None
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
