@@ -232,7 +232,8 @@ class Settings:
     proxy_ndp: bool = False
     """net.ipv6.conf.all.proxy_ndp."""
     ipsec: bool = False
-    """Whether there are IPsec policies for what is forwarded or sent (`ip xfrm policy`)."""
+    """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
+    `ip xfrm policy getdefault`)."""
     interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
 
 

@@ -365,6 +365,21 @@ def test_an_ipsec_policy(net: Anycast, servers: Servers, flows: Flows) -> None:
 
 
 @pytest.mark.usefixtures("all_is_well")
+@pytest.mark.parametrize("direction", ["fwd", "out"])
+def test_an_ipsec_default_that_blocks(
+    net: Anycast, servers: Servers, flows: Flows, direction: str
+) -> None:
+    """A gateway that fails closed: what no policy allows must not leave in the clear."""
+    few = flows[4][:2] + flows[6][:2]
+    net.ns.ip(f"xfrm policy setdefault {direction} block")
+    try:
+        wait_until(lambda: not any(servers.ask(few)), "nothing forwarded", DEADLINE)
+    finally:
+        net.ns.ip(f"xfrm policy setdefault {direction} accept")
+    wait_until(lambda: all(servers.ask(few)), "all forwarded again", DEADLINE)
+
+
+@pytest.mark.usefixtures("all_is_well")
 def test_a_gateway_that_cannot_be_managed_stops_nothing(
     net: Anycast, servers: Servers, flows: Flows
 ) -> None:

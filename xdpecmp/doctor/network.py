@@ -25,8 +25,8 @@ _POLICIES = {
 _SEE = {
     (4, Reason.POLICY_RULES): "ip rule show",
     (6, Reason.POLICY_RULES): "ip -6 rule show",
-    (4, Reason.IPSEC): "ip xfrm policy",
-    (6, Reason.IPSEC): "ip xfrm policy",
+    (4, Reason.IPSEC): "ip xfrm policy; ip xfrm policy getdefault",
+    (6, Reason.IPSEC): "ip xfrm policy; ip xfrm policy getdefault",
     (4, Reason.SETTING): "sysctl -w net.ipv4.ip_forward_use_pmtu=0",
     (6, Reason.SETTING): "sysctl -w net.ipv6.conf.all.proxy_ndp=0",
 }

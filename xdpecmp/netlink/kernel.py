@@ -114,7 +114,7 @@ class Kernel:
         """The sysctls, those of interfaces for these links."""
         with inside(self._namespace):
             settings = sysctl.read_settings(links)
-        settings = replace(settings, ipsec=xfrm.read_has_policies(self._xfrm))
+        settings = replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
         if settings.seed is None and self.own_seed is not None:
             return replace(settings, seed=self.own_seed, own_seed=True)
         return settings

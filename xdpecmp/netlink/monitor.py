@@ -19,7 +19,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, ENOBUFS
 from types import TracebackType
@@ -27,7 +27,7 @@ from typing import Self
 
 from ..errors import MalformedMessage
 from ..model import RouteUpdate
-from . import features, wire
+from . import features, wire, xfrm
 from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
@@ -173,6 +173,9 @@ class Monitor:
             self._poll = undo.enter_context(select.epoll())
             self._sources: list[tuple[socket.socket, _Classify]] = []
             self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
+            with suppress(OSError):  # a kernel built without IPsec
+                policies = 1 << (xfrm.XFRMNLGRP_POLICY - 1)
+                self._subscribe(undo, xfrm.NETLINK_XFRM, policies, lambda *_: _SETTINGS)
             if family is not None:
                 made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda *_: _LINKS)
                 made.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, family.group)

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.root
         ("neigh add fd00::2 lladdr 02:00:00:00:00:01 dev eth0", "neighbours"),
         ("rule add from 10.0.0.0/8 table 100", "rules"),
         ("-6 rule add from fd00::/8 table 100", "rules"),
+        ("xfrm policy add dir fwd src 10.9.0.0/16 dst 10.8.0.0/16 action block", "settings"),
+        ("xfrm policy setdefault fwd block", "settings"),
     ],
 )
 def test_monitor(router: Namespace, kernel: Kernel, arguments: str, what: str) -> None:
