@@ -99,6 +99,15 @@ class Route(NamedTuple):
     tos: int = 0
     nhid: int = 0
     """RTA_NH_ID: the nexthop object that holds the paths; `paths` is empty then. 0 = none."""
+    source_bits: int = 0
+    """Length of the source prefix that it is for (IPv6); 0 = any source."""
+
+    @property
+    def selective(self) -> bool:
+        """More than the destination chooses it: then the same goes for all routes of its prefix,
+        whatever their metrics (fib_table_lookup(); fib6_node_lookup_1(), which asks a prefix's
+        routes by source first, and passes over the prefix where none is for that source)."""
+        return bool(self.tos or self.source_bits)
 
 
 class RouteUpdate(NamedTuple):

@@ -109,7 +109,7 @@ class RouteTable:
         new, prefix = update.route, update.route.prefix
         family = prefix.family
         rivals = self.by_prefix.lookup(prefix) or ()
-        if new.tos or any(route.tos for route in rivals):
+        if new.selective or any(route.selective for route in rivals):
             return False
         same = [route for route in rivals if _place(route) == _place(new)]
         body = new._replace(prefix=NOWHERE[family])

@@ -172,6 +172,15 @@ WINNERS = [
         Reason.ROUTE_UNSUPPORTED,
     ),
     (
+        "a route by source",
+        "2001:db8::/32",
+        [
+            route("2001:db8::/32", VIA6, metric=512),
+            route("2001:db8::/32", VIA6, metric=1024, source_bits=48),
+        ],
+        Reason.ROUTE_UNSUPPORTED,
+    ),
+    (
         "blackhole",
         "10.0.0.0/8",
         [route("10.0.0.0/8", kind=RouteKind.SPECIAL)],

@@ -164,6 +164,15 @@ CASES = {
         lambda world: world.routes(route("10.9.0.0/16", GATEWAYS[0], tos=8)),
         *("note", "routes", "1 route left to Linux for a TOS: 10.9.0.0/16", "show 10.9.0.0/16"),
     ),
+    "source": Case(
+        lambda world: world.routes(route("2001:db8:9::/48", GATEWAYS[0], source_bits=48)),
+        *(
+            "note",
+            "routes",
+            "for a source prefix: 2001:db8:9::/48",
+            "-6 route show 2001:db8:9::/48",
+        ),
+    ),
     "routes with attributes": Case(
         lambda world: world.routes(
             *(route(f"10.{i}.0.0/16", kind=RouteKind.UNSUPPORTED) for i in range(1, 6))

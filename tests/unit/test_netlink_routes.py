@@ -81,6 +81,12 @@ def test_single_path() -> None:
     )
 
 
+def test_what_more_than_the_destination_chooses() -> None:
+    assert not parsed(*TO_TEN, *VIA_ONE).selective
+    assert parsed(*TO_TEN, *VIA_ONE, tos=8).selective
+    assert parsed(*TO_TEN, *VIA_ONE, src_len=8).selective
+
+
 def test_no_destination_is_the_default_route_and_no_priority_metric_0() -> None:
     result = parsed(*VIA_ONE, dst_len=0)
     assert result.prefix == Prefix(bytes(4), 0)
@@ -183,7 +189,6 @@ def test_a_nexthop_object_allows_nothing_more(
 def test_unsupported_for_other_reasons() -> None:
     block = hop(7, (GATEWAY, GATEWAY1)) + hop(8, (ENCAP_TYPE, u16(1)), (ENCAP, b""))
     assert parsed(*TO_TEN, (MULTIPATH, block)).kind is RouteKind.UNSUPPORTED
-    assert parsed(*TO_TEN, *VIA_ONE, src_len=8).kind is RouteKind.UNSUPPORTED
     assert parsed(*TO_TEN, (VIA, u16(28) + b"\0\0\0"), (OIF, u32(7))).kind is RouteKind.UNSUPPORTED
     assert parsed(*TO_TEN).kind is RouteKind.UNSUPPORTED  # unicast to nowhere
 

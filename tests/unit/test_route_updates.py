@@ -85,8 +85,10 @@ class PlayedKernel:
                 yield RouteUpdate(replace_paths(known, known.paths[:1]), gone=True)
 
     def _same(self, route: Route) -> list[Route]:
-        wanted = (route.prefix, route.table, route.metric, route.tos)
-        return [r for r in self.routes if (r.prefix, r.table, r.metric, r.tos) == wanted]
+        def place(route: Route) -> object:
+            return route.prefix, route.table, route.metric, route.tos, route.source_bits
+
+        return [each for each in self.routes if place(each) == place(route)]
 
 
 def replace_paths(route: Route, paths: tuple[Path, ...]) -> Route:
@@ -120,6 +122,7 @@ def some_route(draw: st.DrawFn) -> Route:
         kind,
         tuple(paths) if kind is RouteKind.UNICAST else (),
         tos=draw(st.sampled_from([0] * 9 + [4])) if prefix.family == 4 else 0,
+        source_bits=draw(st.sampled_from([0] * 9 + [48])) if prefix.family == 6 else 0,
     )
 
 

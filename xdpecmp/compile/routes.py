@@ -31,7 +31,7 @@ class Resolver:
 
     def target(self, route: Route) -> Target | None:
         """None where it has no living path."""
-        if route.tos:
+        if route.selective:
             return int(Reason.ROUTE_UNSUPPORTED)
         if route.kind is not RouteKind.UNICAST:
             return _KIND_REASON[route.kind]

@@ -50,7 +50,7 @@ def winner(rivals: Rivals, target_of: TargetOf) -> Target | None:
 def _winner(rivals: list[Route], target_of: TargetOf) -> Target | None:
     if len(rivals) == 1:
         return target_of(rivals[0])
-    if any(route.tos for route in rivals):
+    if any(route.selective for route in rivals):
         return int(Reason.ROUTE_UNSUPPORTED)
     ordered = sorted(rivals, key=lambda route: (-route.table, route.metric))
     living = [route for route in ordered if target_of(route) is not None]

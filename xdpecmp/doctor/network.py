@@ -164,6 +164,8 @@ def _cause(facts: Facts, route: Route) -> str:
     """Why this route passes, "" where it is not the one that does."""
     if route.tos:
         return "a TOS"
+    if route.source_bits:
+        return "a source prefix"
     if route.nhid:
         group = facts.snapshot.nexthop_groups.get(route.nhid)
         if group is None or group.kind is RouteKind.UNSUPPORTED:

@@ -93,7 +93,7 @@ def parse_route(message: bytes) -> Route | None:
     # nothing at all where net.ipv4.nexthop_compat_mode is 0.
     paths, plain = ((), True) if nhid else _paths(found, flags & 0xFF)
     meaning = _KINDS.get(kind, RouteKind.UNSUPPORTED)
-    plain = plain and not source_bits and not _NOT_CARRIED_OUT & found.keys()
+    plain = plain and not _NOT_CARRIED_OUT & found.keys()
     plain = plain and _plain_metrics(found.get(RTA_METRICS, b""))
     plain = plain and _lasts(found.get(RTA_CACHEINFO, b""))
     if not plain or (meaning is RouteKind.UNICAST and not paths and not nhid):
@@ -108,6 +108,7 @@ def parse_route(message: bytes) -> Route | None:
         scope=scope,
         tos=tos,
         nhid=nhid,
+        source_bits=source_bits,
     )
 
 

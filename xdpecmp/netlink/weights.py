@@ -80,8 +80,8 @@ def _held_by_nexthop_object() -> RouteNotWeighable:
 
 def _same(route: Route, other: Route | None) -> bool:
     return other is not None and (
-        (route.prefix, route.table, route.metric, route.tos)
-        == (other.prefix, other.table, other.metric, other.tos)
+        (route.prefix, route.table, route.metric, route.tos, route.source_bits)
+        == (other.prefix, other.table, other.metric, other.tos, other.source_bits)
     )
 
 

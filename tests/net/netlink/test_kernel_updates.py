@@ -123,6 +123,7 @@ JOINING = {
     "IPv6, appended": (ONE6, "route append fd77::/64 via fd01::2"),
     "IPv6, appended to two": (BOTH6, "route append fd77::/64 via fd01::9"),
     "IPv6, path by path": (BOTH6, f"route del fd77::/64 {TWO6.format(1, 2)}"),
+    "IPv6, for a source": (ONE6, "route add fd77::/64 from fd99::/64 via fd01::2 metric 2000"),
     "IPv6, one path less": (BOTH6, "route del fd77::/64 via fd00::2"),
 }
 
