@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from .clock import HZ, Jiffies, read_jiffies
 from .compile import Tables, compile_tables, needs_walk
-from .compile.change import compile_change, stands_alone
+from .compile.change import compile_updates
 from .dataplane import Dataplane
 from .errors import XdpecmpError
 from .maps import Maps
@@ -53,7 +53,7 @@ class Mirror:
         self._complaints: set[str] = set()
         self._forwarded: dict[NextHop, int] = {}
         self._doubtful: set[Prefix] = set()
-        """What routes lead there only a dump tells."""
+        """What waits for a dump, and passes to Linux until then."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
         self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
@@ -89,6 +89,7 @@ class Mirror:
         `changes.updates` is not looked at: see `update`.
         """
         old = new = self.snapshot
+        doubted = False
         if changes.links or changes.lost:
             new = replace(new, links=self.kernel.links())
         if changes.settings or changes.links or changes.lost:
@@ -99,13 +100,14 @@ class Mirror:
         if changes.routes or changes.lost:
             routes = self.kernel.routes()
             new = replace(new, routes=routes.sharing(RouteTable.of(old.routes)))
+            doubted = bool(self._doubtful)
             self._doubtful.clear()
         if changes.nexthops or changes.lost:
             new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
             new = replace(new, neighbours=self.kernel.neighbours())
         self.snapshot = new
-        return _differ(old, new)
+        return doubted or _differ(old, new)
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
@@ -113,6 +115,7 @@ class Mirror:
         if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
             return
         self.tables = compile_tables(*source)
+        self.tables.doubt(self._doubtful)
         self._compiled = source
 
     def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
@@ -164,28 +167,17 @@ class Mirror:
 
     def update(self, updates: Iterable[RouteUpdate]) -> bool:
         """Bring the data path to what these updates say, in order. False where they, or some, don't
-        say enough: then all routes have to be pulled."""
+        say enough: then all routes have to be pulled, and meanwhile those prefixes pass to Linux.
+        """
         assert self.tables is not None
         self._compiled = None  # whatever comes of it, the snapshot's routes change in place
-        table, doubtful = RouteTable.of(self.snapshot.routes), self._doubtful
-        touched: dict[Prefix, None] = {}
-        sure = True
-        for update in updates:
-            prefix = update.route.prefix
-            if prefix in doubtful:
-                sure = False
-            elif stands_alone(update.route, table, self.tables) and table.apply(update):
-                touched[prefix] = None
-            else:
-                doubtful.add(prefix)
-                sure = False
-        change = compile_change(self.snapshot, self.tables, touched.keys() - doubtful)
+        change = compile_updates(self.snapshot, self.tables, updates, self._doubtful)
         if change is None:
             return False
         self.tables.absorb(change)
         fits = self._dataplane.change(change)
         self._keep(change.gateways)
-        return sure and fits
+        return fits and not self._doubtful
 
     # --- what falls due with time -----------------------------------------------------------------
 

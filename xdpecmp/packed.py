@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .model import Prefix
+from .prefixes import covered, grouped
 
 V = TypeVar("V")
 Keys = NDArray[np.bytes_]
@@ -83,6 +84,16 @@ class Packed:
         family = prefix.family
         position = position_of(self.keys[family], pack(prefix))
         return None if position is None else int(self.numbers[family][position])
+
+    def under(self, cover: Prefix) -> Iterator[Prefix]:
+        """The prefixes that this one covers, itself included if it is there."""
+        keys = self.keys[cover.family]
+        bits = len(cover.address) * 8
+        host = (1 << (bits - cover.length)) - 1
+        last = (int.from_bytes(cover.address, "big") | host).to_bytes(bits // 8, "big")
+        start = int(keys.searchsorted(pack(cover)))
+        end = int(keys.searchsorted(last + b"\xff", side="right"))
+        return prefixes_in(keys[start:end])
 
     @cached_property
     def lengths(self) -> Mapping[int, Sequence[int]]:
@@ -196,24 +207,21 @@ class Layered(Mapping[Prefix, V], Generic[V]):
         for values in (self.meanings, self.changes.values()):
             yield from (value for value in values if value is not None)
 
-    def under(self, cover: Prefix) -> Iterator[Prefix]:
-        """The prefixes that this one covers, itself included if it is there."""
-        family, bits = cover.family, len(cover.address) * 8
-        host = (1 << (bits - cover.length)) - 1
-        last = (int.from_bytes(cover.address, "big") | host).to_bytes(bits // 8, "big")
-        keys = self.base.keys[family]
-        start = int(keys.searchsorted(pack(cover)))
-        end = int(keys.searchsorted(last + b"\xff", side="right"))
-        for prefix in prefixes_in(keys[start:end]):
-            if prefix not in self.changes and self.lookup(prefix) is not None:
-                yield prefix
-        for prefix, value in self.changes.items():
-            if value is not None and prefix.family == family and prefix.length >= cover.length:
-                shift = bits - cover.length
-                if int.from_bytes(prefix.address, "big") >> shift << shift == int.from_bytes(
-                    cover.address, "big"
-                ):
-                    yield prefix
+    def under(self, covers: Collection[Prefix]) -> set[Prefix]:
+        """The prefixes that these cover, themselves included if they are there."""
+        networks = grouped(covers)
+        found = {
+            prefix
+            for cover in covers
+            for prefix in self.base.under(cover)
+            if prefix not in self.changes and self.lookup(prefix) is not None
+        }
+        found.update(
+            prefix
+            for prefix, value in self.changes.items()
+            if value is not None and covered(prefix, networks)
+        )
+        return found
 
     # --- longest match ----------------------------------------------------------------------------
 

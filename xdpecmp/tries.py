@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import libbpf
-from .compile.prefixes import masked
 from .direct import Changed, Direct4
 from .maps import DIRECT, Maps
 from .model import Prefix
@@ -31,6 +30,7 @@ from .packed import (
     position_of,
     prefixes_in,
 )
+from .prefixes import masked
 
 T = TypeVar("T")
 _ABSENT = 0xFFFFFFFF

@@ -140,6 +140,19 @@ WINNERS = [
         ],
         None,
     ),
+    *(
+        (
+            f"{prefix}: Linux alone knows what a wide {kind} route of table local hides",
+            prefix,
+            [route(prefix, via), route(wide, *paths, table=LOCAL, kind=kind)],
+            Reason.ROUTE_UNSUPPORTED,
+        )
+        for prefix, wide, via in (
+            ("10.1.0.0/16", "10.0.0.0/8", VIA1),
+            ("2001:db8:1::/48", "2001:db8::/32", VIA6),
+        )
+        for kind, paths in ((RouteKind.SPECIAL, ()), (RouteKind.UNICAST, (via,)))
+    ),
     (
         "IPv6: two of one metric take turns",
         "2001:db8:1::/48",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from xdpecmp import slots
 from xdpecmp.abi import DIRECT_BLOCK as BLOCK
 from xdpecmp.abi import Reason
-from xdpecmp.compile.prefixes import masked
 from xdpecmp.direct import CELLS, HOSTS, ROWS, Changed, Direct4
 from xdpecmp.model import Prefix
+from xdpecmp.prefixes import masked
 
 NO_ROUTE = int(Reason.NO_ROUTE)
 Table = dict[Prefix, int]

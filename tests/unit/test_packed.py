@@ -69,11 +69,12 @@ def test_some_of_them(layers: Layers) -> None:
         }
 
 
-@given(layers, prefixes())
-def test_what_a_prefix_covers(layers: Layers, cover: Prefix) -> None:
+@given(layers, st.lists(prefixes(), max_size=3))
+def test_what_prefixes_cover(layers: Layers, wide: list[Prefix]) -> None:
     found, expected = layered(layers)
-    under = list(found.under(cover))
-    assert sorted(under) == sorted(prefix for prefix in expected if covers(cover, prefix))
+    assert found.under(wide) == {
+        prefix for prefix in expected if any(covers(cover, prefix) for cover in wide)
+    }
 
 
 @pytest.mark.parametrize("size", [4, 16])

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..model import Snapshot
+from ..prefixes import covers, masked
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
 from .ingress import compile_interfaces, compile_vlans
-from .prefixes import covers, masked
 from .tables import (
     LAST_BOUND,
     TABLE_DEFAULT,

@@ -3,11 +3,11 @@ given out later, in `dataplane`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from ..abi import Reason
 from ..model import NextHop, Prefix
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ class Config(NamedTuple):
 class Entangled(NamedTuple):
     """What makes one route bear on others, so that it can't be compiled by itself."""
 
-    connected: Mapping[tuple[int, int], Collection[bytes]] = MappingProxyType({})
+    connected: Mapping[tuple[int, int], Collection[bytes]]
     """Addresses of the directly connected networks in force, by family and prefix length."""
-    wide_local: Collection[Prefix] = ()
-    fallback4: bool = False
+    wide_local: set[Prefix]
+    fallback4: bool
     """Whether IPv4's table `default` has routes."""
 
 
@@ -133,13 +133,17 @@ class Tables:
     """The next hops that routes name, which must be kept resolved; the others are neighbours."""
     groups: dict[Key, Group] = field(default_factory=dict)
     routes: Mapping[Prefix, Target] = field(default_factory=dict)
-    entangled: Entangled = field(default_factory=Entangled)
+    entangled: Entangled = field(default_factory=lambda: Entangled({}, set(), False))
 
     @property
     def targets(self) -> Layered[Target]:
         """`routes`, as `compile` makes them."""
         assert not isinstance(self.routes, dict)
         return cast("Layered[Target]", self.routes)
+
+    def doubt(self, prefixes: Iterable[Prefix]) -> None:
+        """Have what these lead to pass to Linux: their routes are not known."""
+        self.targets.changes.update(dict.fromkeys(prefixes, int(Reason.ROUTE_UNSUPPORTED)))
 
     def absorb(self, change: Change) -> None:
         """Have these tables say the change too. What nobody needs any more stays."""

@@ -68,26 +68,27 @@ def _winner(rivals: list[Route], target_of: TargetOf) -> Target | None:
 
 
 def wide_local(table: RouteTable) -> Iterable[Prefix]:
-    """Local prefixes of more than one address."""
-    local = table.where(lambda r: r.table == TABLE_LOCAL and r.kind is RouteKind.LOCAL)
+    """Prefixes of more than one address in table local, whatever their routes' kind."""
     return {
         route.prefix
-        for route in local
+        for route in table.where(lambda route: route.table == TABLE_LOCAL)
         if route.prefix.length < len(route.prefix.address) * 8
         and route.prefix != _LOOPBACK  # whose packets are refused before any route is asked
     }
 
 
 def _drop_shadowed(targets: Layered[Target], table: RouteTable) -> None:
-    """What a wide local prefix covers goes by that prefix, and so passes to Linux. For IPv6 that is
-    the rule; for IPv4 too once there has ever been another policy rule, which nobody can ask."""
+    """What a wide prefix of table local covers passes to Linux. For IPv6 it goes by that prefix,
+    as long as that has a living path; for IPv4 too once there has ever been another policy rule,
+    which nobody can ask."""
     wide = wide_local(table)
     if not wide:
         return
     local = {route.prefix for route in table.where(lambda route: route.table == TABLE_LOCAL)}
     for shadow in wide:
-        for prefix in [p for p in targets.under(shadow) if p not in local]:
-            targets.changes[prefix] = None
+        ours = targets.lookup(shadow) == int(Reason.ROUTE_LOCAL)
+        for prefix in [p for p in targets.under([shadow]) if p not in local]:
+            targets.changes[prefix] = None if ours else int(Reason.ROUTE_UNSUPPORTED)
 
 
 def _add_fallback4(targets: Layered[Target], table: RouteTable, target_of: TargetOf) -> None:
