@@ -93,8 +93,11 @@ class Agent:
         self._stopping = False
         self._behind = False
         """Whether something may have been missed."""
-        self._dumped = True
-        """Whether routes were read since the last events, which then may be from meanwhile."""
+        self._put_off = Changes()
+        """What has to be read again, known since all routes were being read."""
+        self._held = Changes()
+        """Heard while all routes are being read, and not followed yet."""
+        self._held_until = 0.0
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
         self._lease = Lease(mirror.renew_lease)
@@ -122,12 +125,15 @@ class Agent:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
                     return True
-            due = min(next_tick, self._reconciliation.due)
+            due = now if self._put_off else min(next_tick, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
             if self._wait(poll, wait) and not self._stopping:
                 self._follow(self._heard(poll))
-            if time.monotonic() >= self._reconciliation.due and not self._stopping:
-                self._follow(Changes(routes=True))
+            put_off, self._put_off = self._put_off, Changes()
+            if time.monotonic() >= self._reconciliation.due:
+                put_off |= Changes(routes=True)
+            if put_off and not self._stopping:
+                self._follow(put_off)
         return False
 
     def _wait(self, poll: select.poll, milliseconds: int) -> bool:
@@ -190,21 +196,22 @@ class Agent:
         begin = time.monotonic()
         if self._behind:
             changes = EVERYTHING
+        all_routes = changes.routes or changes.lost
+        rest = _without_routes(changes)
         try:
-            all_routes = changes.routes or changes.lost
             if changes.updates and not all_routes:
                 self._update(changes)
-            if replace(changes, updates=()):
-                fits = True
-                again = all_routes and self._unfit
-                if self._mirror.pull(changes) or self._behind or again or push:
-                    if self._stopping:
-                        return  # soon enough for whoever waits
-                    self._lease.progress()
-                    fits = self._mirror.push(wait=False)
-                if all_routes:
-                    self._dumped = True
-                    self._reconciliation.done(begin, time.monotonic())
+            fits = True
+            if rest:  # before the routes, which take seconds where there are many
+                fits = self._read(rest, push)
+            if all_routes and not self._stopping:
+                fits &= self._read(Changes(routes=True), self._behind or self._unfit)
+                self._reconciliation.done(begin, time.monotonic())
+                if self._mirror.unsure:
+                    self._reconciliation.need(time.monotonic())
+            if self._stopping:
+                return  # soon enough for whoever waits
+            if rest or all_routes:
                 self._unfit = not fits and not self._unfit
                 if self._unfit:
                     self._reconciliation.need(time.monotonic())
@@ -217,17 +224,45 @@ class Agent:
             self._reconciliation.done(begin, time.monotonic())  # the next tick reads all anyway
             self._lease.withhold()  # none for a mirror that may be wrong
 
+    def _read(self, changes: Changes, push: bool) -> bool:
+        """False where the data path had no room for all."""
+        if not (self._mirror.pull(changes, self._meanwhile) or push) or self._stopping:
+            return True
+        self._lease.progress()
+        return self._mirror.push(wait=False)
+
+    def _meanwhile(self, last: bool) -> None:
+        """While all routes are read: follow what takes no reading of routes, put off what does.
+        `last`: they have been read."""
+        self._lease.progress()
+        now = time.monotonic()
+        heard = self._monitor.drain()
+        if not self._held:
+            self._held_until = now + BURST_SECONDS
+        self._held |= heard
+        while last and heard and not _is_whole(self._held) and now < self._held_until:
+            time.sleep(QUIET_SECONDS)
+            heard, now = self._monitor.drain(), time.monotonic()
+            self._held |= heard
+        if self._stopping or (heard and not _is_whole(self._held) and now < self._held_until):
+            return  # for now: what is gone may be coming back
+        held, self._held = self._held, Changes()
+        if held.updates:
+            self._update(held)
+        rest = _without_routes(held)
+        if rest:
+            self._read(rest, push=False)
+        self._put_off |= Changes(routes=held.routes or held.lost)
+
     def _update(self, changes: Changes) -> None:
-        sure = self._mirror.update(changes.updates)
-        if self._dumped:
-            # where IPv6 routes come and go during a dump, it leaves out others without a word
-            ways = {update.gone for update in changes.updates if update.route.prefix.family == 6}
-            sure = sure and len(ways) < 2
-            self._dumped = False
         now = time.monotonic()
         self._reconciliation.want(now)
-        if not sure:
+        if not self._mirror.update(changes.updates):
             self._reconciliation.need(now)
+
+
+def _without_routes(changes: Changes) -> Changes:
+    return replace(EVERYTHING if changes.lost else changes, routes=False, lost=False, updates=())
 
 
 def _is_whole(changes: Changes) -> bool:

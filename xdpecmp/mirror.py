@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from .clock import HZ, Jiffies, read_jiffies
 from .compile import Tables, compile_tables, needs_walk
@@ -54,6 +55,10 @@ class Mirror:
         self._forwarded: dict[NextHop, int] = {}
         self._doubtful: set[Prefix] = set()
         """What waits for a dump, and passes to Linux until then."""
+        self._late: list[RouteUpdate] | None = None
+        """What was followed while the dump goes on that is being read, if one is."""
+        self.unsure = False
+        """Whether the routes that were read last should be read once more."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
         self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
@@ -83,13 +88,18 @@ class Mirror:
 
     # --- all of it --------------------------------------------------------------------------------
 
-    def pull(self, changes: Changes) -> bool:
+    def pull(self, changes: Changes, meanwhile: Callable[[bool], None] = lambda last: None) -> bool:
         """Read again what changed. Whether anything that counts is different now.
 
-        `changes.updates` is not looked at: see `update`.
+        `changes.updates` is not looked at: see `update`. `meanwhile` is called every now and then
+        while all routes are read, which may take seconds, and told when it is the last time. It may
+        pull what is no route, push and update.
         """
-        old = new = self.snapshot
-        doubted = False
+        differs = False
+        routes = self.snapshot.routes
+        if changes.routes or changes.lost:
+            routes, differs = self._dump(meanwhile)
+        old, new = self.snapshot, replace(self.snapshot, routes=routes)
         if changes.links or changes.lost:
             new = replace(new, links=self.kernel.links())
         if changes.settings or changes.links or changes.lost:
@@ -97,17 +107,33 @@ class Mirror:
         if changes.rules or changes.lost:
             rules4, rules6 = self.kernel.custom_rules()
             new = replace(new, custom_rules4=rules4, custom_rules6=rules6)
-        if changes.routes or changes.lost:
-            routes = self.kernel.routes()
-            new = replace(new, routes=routes.sharing(RouteTable.of(old.routes)))
-            doubted = bool(self._doubtful)
-            self._doubtful.clear()
         if changes.nexthops or changes.lost:
             new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
             new = replace(new, neighbours=self.kernel.neighbours())
         self.snapshot = new
-        return doubted or _differ(old, new)
+        return differs or _differ(old, new)
+
+    def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
+        """All routes as they are now, with what was followed while they were read; and whether they
+        may differ from what the data path says, though not from what was known."""
+        self._late = []
+        try:
+            table = self.kernel.routes(partial(meanwhile, False))
+            meanwhile(True)
+        finally:
+            late, self._late = self._late, None
+        known = RouteTable.of(self.snapshot.routes)
+        # where IPv6 routes come and go during a dump, it leaves out others without a word
+        torn = len({update.gone for update in late if update.route.prefix.family == 6}) > 1
+        if torn:
+            table.keep(known, 6)
+        table = table.sharing(known)
+        differs = bool(late or self._doubtful)
+        self._doubtful.clear()
+        self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
+        self.unsure = torn or bool(self._doubtful)
+        return table, differs
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
@@ -170,6 +196,9 @@ class Mirror:
         say enough: then all routes have to be pulled, and meanwhile those prefixes pass to Linux.
         """
         assert self.tables is not None
+        updates = list(updates)
+        if self._late is not None:
+            self._late += updates
         self._compiled = None  # whatever comes of it, the snapshot's routes change in place
         change = compile_updates(self.snapshot, self.tables, updates, self._doubtful)
         if change is None:

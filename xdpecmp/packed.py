@@ -223,6 +223,18 @@ class Layered(Mapping[Prefix, V], Generic[V]):
         )
         return found
 
+    def missing_in(self, other: Layered[V], family: int) -> Iterator[Prefix]:
+        """The prefixes of a family that are here and not there."""
+        keys = self.base.keys[family]
+        alone = ~np.isin(keys, other.base.keys[family])
+        for prefix in {*prefixes_in(keys[alone]), *self.changes, *other.changes}:
+            if (
+                prefix.family == family
+                and self.lookup(prefix) is not None
+                and other.lookup(prefix) is None
+            ):
+                yield prefix
+
     # --- longest match ----------------------------------------------------------------------------
 
     def longest(self, addresses: Collection[bytes], most: int = 128) -> list[V | None]:

@@ -97,6 +97,12 @@ class RouteTable:
                 if wanted(route):
                     yield route._replace(prefix=prefix)
 
+    def keep(self, before: RouteTable, family: int) -> None:
+        """Have the routes too of prefixes that only `before` knows."""
+        mine, theirs = self.by_prefix, before.by_prefix
+        for prefix in theirs.missing_in(mine, family):
+            mine.changes[prefix] = theirs.lookup(prefix)
+
     # --- updates ----------------------------------------------------------------------------------
 
     def apply(self, update: RouteUpdate) -> bool:

@@ -376,7 +376,12 @@ def test_an_ipsec_default_that_blocks(
         wait_until(lambda: not any(servers.ask(few)), "nothing forwarded", DEADLINE)
     finally:
         net.ns.ip(f"xfrm policy setdefault {direction} accept")
-    wait_until(lambda: all(servers.ask(few)), "all forwarded again", DEADLINE)
+
+    def forwarded() -> bool:
+        before = net.reason("FORWARDED")
+        return all(servers.ask(few)) and net.reason("FORWARDED") - before == len(few)
+
+    wait_until(forwarded, "all forwarded again", DEADLINE)
 
 
 @pytest.mark.usefixtures("all_is_well")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -193,35 +194,59 @@ class FakeMirror:
     """Does as told, and counts what it is asked for."""
 
     def __init__(
-        self, fails: bool = False, fits: bool = True, build: FakeBuild | None = None
+        self,
+        fails: bool = False,
+        fits: bool = True,
+        build: FakeBuild | None = None,
+        datagrams: int = 0,
     ) -> None:
-        self.fails, self.fits = fails, fits
+        self.fails, self.fits, self.datagrams = fails, fits, datagrams
         self.pushed = 0
         self.build = build
+        self.unsure = False
+        self.did: list[object] = []
 
     def renew_lease(self) -> None: ...
 
-    def pull(self, _changes: Changes) -> bool:
+    def pull(self, changes: Changes, meanwhile: Callable[[bool], None]) -> bool:
         if self.fails:
             raise OSError(28, "no space")
+        self.did.append(changes)
+        if changes.routes:
+            for _ in range(self.datagrams):
+                meanwhile(False)
+            meanwhile(True)
         return self.pushed == 0
 
     def push(self, wait: bool) -> bool:
         assert not wait, "the agent never waits for a build"
+        self.did.append("push")
         self.pushed += 1
         return self.fits
 
     def complete(self) -> None:
         self.build = None
 
-    def update(self, _updates: object) -> bool:
+    def update(self, updates: object) -> bool:
+        self.did.append(updates)
         return True
 
     def keep_resolved(self) -> None: ...
 
 
-def agent_of(mirror: FakeMirror) -> Agent:
-    return Agent(mirror, Garbled(), lambda: False)  # type: ignore[arg-type]
+class FakeMonitor:
+    """Hears these things one after the other."""
+
+    def __init__(self, *heard: Changes) -> None:
+        self.heard = list(heard)
+
+    def drain(self) -> Changes:
+        return self.heard.pop(0) if self.heard else Changes()
+
+
+def agent_of(mirror: FakeMirror, *heard: Changes) -> Agent:
+    """`heard`: what its monitor hears, one after the other."""
+    return Agent(mirror, FakeMonitor(*heard), lambda: False)  # type: ignore[arg-type]
 
 
 def test_what_fails_waits_for_the_next_tick() -> None:
@@ -267,24 +292,45 @@ def test_what_did_not_fit_is_tried_once_more() -> None:
     assert mirror.pushed == 2
 
 
-@pytest.mark.parametrize(
-    ("updates", "doubtful"),
-    [
-        ((False,), False),
-        ((True,), False),
-        ((True, False), True),
-    ],
-    ids=["came", "went", "came and went"],
-)
-def test_ipv6_routes_that_come_and_go_during_a_dump_spoil_it(
-    updates: tuple[bool, ...], doubtful: bool
-) -> None:
-    """The kernel then leaves out others; only the first events after a dump can be of that time."""
-    agent = agent_of(FakeMirror())
-    route = Route(Prefix(bytes(16), 0), 254, 0, RouteKind.SPECIAL)
-    changes = Changes(updates=tuple(RouteUpdate(route, gone) for gone in updates))
-    agent._follow(changes)
-    assert (agent._reconciliation._needed < 1e9) is doubtful
-    agent._reconciliation.done(0.0, 0.0)
-    agent._follow(changes)
-    assert agent._reconciliation._needed > 1e9
+def test_what_takes_no_dump_is_followed_before_one() -> None:
+    """A link that is down, a next hop that left its group: with a million routes it takes seconds
+    to read them, and meanwhile packets would go there."""
+    mirror = FakeMirror()
+    agent_of(mirror)._follow(Changes(routes=True, links=True, nexthops=True))
+    assert mirror.did == [Changes(links=True, nexthops=True), "push", Changes(routes=True)]
+
+
+def test_nor_does_it_wait_for_one_that_is_being_read() -> None:
+    mirror = FakeMirror(datagrams=3)
+    agent = agent_of(mirror, Changes(neighbours=True), Changes(updates=(update(1),)))
+    agent._follow(Changes(routes=True))
+    begun, *meanwhile = mirror.did
+    assert begun == Changes(routes=True)
+    assert meanwhile == [(update(1),), Changes(neighbours=True), "push"]
+    assert not agent._put_off
+
+
+def test_what_takes_another_dump_comes_behind() -> None:
+    agent = agent_of(FakeMirror(datagrams=3), Changes(routes=True, links=True), Changes(lost=True))
+    agent._follow(Changes(routes=True))
+    assert agent._put_off == Changes(routes=True)
+
+
+@pytest.mark.parametrize("datagrams", [5, 0])
+def test_what_is_gone_may_be_coming_back_meanwhile(datagrams: int) -> None:
+    """Also at the end of the dump."""
+    mirror = FakeMirror(datagrams=datagrams)
+    agent = agent_of(
+        mirror, Changes(updates=(update(1, gone=True),)), Changes(updates=(update(1),))
+    )
+    agent._follow(Changes(routes=True))
+    assert mirror.did[1] == (update(1, gone=True), update(1))
+
+
+@pytest.mark.parametrize("unsure", [False, True])
+def test_a_dump_that_is_not_sure_is_made_good_by_another(unsure: bool) -> None:
+    mirror = FakeMirror()
+    mirror.unsure = unsure
+    agent = agent_of(mirror)
+    agent._follow(Changes(routes=True))
+    assert (agent._reconciliation._needed < 1e9) is unsure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -47,6 +47,7 @@ class Kernel:
             self._namespace = current_namespace()
             undo.callback(os.close, self._namespace)
             self._route = undo.enter_context(wire.Socket())
+            self._bulk = undo.enter_context(wire.Socket())
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
             self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -96,11 +97,12 @@ class Kernel:
         """All neighbours of both families, by (packed address, ifindex)."""
         return neighbours.read_neighbours(self._route)
 
-    def routes(self) -> RouteTable:
-        """The routes of the tables main, local and default."""
+    def routes(self, meanwhile: Callable[[], None] = lambda: None) -> RouteTable:
+        """The routes of the tables main, local and default. There may be a million of them, so
+        `meanwhile` is called every now and then; it may ask for anything else."""
         from .routedump import read_routes  # numpy takes 0.1 s to import: who never asks is spared
 
-        return read_routes(self._route)
+        return read_routes(self._bulk, meanwhile)
 
     def routes_to(self, prefix: Prefix) -> list[Route]:
         """The routes of one prefix, in the kernel's order."""

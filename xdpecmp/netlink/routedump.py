@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,17 +158,25 @@ _FACTORS = np.random.default_rng(7).integers(1, 1 << 63, 1 << 14, np.uint64) | n
 than 64 KiB."""
 
 
-def read_routes(connection: wire.Socket) -> RouteTable:
+def read_routes(connection: wire.Socket, meanwhile: Callable[[], None]) -> RouteTable:
     """All routes of the tables main, local and default; those of one prefix are in the kernel's
-    order, so the one that it prefers comes first."""
+    order, so the one that it prefers comes first. `meanwhile` is called every now and then, and
+    must not use the connection."""
     bodies: dict[Route, int] = {}
     keys, numbers = {}, {}
     for family, number in _FAMILY.items():
         reader = RouteReader(family, bodies)
 
-        def attempt(reader: RouteReader = reader, family: int = family) -> None:
+        def take(datagram: bytes, reader: RouteReader = reader) -> int:
+            end = reader.take(datagram)
+            meanwhile()
+            return end
+
+        def attempt(
+            reader: RouteReader = reader, family: int = family, take: wire.Take = take
+        ) -> None:
             reader.clear()
-            connection.stream(RTM_GETROUTE, dump_request(family), reader.take, "routes")
+            connection.stream(RTM_GETROUTE, dump_request(family), take, "routes")
 
         wire.uninterrupted(attempt)
         keys[number], numbers[number] = reader.result()

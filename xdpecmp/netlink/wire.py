@@ -186,17 +186,17 @@ class Socket:
         """
         self._send(kind, NLM_F_DUMP, body)
         finished = False
-        try:
-            while not finished:
-                datagram = self._receive(what)
+        while not finished:
+            datagram = self._receive(what)
+            try:
                 stop = take(datagram)
                 if stop < len(datagram):
                     finished = self._finished(datagram, stop, what)
-        except (MalformedMessage, DumpInterrupted):
-            # An abandoned dump would make the next request on this socket fail with EBUSY.
-            while not any(k in (NLMSG_DONE, NLMSG_ERROR) for k, *_ in messages(datagram)):
-                datagram = self._receive(what)
-            raise
+            except Exception:
+                # An abandoned dump would make the next request on this socket fail with EBUSY.
+                while not any(k in (NLMSG_DONE, NLMSG_ERROR) for k, *_ in messages(datagram)):
+                    datagram = self._receive(what)
+                raise
 
     def dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
         """Dump; returns the messages without their netlink header.

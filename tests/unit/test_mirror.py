@@ -1,0 +1,140 @@
+"""Reading all routes while they change: what the mirror makes of a dump and of what it heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from xdpecmp.compile import Tables
+from xdpecmp.mirror import Mirror
+from xdpecmp.model import (
+    Link,
+    NextHop,
+    Path,
+    Prefix,
+    Route,
+    RouteKind,
+    RouteUpdate,
+    Settings,
+    Snapshot,
+)
+from xdpecmp.netlink import Changes
+from xdpecmp.routetable import RouteTable
+
+ROUTES = Changes(routes=True)
+
+
+def route(prefix: str, last: int = 1) -> Route:
+    net = Prefix.parse(prefix)
+    via = bytes([10, 0, 0, last]) if net.family == 4 else Prefix.parse(f"2001:db8::{last}").address
+    return Route(net, 254, 0, RouteKind.UNICAST, (Path(NextHop(via, 2)),))
+
+
+ONE, TWO, THREE = (f"2001:db8:{i}::/48" for i in (1, 2, 3))
+
+
+class FakeKernel:
+    """Tells the routes as they are, or as torn as it is told to."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.now = list(routes)
+        self.left_out: set[str] = set()
+
+    def snapshot(self) -> Snapshot:
+        links = {2: Link(2, "eth0", bytes(6), 1500, True)}
+        return Snapshot(links, {}, RouteTable.of(self.now), Settings(seed=1))
+
+    def manage_neighbour(self, _address: bytes, _ifindex: int) -> None: ...
+
+    def routes(self, meanwhile: Callable[[], None]) -> RouteTable:
+        dump = [each for each in self.now if str(each.prefix) not in self.left_out]
+        meanwhile()
+        return RouteTable.of(dump)
+
+
+class FakeDataplane:
+    """Takes everything."""
+
+    def change(self, _change: object) -> bool:
+        return True
+
+    def sync(self, _tables: Tables) -> bool:
+        return True
+
+
+def mirror_of(kernel: FakeKernel) -> Mirror:
+    made = Mirror(kernel, lambda _: None, lambda: pytest.fail("nothing to build"))  # type: ignore[arg-type]
+    made._dataplane = FakeDataplane()  # type: ignore[assignment]
+    made.compile({2})
+    return made
+
+
+def dumped(mirror: Mirror, *meanwhile: RouteUpdate) -> bool:
+    """Have all routes read, and those updates heard and followed while they are."""
+
+    def follow(last: bool) -> None:
+        if meanwhile and not last:
+            mirror.update(meanwhile)
+
+    return mirror.pull(ROUTES, follow)
+
+
+def known(mirror: Mirror) -> set[Route]:
+    return set(RouteTable.of(mirror.snapshot.routes))
+
+
+def test_what_changes_during_a_dump_is_not_undone_by_it() -> None:
+    """The dump may tell of a route as it was before."""
+    before, after = route(ONE), route(ONE, last=2)
+    kernel = FakeKernel([before])
+    mirror = mirror_of(kernel)
+    assert dumped(mirror, RouteUpdate(after, replaces=True))
+    assert known(mirror) == {after}
+    assert not mirror.unsure
+
+
+@pytest.mark.parametrize(
+    ("family", "kept"), [(6, True), (4, False)], ids=["IPv6", "IPv4, which has no such fault"]
+)
+def test_what_a_torn_dump_leaves_out_is_kept(family: int, kept: bool) -> None:
+    """Where IPv6 routes come and go while they are told, others are not told."""
+    one, two, three = (ONE, TWO, THREE) if family == 6 else ("20.1.0.0", "20.2.0.0", "20.3.0.0")
+    kernel = FakeKernel([route(one), route(two)])
+    mirror = mirror_of(kernel)
+    kernel.now, kernel.left_out = [route(two), route(three)], {str(Prefix.parse(two))}
+    gone, come = RouteUpdate(route(one), gone=True), RouteUpdate(route(three), fresh=True)
+    dumped(mirror, gone, come)
+    assert known(mirror) == ({route(two), route(three)} if kept else {route(three)})
+    assert mirror.unsure is kept
+    kernel.left_out = set()
+    dumped(mirror)
+    assert known(mirror) == {route(two), route(three)}
+    assert not mirror.unsure
+
+
+def test_routes_that_only_come_or_only_go_tear_nothing() -> None:
+    kernel = FakeKernel([route(ONE), route(TWO)])
+    mirror = mirror_of(kernel)
+    kernel.now = [route(ONE)]
+    dumped(mirror, RouteUpdate(route(THREE), gone=True))
+    assert known(mirror) == {route(ONE)}, "this went without a word"
+    assert not mirror.unsure
+
+
+def test_what_was_in_doubt_comes_back_though_the_dump_says_nothing_new() -> None:
+    """Its packets pass meanwhile, which has to end."""
+    kernel = FakeKernel([route(ONE)])
+    mirror = mirror_of(kernel)
+    assert not mirror.update([RouteUpdate(route(ONE)._replace(tos=4))])
+    assert dumped(mirror)
+    assert not dumped(mirror)
+
+
+def test_what_comes_in_doubt_during_a_dump_stays_so() -> None:
+    kernel = FakeKernel([route(ONE)])
+    mirror = mirror_of(kernel)
+    assert dumped(mirror, RouteUpdate(route(ONE)._replace(tos=4)))
+    assert mirror.unsure
+    assert dumped(mirror)
+    assert not mirror.unsure
