@@ -72,7 +72,7 @@ _Static_assert(sizeof(struct config) == 216, "config");
 #define INTERFACE_FORWARD6 0x02
 #define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
 #define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
-#define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth: see checksum_is_partial() */
+#define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
 
 /* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
 struct interface {

@@ -274,11 +274,19 @@ static __always_inline __u64 sum_words(const void *data, __u32 words)
 	return sum;
 }
 
+/* VXLAN (RFC 7348, and what Linux took before), Geneve (RFC 8926). */
+static __always_inline int is_udp_tunnel(__be16 port)
+{
+	return port == be16(4789) || port == be16(8472) || port == be16(6081);
+}
+
 /*
- * A host behind a veth leaves checksums for hardware that isn't there. The field then holds the sum
- * over the pseudo-header alone (TCP, UDP) or 0 (SCTP), the packet's metadata say so, and those are
- * lost when native XDP redirects it. So what looks like that is passed to Linux, which finishes it
- * where it must. One finished checksum in 65,536 looks alike and takes the slow path too.
+ * A host behind a veth or tap leaves checksums for hardware that isn't there. The field then holds
+ * the sum over the pseudo-header alone (TCP, UDP) or 0 (SCTP), the packet's metadata say so, and
+ * those are lost when native XDP redirects it. So what looks like that is passed to Linux, which
+ * finishes it where it must. One finished checksum in 65,536 looks alike and takes the slow path
+ * too. So does what a tunnel carries: there it is the inner checksum that is unfinished, and the
+ * outer one of UDP is right as it is (lco_csum()) or 0.
  * `addresses`: the sum of source and destination. Source: tcp_v4_send_check(), udp_set_csum(),
  * sctp_packet_pack().
  */
@@ -286,6 +294,7 @@ static __always_inline int checksum_is_partial(const struct l3 *l3, const struct
 					       __u64 addresses)
 {
 	const __sum16 *checksum;
+	const __be16 *udp;
 	const __u32 *crc;
 
 	if (l4->is_fragment)
@@ -298,6 +307,11 @@ static __always_inline int checksum_is_partial(const struct l3 *l3, const struct
 		return 1; /* what is inside may be unfinished too */
 	if (l4->proto != PROTO_TCP && l4->proto != PROTO_UDP)
 		return 0;
+	if (l4->proto == PROTO_UDP) {
+		udp = l3_bytes(l3, l4->offset, 8);
+		if (udp && (!udp[3] || is_udp_tunnel(udp[1])))
+			return 1;
+	}
 	checksum = l3_bytes(l3, l4->offset + (l4->proto == PROTO_TCP ? 16 : 6), sizeof(*checksum));
 	return checksum && *checksum == fold_sum(addresses + be16(l4->proto) +
 						 be16(l3->length - l4->offset));

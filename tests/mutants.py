@@ -212,6 +212,8 @@ MUTANTS = (
     Mutant("IPv6 fragment", "walk.h", "w->is_fragment = 1;", "w->is_fragment = 0;", GENERIC[1]),
     Mutant("extension length", "walk.h", "(header[1] + 1) * 8", "8", GENERIC[1]),
     Mutant("SPI of AH", "walk.h", "offset += 4;", "offset += 0;", GENERIC[1]),
+    Mutant("UDP tunnels", "walk.h", "is_udp_tunnel(udp[1])", "0", PARTIAL),
+    Mutant("UDP without checksum", "walk.h", "(!udp[3] || ", "(", PARTIAL),
     Mutant("partial checksum", "walk.h", "be16(l3->length - l4->offset)", "0", PARTIAL),
     Mutant("quote's offset", "icmp.h", "offset + sizeof(*icmp);", "offset + 4;", QUOTES),
     Mutant("ICMP types", "icmp.h", "(1 << 3 | 1 << 4 | 1 << 5 |", "(1 << 3 | 1 << 4 |", QUOTES),

@@ -13,9 +13,12 @@ from .model import Link
 from .netlink import Kernel
 
 MODES = ("auto", "native", "generic")
-BETTER_GENERIC = ("veth", "bond")
-"""On a veth the peer's unfinished checksums survive a redirect in generic mode only; on a bond a
-native program runs on each of its links, where nothing is the bond's yet."""
+
+
+def is_better_generic(link: Link) -> bool:
+    """Unfinished checksums survive a redirect in generic mode only; on a bond a native program runs
+    on each of its links, where nothing is the bond's yet."""
+    return link.leaves_checksums or link.kind == "bond"
 
 
 @dataclass
@@ -111,7 +114,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
     finally:
         if current is not None:
             os.close(current)
-    if mode == "auto" and link.kind in BETTER_GENERIC:
+    if mode == "auto" and is_better_generic(link):
         mode = "generic"
     if mode == "auto":
         try:

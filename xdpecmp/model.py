@@ -180,6 +180,14 @@ class Link:
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
 
+    @property
+    def leaves_checksums(self) -> bool:
+        """Whether what comes in there may have a checksum that is to be finished later, by hardware
+        that there may never be: from hosts behind a veth, from VMs behind a tap. Native XDP does
+        not see the note that says so (tun_build_skb() in drivers/net/tun.c runs it before the
+        virtio_net_hdr is looked at), and loses it."""
+        return self.kind in ("veth", "tun")
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:

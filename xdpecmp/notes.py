@@ -49,7 +49,7 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
         return []
     world = World(mirror.snapshot, mirror.tables, mirror.attached())
     found = [
-        *_generic_veths(world),
+        *_generic_mode(world),
         *_passed(world.tables),
         *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
@@ -60,15 +60,19 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
     return [str(note) for note in found]
 
 
-GENERIC_VETH = "generic mode on a veth keeps checksum offload working"
+def keeps_offload(link: Link) -> str:
+    """Why generic mode is right there."""
+    what = "tap" if link.kind == "tun" else link.kind
+    return f"generic mode on a {what} keeps checksum offload working"
 
 
-def _generic_veths(world: World) -> Iterator[Note]:
-    veths = [
-        link.name for link in world.links() if link.kind == "veth" and link.xdp_mode == "generic"
-    ]
-    if veths:
-        yield Note(f"{GENERIC_VETH}: {', '.join(veths)}")
+def _generic_mode(world: World) -> Iterator[Note]:
+    found: dict[str, list[str]] = {}
+    for link in world.links():
+        if link.leaves_checksums and link.xdp_mode == "generic":
+            found.setdefault(keeps_offload(link), []).append(link.name)
+    for text, names in found.items():
+        yield Note(f"{text}: {', '.join(names)}")
 
 
 def passed_whole(family: int, reason: int) -> Note:

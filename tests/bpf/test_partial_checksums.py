@@ -22,6 +22,7 @@ pytestmark = pytest.mark.root
 
 NATIVE = {"links": {"in": {"kind": "veth", "xdp_mode": "native"}}}
 GENERIC = {"links": {"in": {"kind": "veth", "xdp_mode": "generic"}}}
+TAP = {"links": {"in": {"kind": "tun", "xdp_mode": "native"}}}
 PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
 PROTO = {TCP: 6, UDP: 17}
 
@@ -61,6 +62,7 @@ def rows() -> list[Case]:
             for where, setup, reason in (
                 ("native veth", NATIVE, "PARTIAL_CHECKSUM"),
                 ("generic veth", GENERIC, "FORWARDED"),
+                ("native tap", TAP, "PARTIAL_CHECKSUM"),
                 ("NIC", PHYSICAL, "FORWARDED"),
             ):
                 cases.append(pass_or_not(f"{name}, {where}", family, packet, reason, setup))
@@ -68,12 +70,16 @@ def rows() -> list[Case]:
         whole = {
             "TCP, finished": head / TCP(dport=80),
             "UDP, finished": head / UDP(dport=53),
-            "UDP, without": head / UDP(dport=53, chksum=0),
             "TCP, field not there": to("single", family, **{("proto", "nh")[family // 6]: 6})
             / Raw(bytes(17)),
         }
         for name, packet in whole.items():
             cases.append(pass_or_not(name, family, packet, "FORWARDED", NATIVE))
+        tunnels = {f"UDP to {port}": head / UDP(dport=port) for port in (4789, 8472, 6081)}
+        tunnels["UDP, without"] = head / UDP(dport=53, chksum=0)
+        for name, packet in tunnels.items():
+            for setup, reason in ((NATIVE, "PARTIAL_CHECKSUM"), (PHYSICAL, "FORWARDED")):
+                cases.append(pass_or_not(name, family, packet, reason, setup))
     fragment4 = partial(to("single", flags="MF"), UDP(dport=53))
     cases.append(pass_or_not("fragment", 4, fragment4, "FORWARDED", NATIVE))
     udp = partial(to("single", 6), UDP(dport=53)).payload

@@ -67,6 +67,10 @@ CASES = {
         lambda world: world.links(IN, kind="veth"),
         *("note", "mode", "generic mode on a veth keeps checksum offload working", ""),
     ),
+    "tap": Case(
+        lambda world: world.links(IN, kind="tun"),
+        *("note", "mode", "generic mode on a tap keeps checksum offload working", ""),
+    ),
     "TSO": Case(
         lambda world: (world.links(IN, kind="veth"), world.device(peer="p")),
         *("note", "tso", "larger than the egress MTU", "ethtool -K p tso off gso off"),

@@ -66,6 +66,6 @@ def _flags(settings: InterfaceSettings, device: Link) -> int:
         "FORWARD6": settings.forwarding6,
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
-        "PARTIAL_CHECKSUMS": device.kind == "veth" and not generic,
+        "PARTIAL_CHECKSUMS": device.leaves_checksums and not generic,
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

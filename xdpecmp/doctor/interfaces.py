@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .. import notes
 from ..errors import XdpecmpError
-from ..interfaces import BETTER_GENERIC, check_interface, removal
+from ..interfaces import check_interface, is_better_generic, removal
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
 from .finding import Finding, from_error, from_note, note, ok, problem
@@ -73,7 +73,7 @@ def expected_mode(link: Link, device: Device) -> tuple[str, str]:
     """The mode that the interface has or that `attach` would choose, and why it is generic."""
     if link.xdp_mode:
         return link.xdp_mode, ""
-    if link.kind in BETTER_GENERIC:
+    if is_better_generic(link):
         return "generic", ""
     if device.virtio is not None:
         refusal = _virtio_refusal(link, device.virtio)
@@ -118,8 +118,8 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
     too_large = link.mtu > VIRTIO_LARGEST_MTU
     smaller = f"ip link set dev {link.name} mtu {VIRTIO_LARGEST_MTU}"
     if link.xdp_mode == "generic":
-        if link.kind == "veth":
-            return note("mode", notes.GENERIC_VETH, interface=link.name)
+        if link.leaves_checksums:
+            return note("mode", notes.keeps_offload(link), interface=link.name)
         _, why = expected_mode(facts.snapshot.links[link.ifindex], device)
         found = f"{name}: generic XDP, slower" + (f": {why}" if why else "")
         helps = too_large and device.native_xdp is not False
