@@ -61,6 +61,9 @@ def judge(tree: Path, mutant: Mutant) -> str:
 
 def main(words: Sequence[str]) -> int:
     chosen = [m for m in MUTANTS if not words or any(word in m.what for word in words)]
+    if not chosen:
+        print(f"no row has {' or '.join(words)} in its name")
+        return 2
     with tempfile.TemporaryDirectory(prefix="xdpecmp-mutation-") as directory:
         tree = Path(directory)
         for name in _COPIED:
@@ -70,7 +73,7 @@ def main(words: Sequence[str]) -> int:
             else:
                 shutil.copy(source, tree / name)
         status, output = run_tests(tree, sorted({mutant.tests for mutant in chosen}))
-        if not chosen or status:
+        if status:
             print(f"the tests are not green to begin with:\n{output}")
             return 2
         wrong = 0

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Tables
+from .compile import Config, Tables
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
@@ -197,19 +197,36 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     others = [link.name for link in links if link.kind != "veth"]
     if others:
         yield Note(
-            "under hash policy 1 Linux goes by the NIC's own hash where it supplies one, and flows "
-            "move: turn it off",
+            "under hash policy 1 Linux goes by the NIC's own hash where it supplies one, and by that "
+            "of RPS where it is in use, and flows move: turn it off",
             f"ethtool -K {others[0]} rxhash off",
         )
 
 
 def flow_label_use(tables: Tables, choice: str) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
-    if tables.config.policy6 != 0 or not tables.groups:
+    if not _hashes_label(tables.config) or not tables.groups:
         return
     multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
     if any(True for _ in multipath6):
-        yield Note(FLOW_LABEL_TEXT[choice])
+        yield Note(FLOW_LABEL_TEXT[choice]) if tables.config.policy6 == 0 else LABEL_IN_KEY
+
+
+def _hashes_label(config: Config) -> bool:
+    """Whether the flow label is part of IPv6's key: rt6_multipath_hash()."""
+    return config.policy6 in (0, 2) or (
+        config.policy6 == 3 and bool(config.fields6 & _LABEL_FIELDS)
+    )
+
+
+_LABEL_FIELDS = 0x208
+"""FIB_MULTIPATH_HASH_FIELD_FLOWLABEL and _INNER_FLOWLABEL: include/net/ip_fib.h."""
+
+LABEL_IN_KEY = Note(
+    "the IPv6 hash policy has the flow label in its key, and --flow-label ignore concerns policy 0 "
+    "alone: for ICMPv6 errors to reach them, servers must reflect it",
+    "sysctl -w net.ipv6.flowlabel_reflect=1",
+)
 
 
 def disagrees(prefix: Prefix) -> str:

@@ -238,11 +238,20 @@ def test_problems_come_first() -> None:
     assert set(ranks) == {0, 1, 2}
 
 
-def test_flow_labels_count_under_policy_0_only() -> None:
-    assert "flow label" in bad_checks(ipv6_multipath)
-    assert "flow label" not in bad_checks(
-        lambda world: (ipv6_multipath(world), world.settings(policy6=1))
-    )
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({"policy6": 0}, True),
+        ({"policy6": 1}, False),
+        ({"policy6": 2}, True),
+        ({"policy6": 3}, False),
+        ({"policy6": 3, "fields6": 0xF}, True),
+        ({"policy6": 3, "fields6": 0x200}, True),
+    ],
+)
+def test_where_flow_labels_count(settings: dict[str, int], counts: bool) -> None:
+    found = bad_checks(lambda world: (ipv6_multipath(world), world.settings(**settings)))
+    assert ("flow label" in found) is counts
 
 
 def test_link_local_routes_pass_anyway() -> None:
