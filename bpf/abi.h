@@ -73,6 +73,7 @@ _Static_assert(sizeof(struct config) == 216, "config");
 #define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
 #define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
 #define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
+#define INTERFACE_UNFINISHED 0x20        /* generic XDP there: checksums stay what they are */
 
 /* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
 struct interface {
@@ -154,7 +155,7 @@ struct nexthop {
 	/* word 0: where to; never changes while the slot is in use */
 	__u32 ifindex; /* the device of the route, a VLAN device too */
 	__u16 device;  /* slot in the devmap: the device that really transmits */
-	__u16 pad;
+	__u16 flags;   /* NEXTHOP_*; these may change */
 	/* word 1: the neighbour */
 	__u8 neighbour_mac[6];
 	__u8 reason; /* enum reason: FORWARDED = usable, else why packets pass */
@@ -170,6 +171,12 @@ struct nexthop {
 	__u64 reserved[2];
 };
 _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
+
+/*
+ * The device finishes no checksums. Generic XDP hands packets to drivers without what Linux's own
+ * way does for such: generic_xdp_tx(), validate_xmit_skb() in net/core/dev.c.
+ */
+#define NEXTHOP_FINISHES_NOTHING 0x1
 
 /* path_stats[nexthop], per CPU. */
 struct traffic {

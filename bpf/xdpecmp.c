@@ -371,6 +371,8 @@ static __always_inline enum reason resolve(const struct packet *p, struct decisi
 		return reason;
 	if (p->l3_length > d->egress.device_word >> 48)
 		return REASON_MTU;
+	if ((p->ingress_flags & INTERFACE_UNFINISHED) && (nexthop->flags & NEXTHOP_FINISHES_NOTHING))
+		return REASON_PARTIAL_CHECKSUM;
 	if (nexthop->ifindex == p->ingress_ifindex &&
 	    (p->ingress_flags & INTERFACE_SEND_REDIRECTS))
 		return REASON_REDIRECT;
@@ -406,10 +408,10 @@ static __always_inline enum reason inspect4(const struct config *config,
 		return reason;
 	if (ip->ttl <= 1)
 		return REASON_TTL;
-	if (ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) {
+	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		struct l4 l4 = ipv4_l4(ip, 0);
 
-		if (checksum_is_partial(l3, &l4, sum_words(&ip->source, 2)))
+		if (checksum_is_partial(ingress->flags, l3, &l4, sum_words(&ip->source, 2)))
 			return REASON_PARTIAL_CHECKSUM;
 	}
 	p->quote = find_quote4(l3, ip);
@@ -466,8 +468,8 @@ static __always_inline enum reason inspect6(const struct config *config,
 	reason = find_l4_6(l3, ip, &l4);
 	if (reason)
 		return reason;
-	if ((ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) &&
-	    checksum_is_partial(l3, &l4, sum_words(ip->source, 8)))
+	if ((ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) &&
+	    checksum_is_partial(ingress->flags, l3, &l4, sum_words(ip->source, 8)))
 		return REASON_PARTIAL_CHECKSUM;
 	p->quote = find_quote6(l3, &l4);
 	return REASON_FORWARDED;

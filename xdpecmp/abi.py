@@ -101,6 +101,7 @@ GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members(
 """What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD, RESILIENT."""
 
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
+NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
 """Entries of `reason_stats`."""
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)

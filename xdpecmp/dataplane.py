@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import libbpf
-from .abi import CAPACITY, Reason
+from .abi import CAPACITY, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
@@ -191,6 +191,7 @@ class Dataplane:
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
+            flags=0 if adjacency.finishes_checksums else NEXTHOP_FLAGS["FINISHES_NOTHING"],
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,

@@ -180,6 +180,10 @@ class Link:
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
 
+    finishes_checksums: bool = True
+    """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
+    tx-checksumming)."""
+
     @property
     def leaves_checksums(self) -> bool:
         """Whether what comes in there may have a checksum that is to be finished later, by hardware

@@ -197,8 +197,8 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     others = [link.name for link in links if link.kind != "veth"]
     if others:
         yield Note(
-            "under hash policy 1 Linux goes by the NIC's own hash where it supplies one, and by that "
-            "of RPS where it is in use, and flows move: turn it off",
+            "under hash policy 1 Linux goes by the NIC's own hash where it supplies one (or RPS "
+            "does), and flows move: turn it off",
             f"ethtool -K {others[0]} rxhash off",
         )
 

@@ -23,6 +23,13 @@ pytestmark = pytest.mark.root
 NATIVE = {"links": {"in": {"kind": "veth", "xdp_mode": "native"}}}
 GENERIC = {"links": {"in": {"kind": "veth", "xdp_mode": "generic"}}}
 TAP = {"links": {"in": {"kind": "tun", "xdp_mode": "native"}}}
+UNABLE = {
+    kind: {
+        "links": {"in": {"kind": kind, "xdp_mode": "generic"}, "out": {"finishes_checksums": False}}
+    }
+    for kind in ("veth", "tun", "")
+}
+"""Generic mode, and an egress that finishes nothing."""
 PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
 PROTO = {TCP: 6, UDP: 17}
 
@@ -63,6 +70,9 @@ def rows() -> list[Case]:
                 ("native veth", NATIVE, "PARTIAL_CHECKSUM"),
                 ("generic veth", GENERIC, "FORWARDED"),
                 ("native tap", TAP, "PARTIAL_CHECKSUM"),
+                ("generic veth to such a device", UNABLE["veth"], "PARTIAL_CHECKSUM"),
+                ("generic tap to such a device", UNABLE["tun"], "PARTIAL_CHECKSUM"),
+                ("generic NIC to such a device", UNABLE[""], "FORWARDED"),
                 ("NIC", PHYSICAL, "FORWARDED"),
             ):
                 cases.append(pass_or_not(f"{name}, {where}", family, packet, reason, setup))
@@ -109,4 +119,5 @@ def test_sctp_checksum(plane: Plane, family: int) -> None:
     for crc, reason in ((0, "PARTIAL_CHECKSUM"), (0x01020304, "FORWARDED")):
         sctp = struct.pack("!HHII", 2905, 2905, 7, crc) + bytes.fromhex("03000010") + bytes(12)
         packet = to("single", family, **{field: 132}) / Raw(sctp)
-        plane.check(pass_or_not(f"SCTP {crc:#x}", family, packet, reason, NATIVE))
+        for setup in (NATIVE, GENERIC):
+            plane.check(pass_or_not(f"SCTP {crc:#x}", family, packet, reason, setup))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -52,11 +53,22 @@ class Vm:
         packet[40:42] = struct.pack("!H", (total & 0xFFFF) + (total >> 16))
         os.write(self._tap, _VNET_HDR.pack(_NEEDS_CSUM, 0, 0, 0, 34, 6) + bytes(packet))
 
+    def receive(self) -> tuple[int, IP]:
+        """The next UDP packet, and the flags in front of it."""
+        while True:
+            ready, _, _ = select.select([self._tap], [], [], 5 * PATIENCE)
+            assert ready, "nothing came"
+            found = os.read(self._tap, 2000)
+            packet = Ether(found[_VNET_HDR.size :])
+            if IP in packet and UDP in packet:
+                return found[0], packet[IP]
+
 
 @pytest.fixture(scope="module")
 def router() -> Iterator[Small]:
     with Small() as made:
         made.ns.ip("addr add 10.0.1.1/24 dev in1")
+        made.sysctl("net.ipv4.conf.all.rp_filter", 0)
         made.peer.ip("addr add 10.0.1.2/24 dev in1")
         made.peer.ip("route add default via 10.0.1.1")
         yield made
@@ -92,3 +104,25 @@ def test_what_a_vm_sends_arrives(
             assert router.reason(reason) == before + 1
         finally:
             router.detach()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--mode", "native")], ids=["generic", "native"])
+def test_what_a_vm_receives_is_finished(router: Small, vm: Vm, arguments: tuple[str, ...]) -> None:
+    """From a host behind a veth, which leaves checksums; a VM that has not asked for such must get
+    none, and the tap says so (`ethtool -k`: tx-checksumming off)."""
+    router.ns.ip("neigh replace 10.5.0.2 lladdr 02:00:00:00:00:05 dev tap0 nud permanent")
+    router.run("attach", "in1", *arguments)
+    try:
+        before = router.reason("PARTIAL_CHECKSUM")
+        with router.peer.enter():
+            host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with host:
+            host.sendto(b"to a VM", ("10.5.0.2", _PORT))
+        flags, packet = vm.receive()
+        wanted = packet.copy()
+        del wanted[UDP].chksum
+        assert (flags, bytes(packet[UDP].payload)) == (0, b"to a VM")
+        assert packet[UDP].chksum == IP(bytes(wanted))[UDP].chksum
+        assert router.reason("PARTIAL_CHECKSUM") == before + 1
+    finally:
+        router.detach()

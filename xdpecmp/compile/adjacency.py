@@ -39,4 +39,5 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         device_mac=link.mac if len(link.mac) == 6 else bytes(6),
         mtu=mtu,
         tags=tags,
+        finishes_checksums=device.finishes_checksums,
     )

@@ -67,5 +67,6 @@ def _flags(settings: InterfaceSettings, device: Link) -> int:
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
         "PARTIAL_CHECKSUMS": device.leaves_checksums and not generic,
+        "UNFINISHED": device.leaves_checksums and generic,
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

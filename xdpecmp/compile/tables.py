@@ -82,6 +82,7 @@ class Adjacency(NamedTuple):
     device_mac: bytes = bytes(6)
     mtu: int = 0
     tags: tuple[Tag, ...] = ()
+    finishes_checksums: bool = True
 
 
 class Config(NamedTuple):

@@ -1,5 +1,5 @@
 """Features of devices: which run XDP programs in their driver, which can transmit redirected
-frames, which strip VLAN tags.
+frames, which strip VLAN tags, which finish checksums.
 
 Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
 whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
@@ -103,6 +103,7 @@ def read_native(connection: wire.Socket, family: Family | None) -> dict[int, boo
 
 
 _SIOCETHTOOL = 0x8946
+_ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_GFLAGS = 0x25
 _ETH_FLAG_RXVLAN = 1 << 8
 _IFREQ = struct.Struct("16sQ16x")
@@ -114,10 +115,24 @@ def strips_tags(control: socket.socket, name: str) -> bool:
     `control`: any socket of the device's namespace. False where the driver has no say.
     Source: ethtool_get_value() in net/ethtool/ioctl.c.
     """
-    value = (ctypes.c_uint32 * 2)(_ETHTOOL_GFLAGS, 0)
+    return bool((_ask(control, name, _ETHTOOL_GFLAGS) or 0) & _ETH_FLAG_RXVLAN)
+
+
+def finishes_checksums(control: socket.socket, name: str) -> bool:
+    """Whether a device finishes checksums that are left to it (`ethtool -K NAME tx on`).
+
+    `control`: any socket of the device's namespace. True where it has just gone.
+    Source: ethtool_get_one_feature() in net/ethtool/ioctl.c.
+    """
+    return _ask(control, name, _ETHTOOL_GTXCSUM) != 0
+
+
+def _ask(control: socket.socket, name: str, command: int) -> int | None:
+    """The kernel's struct ethtool_value; None without one."""
+    value = (ctypes.c_uint32 * 2)(command, 0)
     request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(value))
     try:
         fcntl.ioctl(control, _SIOCETHTOOL, request)
     except OSError:  # no such driver function, or the device has just gone
-        return False
-    return bool(value[1] & _ETH_FLAG_RXVLAN)
+        return None
+    return value[1]

@@ -81,7 +81,10 @@ class Kernel:
         """All devices, by index."""
         transmits = features.read_transmits(self._generic, self._netdev)
         return links.read_links(
-            self._route, transmits, partial(features.strips_tags, self._control)
+            self._route,
+            transmits,
+            partial(features.strips_tags, self._control),
+            partial(features.finishes_checksums, self._control),
         )
 
     @property

@@ -105,9 +105,11 @@ def read_links(
     connection: wire.Socket,
     transmits: Mapping[int, bool] | None,
     strips_tags: Callable[[str], bool],
+    finishes_checksums: Callable[[str], bool],
 ) -> dict[int, Link]:
     """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
-    and then what surely can counts; `strips_tags` asks about a device by its name.
+    and then what surely can counts; `strips_tags` and `finishes_checksums` ask about a device by
+    its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
     able, until its own notification has it read again.
@@ -119,6 +121,8 @@ def read_links(
         link = replace(link, can_transmit_xdp=bool(known))
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
+        if link.mac and not finishes_checksums(link.name):
+            link = replace(link, finishes_checksums=False)
         links[link.ifindex] = link
     # what a bond or a bridge receives is what its members receive
     for ifindex in {link.master for link in links.values() if link.strips_tags} & links.keys():

@@ -170,6 +170,15 @@ def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> No
     assert "peer0" not in seen[0]
 
 
+def test_whether_a_device_finishes_checksums(router: Namespace, kernel: Kernel) -> None:
+    def finishes() -> bool:
+        return kernel.links()[router.ifindex("eth0")].finishes_checksums
+
+    assert finishes()
+    router.run("ethtool", "-K", "eth0", "tx", "off")
+    assert not finishes()
+
+
 def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
     """What it receives has come through them."""
     router.ip("tuntap add dev tap0 mode tap")
@@ -177,6 +186,6 @@ def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
     router.ip("link add br1 type bridge")
     router.ip("link set tap0 master br0")
     with router.enter(), wire.Socket() as connection:
-        found = read_links(connection, None, lambda name: name == "tap0")
+        found = read_links(connection, None, lambda name: name == "tap0", lambda _: True)
     stripping = {link.name for link in found.values() if link.strips_tags}
     assert stripping == {"tap0", "br0"}
