@@ -20,7 +20,9 @@ class Buckets:
     kernel, which therefore moves buckets that are busy.
 
     A bucket goes where the kernel has it once it has been idle for the group's idle time, or at
-    once where its next hop has left the group.
+    once where its next hop has left the group; or in use, where buckets have differed from the
+    kernel's for the group's unbalanced time. The kernel reckons that time for its own buckets,
+    which are soon where they belong: nh_res_bucket_should_migrate() in net/ipv4/nexthop.c.
     """
 
     def __init__(self, maps: Maps, nexthop_slots: Slots[NextHop]) -> None:
@@ -29,6 +31,8 @@ class Buckets:
         self._blocks = Blocks(0, CAPACITY["BUCKETS_MAX"])
         self._placed: dict[Key, int] = {}
         self._held: dict[Key, list[NextHop | None]] = {}
+        self._differ_since: dict[Key, int] = {}
+        """Jiffies, low 32 bits."""
 
     def adopt(self, key: Key, first: int, count: int, names: Mapping[int, NextHop]) -> None:
         """Take over a group's buckets from an earlier agent; `names`: next hops by number."""
@@ -70,16 +74,29 @@ class Buckets:
         first, held = self._placed[key], self._held[key]
         numbers = {nexthop: self._nexthop_slots.live[nexthop] for nexthop in group.members}
         entries = self._maps["buckets"].entries
+        overdue = self._is_overdue(key, group, now)
         for i, wanted in enumerate(group.buckets):
             if held[i] == wanted:
                 continue
             entry = entries[first + i]
-            if held[i] not in numbers or _idle(entry.used_jiffies, group.idle_s, now):
+            idle = overdue or _idle(entry.used_jiffies, group.idle_s, now)
+            if idle or held[i] not in numbers:
                 entry.nexthop = numbers[wanted]  # leaves used_jiffies alone
                 held[i] = wanted
+        if held == list(group.buckets):
+            self._differ_since.pop(key, None)
+        elif now is not None:
+            self._differ_since.setdefault(key, now.now & 0xFFFFFFFF)
+
+    def _is_overdue(self, key: Key, group: Resilient, now: Jiffies | None) -> bool:
+        since = self._differ_since.get(key)
+        if since is None or now is None or not group.unbalanced_s:
+            return False
+        return now.since(since) >= group.unbalanced_s
 
     def drop(self, key: Key) -> None:
         """The group is gone, or no longer resilient."""
+        self._differ_since.pop(key, None)
         if key in self._placed:
             self._blocks.retire(self._placed.pop(key), len(self._held.pop(key)))
 

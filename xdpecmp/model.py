@@ -146,6 +146,8 @@ class NexthopGroup:
     """For a resilient group: which of `members` (0 is the first) each bucket holds now."""
     idle_s: float = 0.0
     """For a resilient group: a bucket unused for so many seconds may change hands."""
+    unbalanced_s: float = 0.0
+    """For a resilient group: after so long one changes hands even in use; 0 = never."""
 
 
 @dataclass(frozen=True, slots=True)

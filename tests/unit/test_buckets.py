@@ -186,6 +186,35 @@ def test_an_idle_time_of_zero_follows_at_once() -> None:
     assert made.held(KEY, 2) == [1, 0]
 
 
+def test_after_the_unbalanced_time_a_busy_bucket_moves_too() -> None:
+    """Which runs from when a bucket began to differ, and anew once none does any more."""
+    made = setup()
+    made.buckets.place(KEY, resilient(A, A))
+
+    def settled(wanted: Resilient, seconds: int) -> list[int]:
+        made.use(KEY, 0, 1, at=NOW + seconds * HZ)
+        made.buckets.settle(
+            KEY, wanted._replace(unbalanced_s=60.0), Jiffies(NOW + seconds * HZ, HZ)
+        )
+        return made.held(KEY, 2)
+
+    assert settled(resilient(B, A), 0) == [0, 0]
+    assert settled(resilient(B, B), 59) == [0, 0]
+    assert settled(resilient(B, B), 60) == [1, 1]
+    assert settled(resilient(A, A), 61) == [1, 1]
+    assert settled(resilient(A, A), 120) == [1, 1]
+    assert settled(resilient(A, A), 121) == [0, 0]
+
+
+def test_without_an_unbalanced_time_it_never_does() -> None:
+    made = setup()
+    made.buckets.place(KEY, resilient(A))
+    for seconds in range(0, 100_000, 9):
+        made.use(KEY, 0, at=NOW + seconds * HZ)
+        made.buckets.settle(KEY, resilient(B), Jiffies(NOW + seconds * HZ, HZ))
+    assert made.held(KEY, 1) == [0]
+
+
 USES = st.lists(
     st.tuples(st.sampled_from([A, B, C]), st.sampled_from([A, B, C]), st.integers(0, 20 * HZ)),
     min_size=1,

@@ -32,7 +32,7 @@ def object_group(snapshot: Snapshot, group: NexthopGroup) -> Group:
     nexthops = [path.nexthop for path in group.members]
     if group.resilient:
         buckets = tuple(nexthops[index] for index in group.buckets)
-        return Resilient(buckets, frozenset(nexthops), group.idle_s)
+        return Resilient(buckets, frozenset(nexthops), group.idle_s, group.unbalanced_s)
     weights = [path.weight for path in group.members]
     return _skip_bad_neighbours(snapshot, _entries(group.members, weights))
 

@@ -35,6 +35,8 @@ class Resilient(NamedTuple):
     members: frozenset[NextHop]
     """All next hops of the group; one may hold no bucket."""
     idle_s: float
+    unbalanced_s: float = 0.0
+    """After so long they go there in use; 0 = never."""
 
 
 Group = tuple[PathEntry, ...] | Resilient

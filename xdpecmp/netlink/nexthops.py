@@ -41,6 +41,7 @@ _NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
 _NHA_RES_GROUP_BUCKETS = 1
 _NHA_RES_GROUP_IDLE_TIMER = 2
+_NHA_RES_GROUP_UNBALANCED_TIMER = 3
 """In USER_HZ, whatever the kernel's own HZ."""
 _NHA_RES_BUCKET_INDEX = 1
 _NHA_RES_BUCKET_NH_ID = 3
@@ -87,6 +88,7 @@ class Group(NamedTuple):
     resilient: bool
     bucket_count: int
     idle_s: float = 0.0
+    unbalanced_s: float = 0.0
 
 
 _Buckets = Mapping[int, Mapping[int, int]]
@@ -141,9 +143,14 @@ def _group(found: Mapping[int, bytes]) -> Group:
         members=members,
         resilient=kind == _GROUP_TYPE_RES,
         bucket_count=wire.number(resilience.get(_NHA_RES_GROUP_BUCKETS, bytes(2))),
-        idle_s=wire.number(resilience.get(_NHA_RES_GROUP_IDLE_TIMER, bytes(4)))
-        / os.sysconf("SC_CLK_TCK"),
+        idle_s=_seconds(resilience, _NHA_RES_GROUP_IDLE_TIMER),
+        unbalanced_s=_seconds(resilience, _NHA_RES_GROUP_UNBALANCED_TIMER),
     )
+
+
+def _seconds(attributes: Mapping[int, bytes], kind: int) -> float:
+    """A timer, which is in clock_t."""
+    return wire.number(attributes.get(kind, bytes(4))) / os.sysconf("SC_CLK_TCK")
 
 
 def parse_bucket(message: bytes) -> tuple[int, int, int]:
@@ -205,6 +212,7 @@ def _combine_group(
         resilient=group.resilient,
         buckets=buckets,
         idle_s=group.idle_s,
+        unbalanced_s=group.unbalanced_s,
     )
 
 

@@ -126,8 +126,11 @@ def test_groups_that_are_not_carried_out(router: Namespace, kernel: Kernel) -> N
 @pytest.mark.usefixtures("paths")
 def test_resilient_group(router: Namespace, kernel: Kernel) -> None:
     router.ip("nexthop add id 7 group 2,3/1 type resilient buckets 64 idle_timer 600")
-    router.ip("nexthop add id 8 group 3/4 type resilient buckets 3000")  # several datagrams
+    router.ip(  # several datagrams
+        "nexthop add id 8 group 3/4 type resilient buckets 3000 idle_timer 60 unbalanced_timer 300"
+    )
     groups = kernel.nexthops()
+    assert [(groups[i].idle_s, groups[i].unbalanced_s) for i in (7, 8)] == [(600, 0), (60, 300)]
     assert (groups[7].resilient, groups[7].single) == (True, False)
     assert [m.weight for m in groups[7].members] == [3, 1]
     for nhid, ids, count in ((7, (2, 1), 64), (8, (3, 4), 3000)):
