@@ -199,11 +199,12 @@ class Agent:
         all_routes = changes.routes or changes.lost
         rest = _without_routes(changes)
         try:
-            if changes.updates and not all_routes:
-                self._update(changes)
             fits = True
-            if rest:  # before the routes, which take seconds where there are many
+            # what takes no dump comes before it: that takes seconds where there are many routes
+            if rest:
                 fits = self._read(rest, push)
+            if changes.updates and not changes.lost:
+                self._update(changes)
             if all_routes and not self._stopping:
                 fits &= self._read(Changes(routes=True), self._behind or self._unfit)
                 self._reconciliation.done(begin, time.monotonic())
@@ -247,11 +248,11 @@ class Agent:
         if self._stopping or (heard and not _is_whole(self._held) and now < self._held_until):
             return  # for now: what is gone may be coming back
         held, self._held = self._held, Changes()
-        if held.updates:
-            self._update(held)
         rest = _without_routes(held)
         if rest:
             self._read(rest, push=False)
+        if held.updates and not held.lost:
+            self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
 
     def _update(self, changes: Changes) -> None:

@@ -130,7 +130,8 @@ class Mirror:
             table.keep(known, 6)
         table = table.sharing(known)
         differs = bool(late or self._doubtful)
-        self._doubtful.clear()
+        # of what was in doubt, a torn dump says too little
+        self._doubtful = {prefix for prefix in self._doubtful if torn and prefix.family == 6}
         self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
         self.unsure = torn or bool(self._doubtful)
         return table, differs

@@ -306,7 +306,7 @@ def test_nor_does_it_wait_for_one_that_is_being_read() -> None:
     agent._follow(Changes(routes=True))
     begun, *meanwhile = mirror.did
     assert begun == Changes(routes=True)
-    assert meanwhile == [(update(1),), Changes(neighbours=True), "push"]
+    assert meanwhile == [Changes(neighbours=True), "push", (update(1),)]
     assert not agent._put_off
 
 
@@ -314,6 +314,15 @@ def test_what_takes_another_dump_comes_behind() -> None:
     agent = agent_of(FakeMirror(datagrams=3), Changes(routes=True, links=True), Changes(lost=True))
     agent._follow(Changes(routes=True))
     assert agent._put_off == Changes(routes=True)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_updates_are_followed_before_a_dump_too(lost: bool) -> None:
+    """Unless others are missing, which may have been newer."""
+    mirror = FakeMirror()
+    agent_of(mirror)._follow(Changes(routes=True, lost=lost, updates=(update(1),)))
+    before = mirror.did[: mirror.did.index(Changes(routes=True))]
+    assert ((update(1),) in before) is not lost
 
 
 @pytest.mark.parametrize("datagrams", [5, 0])

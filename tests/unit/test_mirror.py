@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from xdpecmp.abi import Reason
 from xdpecmp.compile import Tables
 from xdpecmp.mirror import Mirror
 from xdpecmp.model import (
@@ -129,6 +130,21 @@ def test_what_was_in_doubt_comes_back_though_the_dump_says_nothing_new() -> None
     assert not mirror.update([RouteUpdate(route(ONE)._replace(tos=4))])
     assert dumped(mirror)
     assert not dumped(mirror)
+
+
+def test_a_torn_dump_does_not_settle_a_doubt() -> None:
+    """What it leaves out is kept as it was known, and this wasn't."""
+    kernel = FakeKernel([route(ONE), route(TWO)])
+    mirror = mirror_of(kernel)
+    mirror.update([RouteUpdate(route(TWO)._replace(tos=4), gone=True)])
+    kernel.now = [route(THREE)]
+    dumped(mirror, RouteUpdate(route(ONE), gone=True), RouteUpdate(route(THREE), fresh=True))
+    mirror.compile({2})
+    assert mirror.tables is not None
+    assert mirror.tables.routes[Prefix.parse(TWO)] == Reason.ROUTE_UNSUPPORTED
+    dumped(mirror)
+    mirror.compile({2})
+    assert set(mirror.tables.routes) == {Prefix.parse(THREE)}
 
 
 def test_what_comes_in_doubt_during_a_dump_stays_so() -> None:
