@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
-from .errors import XdpecmpError
+from .errors import DumpInterrupted, XdpecmpError
 from .lease import Lease
 from .mirror import Mirror
 from .netlink import Changes, Monitor
@@ -98,6 +98,8 @@ class Agent:
         self._held = Changes()
         """Heard while all routes are being read, and not followed yet."""
         self._held_until = 0.0
+        self._followed = False
+        """Whether something was followed while all routes were being read."""
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
         self._lease = Lease(mirror.renew_lease)
@@ -207,9 +209,13 @@ class Agent:
                 self._update(changes)
             if all_routes and not self._stopping:
                 fits &= self._read(Changes(routes=True), self._behind or self._unfit)
-                self._reconciliation.done(begin, time.monotonic())
+                now = time.monotonic()
+                self._reconciliation.done(begin, now)
+                if self._followed:
+                    self._reconciliation.want(now)
                 if self._mirror.unsure:
-                    self._reconciliation.need(time.monotonic())
+                    self._reconciliation.need(now)
+                self._followed = False
             if self._stopping:
                 return  # soon enough for whoever waits
             if rest or all_routes:
@@ -222,6 +228,7 @@ class Agent:
         except (XdpecmpError, OSError) as error:
             log.warning("cannot follow the kernel: %s", error)
             self._behind = True
+            self._held = Changes()
             self._reconciliation.done(begin, time.monotonic())  # the next tick reads all anyway
             self._lease.withhold()  # none for a mirror that may be wrong
 
@@ -237,23 +244,36 @@ class Agent:
         `last`: they have been read."""
         self._lease.progress()
         now = time.monotonic()
-        heard = self._monitor.drain()
+        heard = self._drain()
         if not self._held:
             self._held_until = now + BURST_SECONDS
         self._held |= heard
         while last and heard and not _is_whole(self._held) and now < self._held_until:
             time.sleep(QUIET_SECONDS)
-            heard, now = self._monitor.drain(), time.monotonic()
+            heard, now = self._drain(), time.monotonic()
             self._held |= heard
         if self._stopping or (heard and not _is_whole(self._held) and now < self._held_until):
             return  # for now: what is gone may be coming back
         held, self._held = self._held, Changes()
+        self._followed |= bool(held)
+        if held.lost:
+            self._mirror.spoil()
         rest = _without_routes(held)
-        if rest:
-            self._read(rest, push=False)
+        try:
+            if rest:
+                self._read(rest, push=False)
+        except DumpInterrupted as error:  # this one, not the one that is being read
+            raise XdpecmpError(str(error)) from error
         if held.updates and not held.lost:
             self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
+
+    def _drain(self) -> Changes:
+        try:
+            return self._monitor.drain()
+        except (XdpecmpError, OSError) as error:
+            log.warning("cannot make out an event, so everything is read again: %s", error)
+            return Changes(lost=True)
 
     def _update(self, changes: Changes) -> None:
         now = time.monotonic()

@@ -55,8 +55,11 @@ class Mirror:
         self._forwarded: dict[NextHop, int] = {}
         self._doubtful: set[Prefix] = set()
         """What waits for a dump, and passes to Linux until then."""
+        self._hubs: set[Prefix] = set()
+        """Those of them that do so with all that is within."""
         self._late: list[RouteUpdate] | None = None
         """What was followed while the dump goes on that is being read, if one is."""
+        self._spoilt = False
         self.unsure = False
         """Whether the routes that were read last should be read once more."""
         self.snapshot: Snapshot = kernel.snapshot()
@@ -117,24 +120,33 @@ class Mirror:
     def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
         """All routes as they are now, with what was followed while they were read; and whether they
         may differ from what the data path says, though not from what was known."""
-        self._late = []
+        self._late, self._spoilt = [], False
         try:
             table = self.kernel.routes(partial(meanwhile, False))
             meanwhile(True)
         finally:
             late, self._late = self._late, None
         known = RouteTable.of(self.snapshot.routes)
+        if self._spoilt:
+            self.unsure = True
+            return known, bool(late)
         # where IPv6 routes come and go during a dump, it leaves out others without a word
         torn = len({update.gone for update in late if update.route.prefix.family == 6}) > 1
+        differs = bool(late or self._doubtful)
+        missing = set()  # of what was in doubt
         if torn:
+            told = table.by_prefix.lookup
+            missing = {each for each in self._doubtful if each.family == 6 and told(each) is None}
             table.keep(known, 6)
         table = table.sharing(known)
-        differs = bool(late or self._doubtful)
-        # of what was in doubt, a torn dump says too little
-        self._doubtful = {prefix for prefix in self._doubtful if torn and prefix.family == 6}
+        self._doubtful, self._hubs = missing, self._hubs & missing
         self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
         self.unsure = torn or bool(self._doubtful)
         return table, differs
+
+    def spoil(self) -> None:
+        """Events were lost: so what the dump that is being read says can't be put right."""
+        self._spoilt = True
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
@@ -142,7 +154,7 @@ class Mirror:
         if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
             return
         self.tables = compile_tables(*source)
-        self.tables.doubt(self._doubtful)
+        self.tables.doubt(self._doubtful, self._hubs)
         self._compiled = source
 
     def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
@@ -201,7 +213,7 @@ class Mirror:
         if self._late is not None:
             self._late += updates
         self._compiled = None  # whatever comes of it, the snapshot's routes change in place
-        change = compile_updates(self.snapshot, self.tables, updates, self._doubtful)
+        change = compile_updates(self.snapshot, self.tables, updates, self._doubtful, self._hubs)
         if change is None:
             return False
         self.tables.absorb(change)

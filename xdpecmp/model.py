@@ -186,13 +186,16 @@ class Link:
     """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
     tx-checksumming)."""
 
+    has_local_ports: bool = False
+    """Whether veths or taps are among what is enslaved to it."""
+
     @property
     def leaves_checksums(self) -> bool:
         """Whether what comes in there may have a checksum that is to be finished later, by hardware
-        that there may never be: from hosts behind a veth, from VMs behind a tap. Native XDP does
-        not see the note that says so (tun_build_skb() in drivers/net/tun.c runs it before the
-        virtio_net_hdr is looked at), and loses it."""
-        return self.kind in ("veth", "tun")
+        that there may never be: from hosts behind a veth, from VMs behind a tap, also by way of a
+        bridge. Native XDP does not see the note that says so (tun_build_skb() in drivers/net/tun.c
+        runs it before the virtio_net_hdr is looked at), and loses it."""
+        return self.kind in ("veth", "tun") or self.has_local_ports
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
 
 def keeps_offload(link: Link) -> str:
     """Why generic mode is right there."""
-    what = "tap" if link.kind == "tun" else link.kind
+    what = {"tun": "tap", "": "NIC"}.get(link.kind, link.kind)
     return f"generic mode on a {what} keeps checksum offload working"
 
 

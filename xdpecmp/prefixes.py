@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 
 from .model import Prefix
 
-Networks = Mapping[tuple[int, int], Collection[bytes]]
+Networks = dict[tuple[int, int], set[bytes]]
 """Addresses of networks by family and prefix length."""
 
 
@@ -21,7 +21,7 @@ def covers(wide: Prefix, narrow: Prefix) -> bool:
 
 def grouped(prefixes: Iterable[Prefix]) -> Networks:
     """Those prefixes, so that `covered` need not look at each."""
-    networks: dict[tuple[int, int], set[bytes]] = {}
+    networks: Networks = {}
     for prefix in prefixes:
         networks.setdefault((prefix.family, prefix.length), set()).add(prefix.address)
     return networks

@@ -11,7 +11,7 @@ import pytest
 
 from xdpecmp import lease as module
 from xdpecmp.agent import EVERYTHING, Agent, Reconciliation, _is_whole
-from xdpecmp.errors import MalformedMessage
+from xdpecmp.errors import DumpInterrupted, MalformedMessage, XdpecmpError
 from xdpecmp.lease import Lease
 from xdpecmp.model import Prefix, Route, RouteKind, RouteUpdate
 from xdpecmp.netlink import Changes
@@ -204,6 +204,7 @@ class FakeMirror:
         self.pushed = 0
         self.build = build
         self.unsure = False
+        self.interrupted = False
         self.did: list[object] = []
 
     def renew_lease(self) -> None: ...
@@ -211,6 +212,8 @@ class FakeMirror:
     def pull(self, changes: Changes, meanwhile: Callable[[bool], None]) -> bool:
         if self.fails:
             raise OSError(28, "no space")
+        if self.interrupted and not changes.routes:
+            raise DumpInterrupted("links")
         self.did.append(changes)
         if changes.routes:
             for _ in range(self.datagrams):
@@ -226,6 +229,9 @@ class FakeMirror:
 
     def complete(self) -> None:
         self.build = None
+
+    def spoil(self) -> None:
+        self.did.append("spoilt")
 
     def update(self, updates: object) -> bool:
         self.did.append(updates)
@@ -311,9 +317,47 @@ def test_nor_does_it_wait_for_one_that_is_being_read() -> None:
 
 
 def test_what_takes_another_dump_comes_behind() -> None:
-    agent = agent_of(FakeMirror(datagrams=3), Changes(routes=True, links=True), Changes(lost=True))
+    mirror = FakeMirror(datagrams=3)
+    agent = agent_of(mirror, Changes(routes=True, links=True), Changes())
     agent._follow(Changes(routes=True))
     assert agent._put_off == Changes(routes=True)
+    assert "spoilt" not in mirror.did
+
+
+@pytest.mark.parametrize("how", [Changes(lost=True, updates=(update(1),)), None])
+def test_a_dump_that_events_are_lost_in_is_spoilt(how: Changes | None) -> None:
+    """What was heard before may be older than what it says. None: an event that makes no sense."""
+    mirror = FakeMirror(datagrams=3)
+    agent = agent_of(mirror, how or Changes())
+    if how is None:
+        agent._monitor = Garbled()  # type: ignore[assignment]
+    agent._follow(Changes(routes=True))
+    assert "spoilt" in mirror.did
+    assert (update(1),) not in mirror.did
+    assert agent._put_off == Changes(routes=True)
+    assert not agent._behind
+
+
+def test_what_fails_meanwhile_fails_the_whole() -> None:
+    """Its being interrupted is not taken for the dump's, which would only begin again."""
+    mirror = FakeMirror(datagrams=3)
+    mirror.interrupted = True
+    agent = agent_of(mirror, Changes(links=True, updates=(update(1, gone=True),)), Changes())
+    with pytest.raises(XdpecmpError) as caught:
+        agent._meanwhile(True)
+    assert not isinstance(caught.value, DumpInterrupted)
+    agent = agent_of(mirror, Changes(links=True), Changes())
+    agent._follow(Changes(routes=True))
+    assert agent._behind
+    assert not agent._held
+
+
+def test_what_was_followed_during_a_dump_is_looked_after_by_another() -> None:
+    agent = agent_of(FakeMirror(datagrams=3), Changes(updates=(update(1),)))
+    agent._follow(Changes(routes=True))
+    assert agent._reconciliation.due < 1e9
+    agent._follow(Changes(routes=True))
+    assert agent._reconciliation.due > 1e9
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -132,6 +132,35 @@ def test_what_was_in_doubt_comes_back_though_the_dump_says_nothing_new() -> None
     assert not dumped(mirror)
 
 
+def test_a_spoilt_dump_changes_nothing() -> None:
+    """Events were lost in it."""
+    kernel = FakeKernel([route(ONE)])
+    mirror = mirror_of(kernel)
+    kernel.now = []
+
+    def follow(last: bool) -> None:
+        if last:
+            mirror.spoil()
+
+    assert not mirror.pull(ROUTES, follow)
+    assert known(mirror) == {route(ONE)}
+    assert mirror.unsure
+    assert dumped(mirror)
+    assert not known(mirror)
+    assert not mirror.unsure
+
+
+def test_a_torn_dump_settles_the_doubts_that_it_says_something_about() -> None:
+    kernel = FakeKernel([route(ONE), route(TWO)])
+    mirror = mirror_of(kernel)
+    mirror.update([RouteUpdate(route(TWO)._replace(tos=4))])
+    kernel.now = [route(TWO), route(THREE)]
+    dumped(mirror, RouteUpdate(route(ONE), gone=True), RouteUpdate(route(THREE), fresh=True))
+    mirror.compile({2})
+    assert mirror.tables is not None
+    assert Reason.ROUTE_UNSUPPORTED not in mirror.tables.routes.values()
+
+
 def test_a_torn_dump_does_not_settle_a_doubt() -> None:
     """What it leaves out is kept as it was known, and this wasn't."""
     kernel = FakeKernel([route(ONE), route(TWO)])

@@ -168,13 +168,19 @@ class Follower:
         self.snapshot = snapshot(routes)
         self.tables = compile_tables(self.snapshot, {2})
         self.doubtful: set[Prefix] = set()
+        self.hubs: set[Prefix] = set()
 
     def follow(self, updates: list[RouteUpdate]) -> bool:
         """Whether they were plain."""
-        change = compile_updates(self.snapshot, self.tables, updates, self.doubtful)
+        change = compile_updates(self.snapshot, self.tables, updates, self.doubtful, self.hubs)
         assert change is not None
         self.tables.absorb(change)
         return not self.doubtful
+
+    def compile_anew(self) -> None:
+        """As for something else that has changed: a neighbour, say."""
+        self.tables = compile_tables(self.snapshot, {2})
+        self.tables.doubt(self.doubtful, self.hubs)
 
 
 def assert_right_or_passed(
@@ -192,10 +198,14 @@ def longest(targets: Mapping[Prefix, object], prefix: Prefix) -> object:
     return targets[max(covering, key=lambda known: known.length)] if covering else None
 
 
-@given(st.lists(some_route(), max_size=6), steps, st.integers(1, 4), st.booleans())
+@given(st.lists(some_route(), max_size=6), steps, st.integers(1, 4), st.booleans(), st.booleans())
 @settings(max_examples=400)
 def test_following_events_comes_to_the_same_as_compiling_everything(
-    first: list[Route], script: list[tuple[str, Route]], at_once: int, dump_at_once: bool
+    first: list[Route],
+    script: list[tuple[str, Route]],
+    at_once: int,
+    dump_at_once: bool,
+    compile_anew: bool,
 ) -> None:
     """Until a dump, what they don't tell all of passes."""
     kernel = PlayedKernel([])
@@ -209,6 +219,8 @@ def test_following_events_comes_to_the_same_as_compiling_everything(
             continue  # several events may be followed together
         plain = follower.follow(pending)
         pending = []
+        if compile_anew:
+            follower.compile_anew()
         wanted = compile_tables(snapshot(kernel.routes), {2})
         assert_right_or_passed(resolved(follower.tables), resolved(wanted), not plain)
         if not plain:

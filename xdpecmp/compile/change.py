@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from ..abi import CAPACITY, Reason
 from ..model import Prefix, Route, RouteKind, RouteUpdate, Snapshot
-from ..prefixes import covered, covers, grouped
+from ..prefixes import covered, grouped
 from ..routetable import RouteTable
 from .adjacency import compile_adjacency
 from .routes import Resolver, is_connected
@@ -18,33 +18,47 @@ from .winners import wide_local, winner
 def entangled(table: RouteTable, targets: Iterable[Prefix]) -> Entangled:
     """What the routes of a table hang on; `targets`: the directly connected networks in force."""
     fallback = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-    return Entangled(grouped(targets), set(wide_local(table)), any(True for _ in fallback))
+    return Entangled(grouped(targets), grouped(wide_local(table)), any(True for _ in fallback))
 
 
 def compile_updates(
-    snapshot: Snapshot, tables: Tables, updates: Iterable[RouteUpdate], doubtful: set[Prefix]
+    snapshot: Snapshot,
+    tables: Tables,
+    updates: Iterable[RouteUpdate],
+    doubtful: set[Prefix],
+    hubs: set[Prefix],
 ) -> Change | None:
     """What these updates, in order, change in the tables; they are done to the snapshot's routes
     too. `doubtful`: prefixes that wait for a dump, of which nothing is changed. It grows by those
     of which the updates don't say enough, and those that take compiling everything to be right;
-    they pass to Linux. None where there may not be room for so many."""
-    table = RouteTable.of(snapshot.routes)
+    they pass to Linux. `hubs`: those of them with all that is within. None where there may not be
+    room for so many."""
+    table, knots = RouteTable.of(snapshot.routes), tables.entangled
     touched: dict[Prefix, None] = {}
-    hubs: set[Prefix] = set()
+    knotty: set[Prefix] = set()
     for update in updates:
         prefix = update.route.prefix
         touched[prefix] = None
         if not _stands_alone(update.route, table, tables):
-            hubs.add(prefix)
+            knotty.add(prefix)
             if update.route.table == TABLE_LOCAL:
-                tables.entangled.wide_local.add(prefix)  # what comes under it waits too
+                knots.hide(prefix)
         elif prefix not in doubtful and not table.apply(update):
             doubtful.add(prefix)
-    if hubs:
-        spokes = _bear_on(hubs, touched, table, tables)
-        doubtful |= spokes
+    spokes: set[Prefix] = set()
+    if knotty:
+        wide = {prefix for prefix in knotty if _is_entangled(prefix, knots)}
+        networks = grouped(wide)
+        spokes = tables.targets.under(wide)
+        spokes.update(prefix for prefix in touched if covered(prefix, networks))
+        hubs |= wide
+        doubtful |= knotty
+        if knots.fallback4:  # which is asked last
+            fallback = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
+            doubtful.update(route.prefix for route in fallback)
+            touched |= dict.fromkeys(doubtful)
         touched |= dict.fromkeys(spokes)
-    return _compile_change(snapshot, tables, touched, doubtful)
+    return _compile_change(snapshot, tables, touched, doubtful, spokes)
 
 
 def _stands_alone(route: Route, table: RouteTable, tables: Tables) -> bool:
@@ -63,36 +77,19 @@ def _stands_alone(route: Route, table: RouteTable, tables: Tables) -> bool:
 
 def _is_entangled(prefix: Prefix, knots: Entangled) -> bool:
     """Whether it is, or is in, a wide local prefix or a directly connected network."""
-    return covered(prefix, knots.connected) or any(
-        covers(wide, prefix) for wide in knots.wide_local
-    )
-
-
-def _bear_on(
-    hubs: set[Prefix], touched: Iterable[Prefix], table: RouteTable, tables: Tables
-) -> set[Prefix]:
-    """The prefixes that routes of these ones may bear on, themselves among them: neighbours'
-    addresses and what local prefixes hide are within, and table `default` is asked last."""
-    knots = tables.entangled
-    found = set(hubs)
-    wide = [hub for hub in hubs if _is_entangled(hub, knots)]
-    networks = grouped(wide)
-    found |= tables.targets.under(wide)
-    found.update(prefix for prefix in touched if covered(prefix, networks))
-    if knots.fallback4:
-        fallback = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-        found.update(route.prefix for route in fallback)
-    return found
+    return covered(prefix, knots.connected) or covered(prefix, knots.hidden)
 
 
 def _compile_change(
-    snapshot: Snapshot, tables: Tables, touched: Collection[Prefix], doubtful: set[Prefix]
+    snapshot: Snapshot,
+    tables: Tables,
+    touched: Collection[Prefix],
+    doubtful: set[Prefix],
+    spokes: Collection[Prefix],
 ) -> Change | None:
-    table, known = RouteTable.of(snapshot.routes), tables.targets
-    for family in (4, 6):
-        bound = len(known.base.keys[family]) + len(known.changes) + len(touched)
-        if bound > CAPACITY[f"ROUTES{family}_MAX"]:
-            return None
+    table = RouteTable.of(snapshot.routes)
+    if not _has_room(tables, touched):
+        return None
     resolver = Resolver(snapshot, tables.groups)
     routes: dict[Prefix, Target | None] = {}
     for prefix in touched:
@@ -100,7 +97,8 @@ def _compile_change(
         target = rivals and winner(rivals, resolver.target)
         if is_connected(target):
             doubtful.add(prefix)
-        routes[prefix] = int(Reason.ROUTE_UNSUPPORTED) if prefix in doubtful else target
+        passes = prefix in doubtful or prefix in spokes
+        routes[prefix] = int(Reason.ROUTE_UNSUPPORTED) if passes else target
     return Change(
         routes=routes,
         nexthops={
@@ -111,3 +109,15 @@ def _compile_change(
         gateways={nexthop for nexthop in resolver.nexthops if nexthop.via} - tables.gateways,
         groups=resolver.groups,
     )
+
+
+def _has_room(tables: Tables, touched: Collection[Prefix]) -> bool:
+    known = tables.targets
+    for family in (4, 6):
+        most = CAPACITY[f"ROUTES{family}_MAX"]
+        count = len(known.base.keys[family]) + len(known.changes)
+        if count + len(touched) > most:
+            added = sum(p.family == family and known.base.find(p) is None for p in touched)
+            if count + added > most:
+                return False
+    return True

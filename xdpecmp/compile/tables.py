@@ -3,12 +3,13 @@ given out later, in `dataplane`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..abi import Reason
 from ..model import NextHop, Prefix
+from ..prefixes import Networks
 
 if TYPE_CHECKING:
     from ..packed import Layered
@@ -107,11 +108,16 @@ class Config(NamedTuple):
 class Entangled(NamedTuple):
     """What makes one route bear on others, so that it can't be compiled by itself."""
 
-    connected: Mapping[tuple[int, int], Collection[bytes]]
-    """Addresses of the directly connected networks in force, by family and prefix length."""
-    wide_local: set[Prefix]
+    connected: Networks
+    """The directly connected networks in force."""
+    hidden: Networks
+    """What prefixes of table local hide."""
     fallback4: bool
     """Whether IPv4's table `default` has routes."""
+
+    def hide(self, prefix: Prefix) -> None:
+        """What comes under this prefix does not stand alone from now on."""
+        self.hidden.setdefault((prefix.family, prefix.length), set()).add(prefix.address)
 
 
 class Change(NamedTuple):
@@ -136,7 +142,7 @@ class Tables:
     """The next hops that routes name, which must be kept resolved; the others are neighbours."""
     groups: dict[Key, Group] = field(default_factory=dict)
     routes: Mapping[Prefix, Target] = field(default_factory=dict)
-    entangled: Entangled = field(default_factory=lambda: Entangled({}, set(), False))
+    entangled: Entangled = field(default_factory=lambda: Entangled({}, {}, False))
 
     @property
     def targets(self) -> Layered[Target]:
@@ -144,9 +150,13 @@ class Tables:
         assert not isinstance(self.routes, dict)
         return cast("Layered[Target]", self.routes)
 
-    def doubt(self, prefixes: Iterable[Prefix]) -> None:
-        """Have what these lead to pass to Linux: their routes are not known."""
-        self.targets.changes.update(dict.fromkeys(prefixes, int(Reason.ROUTE_UNSUPPORTED)))
+    def doubt(self, prefixes: Collection[Prefix], hubs: Collection[Prefix]) -> None:
+        """Have what these lead to pass to Linux, of the hubs with all that is within: their routes
+        are not known."""
+        for hub in hubs:
+            self.entangled.hide(hub)
+        passing = {*prefixes, *self.targets.under(hubs)}
+        self.targets.changes.update(dict.fromkeys(passing, int(Reason.ROUTE_UNSUPPORTED)))
 
     def absorb(self, change: Change) -> None:
         """Have these tables say the change too. What nobody needs any more stays."""

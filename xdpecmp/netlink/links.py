@@ -127,6 +127,8 @@ def read_links(
     # what a bond or a bridge receives is what its members receive
     for ifindex in {link.master for link in links.values() if link.strips_tags} & links.keys():
         links[ifindex] = replace(links[ifindex], strips_tags=True)
+    for ifindex in {link.master for link in links.values() if link.leaves_checksums} & links.keys():
+        links[ifindex] = replace(links[ifindex], has_local_ports=True)
     return links
 
 

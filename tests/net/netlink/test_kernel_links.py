@@ -189,3 +189,6 @@ def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
         found = read_links(connection, None, lambda name: name == "tap0", lambda _: True)
     stripping = {link.name for link in found.values() if link.strips_tags}
     assert stripping == {"tap0", "br0"}
+    leaving = {link.name for link in found.values() if link.leaves_checksums}
+    assert leaving >= {"tap0", "br0"}
+    assert "br1" not in leaving
