@@ -155,7 +155,9 @@ class Tables:
         are not known."""
         for hub in hubs:
             self.entangled.hide(hub)
-        passing = {*prefixes, *self.targets.under(hubs)}
+        connected = self.entangled.connected
+        networks = {p for p in prefixes if p.address in connected.get((p.family, p.length), ())}
+        passing = {*prefixes, *self.targets.under(networks.union(hubs))}
         self.targets.changes.update(dict.fromkeys(passing, int(Reason.ROUTE_UNSUPPORTED)))
 
     def absorb(self, change: Change) -> None:
