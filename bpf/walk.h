@@ -287,13 +287,11 @@ static __always_inline int is_udp_tunnel(__be16 port)
  * finishes it where it must. One finished checksum in 65,536 looks alike and takes the slow path
  * too. So does what a tunnel carries: there it is the inner checksum that is unfinished, and the
  * outer one of UDP is right as it is (lco_csum()) or 0.
- * In generic mode the note stays, and TCP and UDP pass only where the egress finishes nothing; SCTP's
- * CRC few devices finish.
- * `flags`: INTERFACE_*. `addresses`: the sum of source and destination. Source: tcp_v4_send_check(),
- * udp_set_csum(), sctp_packet_pack().
+ * `addresses`: the sum of source and destination. Source: tcp_v4_send_check(), udp_set_csum(),
+ * sctp_packet_pack().
  */
-static __always_inline int checksum_is_partial(__u32 flags, const struct l3 *l3,
-					       const struct l4 *l4, __u64 addresses)
+static __always_inline int checksum_is_partial(const struct l3 *l3, const struct l4 *l4,
+					       __u64 addresses)
 {
 	const __sum16 *checksum;
 	const __be16 *udp;
@@ -305,8 +303,6 @@ static __always_inline int checksum_is_partial(__u32 flags, const struct l3 *l3,
 		crc = l3_bytes(l3, l4->offset + 8, sizeof(*crc));
 		return crc && !*crc;
 	}
-	if (!(flags & INTERFACE_PARTIAL_CHECKSUMS))
-		return 0;
 	if (is_tunnel(l4->proto))
 		return 1; /* what is inside may be unfinished too */
 	if (l4->proto != PROTO_TCP && l4->proto != PROTO_UDP)

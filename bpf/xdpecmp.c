@@ -59,6 +59,7 @@ struct packet {
 	__u32 epoch6;
 	__u32 ingress_ifindex;
 	__u32 ingress_flags;
+	__u32 is_partial; /* its checksum looks unfinished, and generic mode may leave that so */
 };
 
 /* What was decided about it, and all that carrying it out takes. */
@@ -371,7 +372,7 @@ static __always_inline enum reason resolve(const struct packet *p, struct decisi
 		return reason;
 	if (p->l3_length > d->egress.device_word >> 48)
 		return REASON_MTU;
-	if ((p->ingress_flags & INTERFACE_UNFINISHED) && (nexthop->flags & NEXTHOP_FINISHES_NOTHING))
+	if (p->is_partial && (nexthop->flags & NEXTHOP_FINISHES_NOTHING))
 		return REASON_PARTIAL_CHECKSUM;
 	if (nexthop->ifindex == p->ingress_ifindex &&
 	    (p->ingress_flags & INTERFACE_SEND_REDIRECTS))
@@ -382,6 +383,22 @@ static __always_inline enum reason resolve(const struct packet *p, struct decisi
 }
 
 /* --- what each family asks of a packet, and its route --------------------------------------- */
+
+/*
+ * In generic mode the note that a checksum is unfinished stays with the packet: TCP and UDP then pass
+ * only where the egress finishes nothing. SCTP's CRC few devices finish.
+ */
+static __always_inline enum reason check_checksum(const struct ingress *ingress,
+						  const struct l3 *l3, const struct l4 *l4,
+						  u64 addresses, struct packet *p)
+{
+	if (!checksum_is_partial(l3, l4, addresses))
+		return REASON_FORWARDED;
+	if ((ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) || l4->proto == PROTO_SCTP)
+		return REASON_PARTIAL_CHECKSUM;
+	p->is_partial = 1;
+	return REASON_FORWARDED;
+}
 
 static __always_inline enum reason inspect4(const struct config *config,
 					    const struct ingress *ingress, struct l3 *l3,
@@ -411,8 +428,9 @@ static __always_inline enum reason inspect4(const struct config *config,
 	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		struct l4 l4 = ipv4_l4(ip, 0);
 
-		if (checksum_is_partial(ingress->flags, l3, &l4, sum_words(&ip->source, 2)))
-			return REASON_PARTIAL_CHECKSUM;
+		reason = check_checksum(ingress, l3, &l4, sum_words(&ip->source, 2), p);
+		if (reason)
+			return reason;
 	}
 	p->quote = find_quote4(l3, ip);
 	return REASON_FORWARDED;
@@ -468,9 +486,11 @@ static __always_inline enum reason inspect6(const struct config *config,
 	reason = find_l4_6(l3, ip, &l4);
 	if (reason)
 		return reason;
-	if ((ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) &&
-	    checksum_is_partial(ingress->flags, l3, &l4, sum_words(ip->source, 8)))
-		return REASON_PARTIAL_CHECKSUM;
+	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
+		reason = check_checksum(ingress, l3, &l4, sum_words(ip->source, 8), p);
+		if (reason)
+			return reason;
+	}
 	p->quote = find_quote6(l3, &l4);
 	return REASON_FORWARDED;
 }

@@ -85,6 +85,9 @@ def rows() -> list[Case]:
         }
         for name, packet in whole.items():
             cases.append(pass_or_not(name, family, packet, "FORWARDED", NATIVE))
+            cases.append(
+                pass_or_not(f"{name}, to such", family, packet, "FORWARDED", UNABLE["veth"])
+            )
         tunnels = {f"UDP to {port}": head / UDP(dport=port) for port in (4789, 8472, 6081)}
         tunnels["UDP, without"] = head / UDP(dport=53, chksum=0)
         for name, packet in tunnels.items():
