@@ -385,8 +385,8 @@ static __always_inline enum reason resolve(const struct packet *p, struct decisi
 /* --- what each family asks of a packet, and its route --------------------------------------- */
 
 /*
- * In generic mode the note that a checksum is unfinished stays with the packet: TCP and UDP then pass
- * only where the egress finishes nothing. SCTP's CRC few devices finish.
+ * In generic mode the note that a checksum is unfinished stays with the packet: TCP and UDP then
+ * pass only where the egress finishes nothing. SCTP's CRC few devices finish.
  */
 static __always_inline enum reason check_checksum(const struct ingress *ingress,
 						  const struct l3 *l3, const struct l4 *l4,

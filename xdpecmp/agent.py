@@ -172,16 +172,9 @@ class Agent:
         return False
 
     def _heard(self, poll: select.poll) -> Changes:
-        try:
-            return self._settled(poll)
-        except (XdpecmpError, OSError) as error:
-            log.warning("cannot make out an event, so everything is read again: %s", error)
-            return EVERYTHING
-
-    def _settled(self, poll: select.poll) -> Changes:
         """All changes until what they come to can be told."""
         deadline = time.monotonic() + BURST_SECONDS
-        changes = self._monitor.drain()
+        changes = self._drain()
         while (
             not _is_whole(changes)
             and time.monotonic() < deadline
@@ -189,8 +182,15 @@ class Agent:
         ):
             if self._stopping:
                 break
-            changes |= self._monitor.drain()
+            changes |= self._drain()
         return changes
+
+    def _drain(self) -> Changes:
+        try:
+            return self._monitor.drain()
+        except (XdpecmpError, OSError) as error:
+            log.warning("cannot make out an event, so everything is read again: %s", error)
+            return EVERYTHING
 
     def _follow(self, changes: Changes, push: bool = False) -> None:
         """Bring the data path up to date. What fails is tried again, whole, at the next tick.
@@ -267,13 +267,6 @@ class Agent:
         if held.updates and not held.lost:
             self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
-
-    def _drain(self) -> Changes:
-        try:
-            return self._monitor.drain()
-        except (XdpecmpError, OSError) as error:
-            log.warning("cannot make out an event, so everything is read again: %s", error)
-            return Changes(lost=True)
 
     def _update(self, changes: Changes) -> None:
         now = time.monotonic()

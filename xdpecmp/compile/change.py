@@ -54,9 +54,10 @@ def compile_updates(
         hubs |= wide
         doubtful |= knotty
         if knots.fallback4:  # which is asked last
-            fallback = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-            doubtful.update(route.prefix for route in fallback)
-            touched |= dict.fromkeys(doubtful)
+            asked = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
+            fallback = {route.prefix for route in asked}
+            doubtful |= fallback
+            touched |= dict.fromkeys(fallback)
         touched |= dict.fromkeys(spokes)
     return _compile_change(snapshot, tables, touched, doubtful, spokes)
 
