@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -58,12 +59,28 @@ def version() -> str:
     return path.read_text() if path.exists() else ""
 
 
+def joined(source: Path) -> str:
+    """A BPF source with the text of the .c files of bpf/ that it includes in place of their names.
+
+    bcc rewrites map accesses in the main source alone; what it includes would compile and not load.
+    The compiler's messages name files and lines as they are.
+    """
+
+    def part(include: re.Match[str]) -> str:
+        name, after = include[1], text.count("\n", 0, include.end()) + 2
+        return f'#line 1 "{name}"\n{(BPF_DIR / name).read_text()}#line {after} "{source.name}"'
+
+    text = source.read_text()
+    whole = re.sub(r'^#include "(\w+\.c)"$', part, text, flags=re.MULTILINE)
+    return f'#line 1 "{source.name}"\n{whole}'
+
+
 def compile_image(variant: str, source: Path) -> Image:
     """Raises what bcc raises, which has said why on stderr."""
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR / "uapi")
     import bcc
 
-    bpf = bcc.BPF(src_file=str(source), cflags=flags(variant))
+    bpf = bcc.BPF(text=joined(source), cflags=flags(variant))
     count = bcc.lib.bpf_num_tables(bpf.module)
     maps = [_map_spec(bcc.lib, bpf.module, number) for number in range(count)]
     numbers = {bpf[spec.name.encode()].map_fd: number for number, spec in enumerate(maps)}

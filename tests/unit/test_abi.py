@@ -11,7 +11,7 @@ import pytest
 
 from xdpecmp import abi, maps
 from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, INTERFACE_FLAGS, GroupKind, Reason
-from xdpecmp.compiler import READ_BY_THE_PROGRAM
+from xdpecmp.compiler import READ_BY_THE_PROGRAM, joined
 from xdpecmp.hashing import headers
 from xdpecmp.program import OF_GENERATION
 
@@ -130,11 +130,15 @@ def test_headers_that_are_walked() -> None:
 
 def test_bits_of_the_local_address_filter() -> None:
     """check_source4() and compile.local4_filter() take as many bits of the hash as there are."""
-    shifts = {int(n) for n in re.findall(r"0x9e3779b1U\) >> (\d+)", source("xdpecmp.c"))}
+    shifts = {int(n) for n in re.findall(r"0x9e3779b1U\) >> (\d+)", program_source())}
     twin = python_source("compile/config.py")
     shifts |= {int(n) for n in re.findall(r"0x9E3779B1 .*\) >> (\d+)", twin)}
     assert len(shifts) == 1
     assert 1 << (32 - shifts.pop()) == abi.LOCAL4_FILTER_WORDS * 64
+
+
+def program_source() -> str:
+    return joined(BPF_DIR / "xdpecmp.c")
 
 
 def python_source(name: str) -> str:
@@ -142,7 +146,7 @@ def python_source(name: str) -> str:
 
 
 def test_capacities_are_those_that_the_program_asks_for() -> None:
-    program = re.sub(r"/\*.*?\*/", "", source("xdpecmp.c"), flags=re.DOTALL)
+    program = re.sub(r"/\*.*?\*/", "", program_source(), flags=re.DOTALL)
     declared = re.findall(r"^BPF_\w+\(.*\b([A-Z0-9_]+_MAX)\b.*\);$", program, re.MULTILINE)
     assert set(declared) == CAPACITY.keys()
     rest = re.sub(r"^BPF_\w+\(.*$", "", program, flags=re.MULTILINE)
@@ -164,7 +168,7 @@ def test_interface_flags_are_single_bits() -> None:
     bits = list(INTERFACE_FLAGS.values())
     assert len(set(bits)) == len(bits) > 3
     assert all(0 < bit < 256 and bit & (bit - 1) == 0 for bit in bits)
-    used = set(re.findall(r"INTERFACE_([A-Z]\w+)", source("xdpecmp.c")))
+    used = set(re.findall(r"INTERFACE_([A-Z]\w+)", program_source()))
     assert used == INTERFACE_FLAGS.keys()
 
 
@@ -181,7 +185,7 @@ def test_kinds_of_groups() -> None:
 def declared_maps() -> dict[str, str]:
     """Name → declaration of each map that programs of all generations share."""
     found = {}
-    text = source("xdpecmp.c")
+    text = program_source()
     for match in re.finditer(r"^BPF_\w+\((.*?)\);", text, re.MULTILINE | re.DOTALL):
         declaration = " ".join(match[1].split())
         name = re.search(r"\b(\w+), [^,]*(, (MMAPABLE|NO_PREALLOC))?$", declaration)

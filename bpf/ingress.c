@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Where a packet came in: whether the agent vouches for the maps just now, and which interface of
+ * Linux's it is that received it, a VLAN device too.
+ */
+#include "abi.h"
+#include "parse.h"
+
+/* The configuration in force, or NULL once the agent's lease has run out. */
+static __always_inline struct config *leased_config(u32 *slot, u32 *epoch6)
+{
+	u32 zero = 0;
+	struct control *c = control.lookup(&zero);
+
+	if (!c || bpf_jiffies64() >= *(volatile u64 *)&c->lease_jiffies)
+		return NULL;
+	*slot = *(volatile u32 *)&c->config_slot;
+	*epoch6 = *(volatile u32 *)&c->epoch6;
+	return config.lookup(slot);
+}
+
+/* One interface as read at one moment; `word` holds what must agree. */
+struct ingress {
+	u32 ifindex;
+	u64 mac;
+	u8 flags;
+	u8 rp_filter;
+};
+
+static __always_inline enum reason find_ingress(u32 ifindex, const struct link_layer *link,
+						struct ingress *ingress)
+{
+	struct interface *interface;
+	u32 slot;
+	u64 word;
+
+	if (link->outer_tpid) {
+		struct vlan_key key = {
+			.ifindex = ifindex,
+			.outer_tpid = link->outer_tpid,
+			.outer_vid = be16(link->outer_tci) & VLAN_VID_MASK,
+			.inner_tpid = link->inner_tpid,
+			.inner_vid = be16(link->inner_tci) & VLAN_VID_MASK,
+		};
+		u32 *logical = vlans.lookup(&key);
+
+		if (!logical)
+			return REASON_INTERFACE;
+		ifindex = *logical;
+	}
+	slot = ifindex & (INTERFACES_MAX - 1);
+	interface = interfaces.lookup(&slot);
+	if (!interface || *(volatile u32 *)&interface->ifindex != ifindex)
+		return REASON_INTERFACE;
+	word = *(volatile u64 *)interface;
+	ingress->ifindex = ifindex;
+	ingress->mac = word & 0xffffffffffff;
+	ingress->flags = word >> 48;
+	ingress->rp_filter = word >> 56;
+	return REASON_FORWARDED;
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A group and a hash -> the next hop, as fib_select_multipath() in net/ipv4/fib_semantics.c and
+ * nexthop_select_path() in net/ipv4/nexthop.c choose it; and whether that can take the packet.
+ */
+#include "abi.h"
+#include "packet.h"
+#include "select.h"
+
+static __always_inline enum reason select_by_bound(const struct group *group, u32 hash,
+						   u32 *nexthop)
+{
+	struct search search = {.first = group->first, .count = group->count};
+	struct path *path;
+
+	for (int i = 0; i < SEARCH_STEPS && search.count > 1; i++) {
+		u32 probe = search_probe(&search);
+
+		path = paths.lookup(&probe);
+		if (!path)
+			return REASON_ROUTE_UNSUPPORTED;
+		search_narrow(&search, path->bound, hash);
+	}
+	path = paths.lookup(&search.first);
+	if (!path)
+		return REASON_ROUTE_UNSUPPORTED;
+	*nexthop = path->nexthop;
+	return REASON_FORWARDED;
+}
+
+/* nexthop_select_path_res() in net/ipv4/nexthop.c; the time tells the agent which ones are idle. */
+static __always_inline enum reason select_by_bucket(const struct group *group, u32 hash,
+						    u32 *nexthop)
+{
+	u32 index = group->first + bucket_of(hash, group->count);
+	struct bucket *bucket = buckets.lookup(&index);
+
+	if (!bucket)
+		return REASON_ROUTE_UNSUPPORTED;
+#ifndef VARIANT_EXPLAIN /* to ask is not to use */
+	u32 now = bpf_jiffies64();
+
+	if (bucket->used_jiffies != now)
+		bucket->used_jiffies = now;
+#endif
+	*nexthop = *(volatile u32 *)&bucket->nexthop;
+	return REASON_FORWARDED;
+}
+
+static __always_inline enum reason select_path(const struct packet *p, struct decision *d)
+{
+	if (p->group.kind == GROUP_RESILIENT)
+		return select_by_bucket(&p->group, d->hash, &d->nexthop);
+	return select_by_bound(&p->group, d->hash, &d->nexthop);
+}
+
+/* Whether the chosen next hop can take this packet now, and by which header. */
+static __always_inline enum reason resolve(const struct packet *p, struct decision *d)
+{
+	u32 id = d->nexthop;
+	struct nexthop *nexthop = nexthops.lookup(&id);
+	enum reason reason;
+	u64 *words;
+
+	if (!nexthop)
+		return REASON_ROUTE_UNSUPPORTED;
+	words = (u64 *)nexthop;
+	d->egress.neighbour_word = *(volatile u64 *)&words[1];
+	d->egress.device_word = *(volatile u64 *)&words[2];
+	reason = (u8)(d->egress.neighbour_word >> 48);
+	if (reason == REASON_EGRESS_NO_XDP && (p->ingress_flags & INTERFACE_GENERIC))
+		reason = REASON_FORWARDED;
+	if (reason)
+		return reason;
+	if (p->l3_length > d->egress.device_word >> 48)
+		return REASON_MTU;
+	if (p->is_partial && (nexthop->flags & NEXTHOP_FINISHES_NOTHING))
+		return REASON_PARTIAL_CHECKSUM;
+	if (nexthop->ifindex == p->ingress_ifindex &&
+	    (p->ingress_flags & INTERFACE_SEND_REDIRECTS))
+		return REASON_REDIRECT;
+	d->device = nexthop->device;
+	d->egress.tags = words[3];
+	return REASON_FORWARDED;
+}
