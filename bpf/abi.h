@@ -52,7 +52,7 @@ struct config {
 	__u64 sip_after_zero[4]; /* the same after four zero words: how each IPv4 policy 0 key begins */
 	__u64 sip_after_tcp[4];  /* after the three words that keys of TCP without flow label begin with */
 	__u64 sip_after_udp[4];  /* likewise UDP */
-	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter over our own IPv4 addresses */
+	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter over own addresses and broadcast ones */
 	__u8 policy4;            /* net.ipv4.fib_multipath_hash_policy */
 	__u8 policy6;            /* net.ipv6.fib_multipath_hash_policy */
 	__u8 pass4;              /* enum reason: not FORWARDED = pass all IPv4 */

@@ -125,7 +125,8 @@ static __always_inline int uses_interface(const struct group *group, u32 ifindex
 
 /*
  * fib_validate_source() in net/ipv4/fib_frontend.c. With rp_filter off Linux still refuses our own
- * addresses as a source; a Bloom filter over them spares nearly every packet the look-up.
+ * addresses as a source, and sometimes broadcast ones; a Bloom filter over them spares nearly every
+ * packet the look-up.
  */
 static __always_inline enum reason check_source4(const struct config *config,
 						 const struct ingress *ingress, __be32 source)

@@ -235,6 +235,7 @@ def same_bit_as_own() -> str:
 SOURCES = [
     bad("our own address", to("single", src="10.0.0.1"), "MARTIAN_SOURCE"),
     bad("our address on another device", to("single", src="10.0.1.254"), "MARTIAN_SOURCE"),
+    bad("a network's broadcast address", to("single", src="10.0.0.255"), "MARTIAN_SOURCE"),
     good("same bit of the filter", to("single", src=same_bit_as_own())),
     good("no route back, no check", to("single", src="203.0.113.9")),
     good("strict", to("single"), setup=STRICT),
@@ -265,8 +266,7 @@ def test_route(plane: Plane, case: Case) -> None:
 
 
 def test_every_source_is_looked_up_with_local_routes_by_hand(plane: Plane) -> None:
-    """The broadcast address is none of ours, but no one's source either; only the look-up says."""
-    packet = frame(to("single", src="10.0.0.255") / UDP())
+    packet = frame(to("single", src="192.0.6.1") / UDP())
     assert plane.observe(packet).verdict == "REDIRECT"
     tables = plane.load(plane.world.snapshot())
     plane.load_tables(replace(tables, config=tables.config._replace(local4=None)))

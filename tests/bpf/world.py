@@ -258,7 +258,7 @@ class World:
         prefix = Prefix.parse(words.pop(0))
         legs = " ".join(words).split("nexthop ")
         paths = tuple(self._path(leg.split()) for leg in legs if leg)
-        local = kind is RouteKind.LOCAL
+        local = kind is RouteKind.LOCAL or (kind is RouteKind.SPECIAL and bool(paths))  # broadcast
         by_kernel = local or not any(path.nexthop.via for path in paths)
         return Route(
             prefix,

@@ -40,6 +40,8 @@ def net() -> Iterator[Anycast]:
         made.ns.ip("route add 203.0.113.2/32 via 10.0.1.99")
         made.ns.ip("route add 203.0.113.128/25 via 10.0.1.2")
         made.ns.ip("route add 203.0.113.128/26 via 10.0.1.2")
+        made.ns.ip("rule add from 203.0.113.77 lookup 100")
+        made.ns.ip("rule del from 203.0.113.77 lookup 100")
         made.attach("c0", "--mode", "native")
         yield made
 
@@ -171,6 +173,13 @@ def test_every_single_route(net: Anycast) -> None:
 def test_why_linux_does_not_forward(net: Anycast, to: str, error: str) -> None:
     kernel = explain(net, to, "from", CLIENT[6 if ":" in to else 4])["kernel"]
     assert kernel == {"via": None, "dev": None, "error": error}
+
+
+def test_a_broadcast_address_as_source(net: Anycast) -> None:
+    """Linux refuses it where there has once been a rule: fib_has_custom_rules."""
+    said = explain(net, VIP[4], "from", "10.0.1.255")
+    assert (said["verdict"], said["reason"]) == ("pass", "MARTIAN_SOURCE")
+    assert said["kernel"]["error"] == "Invalid argument"
 
 
 def test_on_the_link_there_is_no_gateway(net: Anycast) -> None:

@@ -28,7 +28,7 @@ def compile_config(
 ) -> Config:
     """The entry for these settings and routes; `counts`: prefixes by family that go with it."""
     settings = snapshot.settings
-    own, custom_local = _own_addresses4(table)
+    suspect, custom_local = _suspect_sources4(table)
     pass4 = pass6 = int(Reason.FORWARDED)
     if settings.ip_forward_use_pmtu:
         pass4 = int(Reason.SETTING)
@@ -51,7 +51,7 @@ def compile_config(
         pass6=pass6,
         pass_multipath4=_multipath_reason(settings, settings.policy4, deep),
         pass_multipath6=_multipath_reason(settings, settings.policy6, deep),
-        local4=None if custom_local else own,
+        local4=None if custom_local else suspect,
     )
     # half a route table would send packets by a shorter prefix: rather pass the whole family
     if counts[4] > CAPACITY["ROUTES4_MAX"]:
@@ -68,28 +68,32 @@ def _multipath_reason(settings: Settings, policy: int, deep: bool) -> int:
 
 
 def is_local4(route: Route) -> bool:
-    """Whether it bears on what is said of our own IPv4 addresses."""
+    """Whether it bears on which IPv4 sources are looked up."""
     return route.prefix.family == 4 and (
         route.table == TABLE_LOCAL or route.kind is RouteKind.LOCAL
     )
 
 
-def _own_addresses4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
-    """Our IPv4 addresses, and whether somebody added local routes by hand (which makes the kernel
-    look every source up: fib_has_custom_local_routes)."""
-    own: set[bytes] = set()
+def _suspect_sources4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
+    """Our IPv4 addresses and our networks' broadcast addresses, and whether somebody added local
+    routes by hand (which makes the kernel look every source up: fib_has_custom_local_routes).
+
+    Broadcast addresses are refused as a source once there has been a rule, even one that is long
+    gone (fib_has_custom_rules): nobody can tell, so Linux is to judge.
+    """
+    suspect: set[bytes] = set()
     custom = False
     for route in table.where(is_local4):
         if route.table != TABLE_LOCAL or route.protocol != _RTPROT_KERNEL:
             custom = True
-        elif route.kind is RouteKind.LOCAL and route.prefix.length == 32:
-            own.add(route.prefix.address)
-    return frozenset(own), custom
+        elif route.prefix.length == 32:
+            suspect.add(route.prefix.address)
+    return frozenset(suspect), custom
 
 
 def local4_filter(addresses: Collection[bytes] | None) -> list[int]:
     """The Bloom filter of struct config: one bit an address, by the hash that check_source4() in
-    bpf/xdpecmp.c uses. All ones for None."""
+    bpf/routes.c uses. All ones for None."""
     if addresses is None:
         return [(1 << 64) - 1] * LOCAL4_FILTER_WORDS
     words = [0] * LOCAL4_FILTER_WORDS

@@ -102,7 +102,7 @@ class Config(NamedTuple):
     pass_multipath4: int
     pass_multipath6: int
     local4: frozenset[bytes] | None
-    """Our own IPv4 addresses; None = look every source up."""
+    """IPv4 sources to look up: our own and broadcast addresses. None: look every one up."""
 
 
 class Entangled(NamedTuple):
