@@ -93,10 +93,12 @@ rm -f "$work"/wheels/xdpecmp-* # the guest's is an editable install
 
 # --- the system ---
 # One file system over the whole disk: no partitions, and extlinux in place of GRUB, which would
-# need a device of its own to install to. extlinux reads ext4 without these two features only.
+# need a device of its own to install to. extlinux reads ext4 without these features only.
 step "$suite with $kernel"
 truncate -s 8G "$work/disk"
-mkfs.ext4 -q -L xdpecmp -O '^64bit,^metadata_csum' "$work/disk"
+features='^64bit,^metadata_csum,^metadata_csum_seed,^orphan_file'
+quietly mkfs.ext4 -q -L xdpecmp -O "$features" "$work/disk" ||
+    die 1 "file system: mkfs.ext4 failed; see above"
 mkdir "$guest"
 mount -o loop "$work/disk" "$guest"
 
@@ -156,7 +158,7 @@ quietly extlinux --install "$guest/boot/extlinux" ||
 # --- what provision.sh would do at the first `vagrant up` ---
 step "what vagrant/provision.sh installs"
 mkdir "$guest/vagrant"
-cp -a "$root"/{pyproject.toml,LICENSE,README.md,bpf,xdpecmp,vagrant/provision.sh} "$guest/vagrant/"
+cp -a "$root"/{pyproject.toml,LICENSE,README.md,bpf,xdpecmp} "$guest/vagrant/"
 install -D "$root/vagrant/provision.sh" "$guest/vagrant/vagrant/provision.sh"
 cp -r "$work/wheels" "$guest/tmp/wheels"
 for filesystem in proc sysfs; do
@@ -193,6 +195,6 @@ chmod 644 "$work/finished"
 mv "$work/finished" "$file"
 
 step "$file is ready ($(du -h "$file" | cut -f1)). Next:
-    vagrant box add --name $name $file
+    vagrant box add --name $name $(printf %q "$file")
     export XDPECMP_BOX=$name     # and XDPECMP_DRIVER=qemu on a host without KVM
-    cd $root/vagrant && vagrant up --provider libvirt"
+    cd $(printf %q "$root/vagrant") && vagrant up --provider libvirt"

@@ -13,12 +13,28 @@ name=$1
 shift
 
 # --- NICs ---
+# Where systemd-networkd is told to look after every NIC, as in clouds' images, it would take away
+# again what follows.
+mkdir -p /run/systemd/network
+{
+    echo '[Match]'
+    for nic; do
+        printf 'MACAddress=52:54:00:ec:%02x:%02x\n' "${nic%.*}" "${nic#*.}"
+    done
+    printf '[Link]\nUnmanaged=yes\n'
+} >/run/systemd/network/05-xdpecmp-lab.network
+if systemctl is-active --quiet systemd-networkd; then
+    networkctl reload
+fi
+
 place=0
 for nic; do
     place=$((place + 1))
     n=${nic%.*} h=${nic#*.}
     mac=$(printf '52:54:00:ec:%02x:%02x' "$n" "$h")
-    device=$(ip -o link | grep -i "link/ether $mac" | cut -d ' ' -f 2 | cut -d : -f 1)
+    # devices on top of it (eth1.100@eth1) have its address, too
+    device=$(ip -o link | awk -v ether="link/ether $mac " \
+        'index($0, ether) && $2 !~ /@/ { sub(":", "", $2); print $2 }')
     [[ $device ]] || die "no NIC with MAC address $mac; run 'vagrant reload'"
     if [[ $device != "eth$place" ]]; then
         ip link set "$device" down
@@ -42,7 +58,17 @@ case $name in
             nexthop via fd00:1:0:1::2 weight 3 nexthop via fd00:1:0:2::2 weight 1
         ;;
     client)
-        command -v curl >/dev/null || { apt-get -qq update && apt-get -qq install -y curl; }
+        if ! command -v curl >/dev/null; then
+            export DEBIAN_FRONTEND=noninteractive
+            # A fresh VM may be upgrading itself: no option of apt's waits for the lists' lock.
+            for ((try = 0; try < 60; try++)); do
+                report=$(LC_ALL=C apt-get -qq update 2>&1) && break
+                [[ $report == *'Could not get lock'* ]] || break
+                sleep 5
+            done
+            apt-get -qq -o DPkg::Lock::Timeout=300 install -y curl >/dev/null ||
+                die "curl: apt-get install failed; check the network, then run 'vagrant provision client'"
+        fi
         ip route replace $service4 via 10.1.0.254
         ip route replace $service6 via fd00:1::254
         ;;

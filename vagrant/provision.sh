@@ -52,10 +52,14 @@ done
 if ((${#missing[@]})); then
     echo "installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    # A fresh VM may be upgrading itself: wait for the lock.
     apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
-    "${apt[@]}" update >/dev/null ||
-        die 1 "package lists: apt-get update failed; check the network, then run this again"
+    # A fresh VM may be upgrading itself: that option waits for dpkg's lock, none for the lists'.
+    patience=$((SECONDS + 300))
+    until report=$(LC_ALL=C "${apt[@]}" update 2>&1 >/dev/null); do
+        [[ $report == *'Could not get lock'* ]] && ((SECONDS < patience)) ||
+            die 1 "package lists: apt-get update failed (${report##*$'\n'}); check the network, then run this again"
+        sleep 2
+    done
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
         die 1 "packages: apt-get install failed; try 'apt-get install ${missing[*]}' (Ubuntu: needs 'universe')"
 fi
