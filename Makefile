@@ -4,7 +4,6 @@ PYTHON := .venv/bin/python
 STAMP := .venv/.provisioned
 FUZZ_SECONDS ?= 300
 KERNEL ?= 6.1
-TIMEOUT ?= 10800
 VM_TESTS ?= tests/bpf tests/net tests/vm tests/cli
 SMOKE_TESTS := tests/bpf/test_selection.py::test_many_flows tests/net/netlink/test_kernel_xdp.py \
 	tests/vm -k 'not (untagged or same or service or gone)'
@@ -25,7 +24,7 @@ test: $(STAMP) ## all tests
 	$(SUDO) env $(TEST_ENV) $(PYTHON) -m pytest
 
 test-vm: $(STAMP) ## the tests under a stock kernel in QEMU (KERNEL=6.1|…, TIMEOUT, VM_TESTS)
-	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m vagrant.stock_kernel --timeout $(TIMEOUT) \
+	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m vagrant.stock_kernel $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
 		--env XDPECMP_FORCE_ROOT_TESTS=1 --env PYTHONUNBUFFERED=1 $(KERNEL) -- \
 		$(PYTHON) -m pytest --durations=10 $(VM_TESTS)
 

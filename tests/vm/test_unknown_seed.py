@@ -16,8 +16,6 @@ from tests.net.topology import Anycast
 from tests.net.traffic import by_server
 from tests.vm.asking import asked, flows_and_answers
 
-pytestmark = pytest.mark.root
-
 
 @pytest.fixture
 def net() -> Iterator[Anycast]:

@@ -17,9 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from . import images, initrd, machine
-from .errors import VmError
+from .errors import VmDied, VmError
 
 _TAIL = 40
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Where some of what it takes is; a root that came by `su` has no such folders in its PATH."""
 
 
 def main() -> int:
@@ -28,7 +30,8 @@ def main() -> int:
     if arguments.list:
         print(*images.known(), sep="\n")
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     start = time.monotonic()
     try:
         status = _run(arguments)
@@ -51,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("version", nargs="?", help="of those that --list prints")
     parser.add_argument("--list", action="store_true", help="print the versions in pyproject.toml")
-    parser.add_argument("--timeout", type=float, default=7200, help="seconds (default: 7200)")
+    parser.add_argument("--timeout", type=float, default=10800, help="seconds (default: 10800)")
     parser.add_argument("--memory", default="3G", help="of the guest (default: 3G)")
     parser.add_argument("--accel", choices=["kvm", "tcg"], help="default: KVM where it works")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
@@ -65,12 +68,16 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"which kernel? {', '.join(images.known())}")
     if not arguments.list and not arguments.command:
         parser.error("nothing to run: give a command after --")
+    for each in arguments.env:
+        if "=" not in each:
+            parser.error(f"--env {each}: no NAME=VALUE")
     return arguments
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise VmError("needs root, to share the whole file system with the guest: use sudo")
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SBIN))
     machine.check_packages()
     image = images.find(arguments.version)
     with tempfile.TemporaryDirectory(prefix="stock-kernel-") as temporary:
@@ -89,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.memory,
                 arguments.timeout,
             )
-        except VmError:
+        except VmDied:
             for log in ("qemu", "console"):
                 _show(work / log)
             raise

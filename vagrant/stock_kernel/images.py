@@ -2,9 +2,9 @@
 
 pyproject.toml lists them, each with the suites and the package of a Debian mirror. The mirrors, of
 releases and of their security updates, are those that this host's apt knows (one alone will do),
-asked with a state of our own: neither the host's sources nor what it has installed matter or
-change, so a kernel of another release than the host's is as good. An image is unpacked into
-build/kernels/VERSION and stays there until `make clean`.
+asked with a state of our own: neither the host's sources and preferences nor what it has installed
+matter or change, so a kernel of another release than the host's is as good. An image is unpacked
+into build/kernels/VERSION and stays there until `make clean`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,13 @@ def find(version: str) -> Image:
         suites, package = listed[version]
         print(f"stock-kernel: fetching {package} of {' or '.join(suites)}", flush=True)
         CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
-            fetched = _fetch(Path(temporary), suites, package)
-            fetched.rename(directory)
+        try:
+            with tempfile.TemporaryDirectory(dir=CACHE, prefix="fetch-") as temporary:
+                fetched = _fetch(Path(temporary), suites, package)
+                fetched.rename(directory)
+        finally:  # nothing of root's in a user's tree; some shared folders refuse, and need it not
+            reference = f"--reference={ROOT}"
+            subprocess.run(["chown", "-Rhf", reference, str(CACHE.parent)], check=False)
     (release,) = (each.name for each in (directory / "usr" / "lib" / "modules").iterdir())
     return Image(directory, release)
 
@@ -69,17 +73,17 @@ def find(version: str) -> Image:
 def _fetch(work: Path, suites: list[str], metapackage: str) -> Path:
     """Download and unpack; the unpacked tree."""
     apt = _Apt(work, suites)
-    apt.run("apt-get", "-qq", "download", *apt.kernel_packages(metapackage))
+    apt.fetch("download", *apt.kernel_packages(metapackage))
     tree = work / "tree"
     for archive in work.glob("*.deb"):
-        _run("dpkg-deb", "-x", str(archive), str(tree))
+        run("dpkg-deb", "-x", str(archive), str(tree))
     shutil.rmtree(tree / "usr" / "share", ignore_errors=True)
     if not (tree / "usr" / "lib" / "modules").is_dir():  # until Debian 12
         shutil.copytree(tree / "lib", tree / "usr" / "lib", dirs_exist_ok=True)
         shutil.rmtree(tree / "lib")
     (tree / "lib").symlink_to("usr/lib")  # where kmod looks
     for modules in (tree / "usr" / "lib" / "modules").iterdir():
-        _run("depmod", "-b", str(tree), modules.name)
+        run("depmod", "-b", str(tree), modules.name)
     return tree
 
 
@@ -96,13 +100,18 @@ class _Apt:
                 "the kernels in pyproject.toml are Debian's, and apt knows no Debian mirror with "
                 "package lists here: run this on Debian; there: apt-get update"
             )
+        for mirror, suite in mirrors:
+            if not mirror:
+                print(f"stock-kernel: apt knows no mirror of {suite}: not looked at", flush=True)
         option = f"[signed-by={_KEYRING}]"
         lines = (f"deb {option} {uri} {suite} main\n" for uri, suite in mirrors if uri)
         sources.write_text("".join(lines))
         options = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
+            "APT::Default-Release": "",
             "Dir::State::lists": work / "lists",
             "Dir::State::status": "/dev/null",
             "Dir::Cache::pkgcache": "",
@@ -110,10 +119,12 @@ class _Apt:
             "APT::Sandbox::User": "",  # the download goes into a folder of ours
         }
         self._options = [f"-o{key}={value}" for key, value in options.items()]
-        self.run("apt-get", "-qq", "update")
+        self.fetch("update")
 
-    def run(self, program: str, *arguments: str) -> str:
-        return _run(program, *self._options, *arguments, cwd=self._work)
+    def fetch(self, *arguments: str) -> None:
+        """What goes to the mirror."""
+        advice = "check the network, and that debian-archive-keyring is up to date"
+        run("apt-get", "-qq", *self._options, *arguments, cwd=self._work, advice=advice)
 
     def kernel_packages(self, metapackage: str) -> list[str]:
         """The packages that the metapackage stands for now: the image, which has all in it or, in
@@ -125,7 +136,7 @@ class _Apt:
         return images + [name for part in parts for name in self._dependencies(images[0], part)]
 
     def _dependencies(self, package: str, beginning: str) -> list[str]:
-        lines = self.run("apt-cache", "depends", package).splitlines()
+        lines = run("apt-cache", *self._options, "depends", package).splitlines()
         return [
             name
             for kind, _, name in (line.strip().partition(": ") for line in lines)
@@ -137,13 +148,18 @@ def _mirror(suite: str) -> str | None:
     """Where the host's own sources have such suites from; None: not at all."""
     label = "Debian-Security" if suite.endswith("-security") else "Debian"
     which = ("Created-By: Packages", "Origin: Debian", f"Label: {label}")
-    found = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which).split()
+    found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which).split()
     return found[0] if found else None
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(
+    *command: str, cwd: Path | None = None, stdin: str = "", advice: str = "check the room: df -h"
+) -> str:
+    """What the command prints. Raises VmError with the last of what it complains about."""
+    done = subprocess.run(
+        command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise VmError(f"fetching the kernel: {command[0]} failed ({why}); check the network")
+        raise VmError(f"preparing the kernel: {command[0]} failed ({why}); {advice}")
     return done.stdout

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import lzma
 import shutil
-import subprocess
 from pathlib import Path
 
-from .images import Image
+from .images import Image, run
 
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 _HERE = Path(__file__).parent
@@ -17,7 +16,7 @@ def build(image: Image, work: Path) -> Path:
     """Make it in the empty folder `work`; returns the archive."""
     tree = work / "initrd"
     (tree / "modules").mkdir(parents=True)
-    for name in ("bin", "proc", "sys", "dev", "lower", "upper", "control", "root"):
+    for name in ("bin", "proc", "sys", "dev", "lower", "upper", "root"):
         (tree / name).mkdir()
     shutil.copy("/bin/busybox", tree / "bin" / "busybox")
     shutil.copy(_HERE / "init", tree / "init")
@@ -26,9 +25,8 @@ def build(image: Image, work: Path) -> Path:
     (tree / "modules" / "order").write_text("".join(f"{name}\n" for name in names))
     archive = work / "initrd.cpio"
     listing = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
-    with archive.open("wb") as file:
-        command = ["cpio", "--create", "--format=newc", "--quiet"]
-        subprocess.run(command, cwd=tree, input=listing.encode(), stdout=file, check=True)
+    made = f"--file={archive}"
+    run("cpio", "--create", "--format=newc", "--quiet", made, cwd=tree, stdin=listing)
     return archive
 
 
@@ -36,11 +34,10 @@ def _with_dependencies(image: Image) -> list[Path]:
     """The modules' files, each after those it needs; what is built in has none."""
     found: dict[Path, None] = {}
     for module in _MODULES:
-        command = ["modprobe", "-d", str(image.directory), "-S", image.release]
-        done = subprocess.run(
-            [*command, "--show-depends", module], capture_output=True, text=True, check=True
-        )
-        for line in done.stdout.splitlines():
+        where = ("-d", str(image.directory), "-S", image.release)
+        advice = f"fetch it anew: rm -r {image.directory}"
+        shown = run("modprobe", *where, "--show-depends", module, advice=advice)
+        for line in shown.splitlines():
             kind, path, *_ = line.split()
             if kind == "insmod":
                 found[Path(path)] = None

@@ -72,8 +72,8 @@ def run(
 ) -> int:
     """Run the command in the guest, in this process's folder; its exit status.
 
-    Raises VmDied where there is none. The command's output is ours; the kernel's goes to the file
-    `console` in `work`, QEMU's own to `qemu`.
+    Raises VmDied where there is none, VmError where the machine does not even begin. The command's
+    output is ours; the kernel's goes to the file `console` in `work`, QEMU's own to `qemu`.
     """
     control = work / "control"
     control.mkdir()
@@ -97,6 +97,9 @@ def run(
     try:
         with (work / "qemu").open("wb") as said:
             done = subprocess.run(qemu, stdin=silent, stderr=said, timeout=timeout, check=False)
+        if done.returncode > 0 and not _text(work / "console"):
+            last = (_text(work / "qemu").splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise VmError(f"QEMU does not start: {last}; see which options fit: --help")
         why = f"QEMU ended with {done.returncode}"
     except subprocess.TimeoutExpired:
         why = f"it took more than {timeout:.0f} s (TIMEOUT=… allows more)"
@@ -107,6 +110,10 @@ def run(
         return int((control / "status").read_text())
     except (FileNotFoundError, ValueError):
         raise VmDied(f"the virtual machine did not finish: {why}") from None
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace").strip() if log.exists() else ""
 
 
 def _qemu(accel: str, image: Image, initrd: Path, append: str, memory: str, cpus: int) -> list[str]:
