@@ -13,8 +13,8 @@ name=$1
 shift
 
 # --- NICs ---
-# Where systemd-networkd is told to look after every NIC, as in clouds' images, it would take away
-# again what follows.
+# Where systemd-networkd is told to look after every NIC, as in clouds' images, it would ask for
+# addresses here for ever, and take away ours whenever it begins anew.
 mkdir -p /run/systemd/network
 {
     echo '[Match]'

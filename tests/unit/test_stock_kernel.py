@@ -100,7 +100,7 @@ def run_in(
     """machine.run() with a QEMU that ends so, in a guest that left this status and this output."""
 
     def boot(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        (work / "qemu").write_text("qemu: first\nqemu: no such machine\n")
+        (work / "qemu").write_text("qemu: warning: a hub\nqemu: no such machine\nand more\n")
         (work / "console").write_text(console)
         if status is not None:
             (work / "control" / "status").write_text(status)

@@ -31,7 +31,8 @@ def main() -> int:
         print(*images.known(), sep="\n")
         return 0
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     start = time.monotonic()
     try:
         status = _run(arguments)

@@ -98,8 +98,10 @@ def run(
         with (work / "qemu").open("wb") as said:
             done = subprocess.run(qemu, stdin=silent, stderr=said, timeout=timeout, check=False)
         if done.returncode > 0 and not _text(work / "console"):
-            last = (_text(work / "qemu").splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise VmError(f"QEMU does not start: {last}; see which options fit: --help")
+            lines = _text(work / "qemu").splitlines()
+            reasons = [line for line in lines if "warning:" not in line]
+            why = reasons[0] if reasons else f"exit status {done.returncode}"
+            raise VmError(f"QEMU does not start: {why}; see which options fit: --help")
         why = f"QEMU ended with {done.returncode}"
     except subprocess.TimeoutExpired:
         why = f"it took more than {timeout:.0f} s (TIMEOUT=… allows more)"
