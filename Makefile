@@ -17,10 +17,10 @@ TEST_ENV := PYTHONDONTWRITEBYTECODE=1 \
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
-demo: $(STAMP) ## four namespaces, weighted requests and a Packet Too Big
+demo: $(STAMP) ## five namespaces, weighted requests and a Packet Too Big
 	$(SUDO) .venv/bin/xdpecmp demo
 
-test: $(STAMP) ## all tests
+test: $(STAMP) ## all tests that take no VM
 	$(SUDO) env $(TEST_ENV) $(PYTHON) -m pytest
 
 test-vm: $(STAMP) ## the tests under a stock kernel in QEMU (KERNEL=6.1|…, TIMEOUT, VM_TESTS)

@@ -9,6 +9,7 @@
     packets.py       the frames
     programs.py      what is compiled (reference.c, minimum.c, spread.c, traffic.c), and its weight
     targets.py       what is to be reached
+    progress.py      how far it is; peak.py: a command's time and memory
     report.py        table, JSON, Markdown; plot.py: PNG
 
 Add a row to cases.py or pps.py and everything else follows.

@@ -25,7 +25,7 @@ CHECKS, BARE_REDIRECT, MINIMUM, LOOK_UP = "checks", "bare_redirect", "minimum", 
 
 
 def _bcc() -> Any:
-    """bcc, told to do without kernel headers (see program.py)."""
+    """bcc, told to do without kernel headers (see xdpecmp/compiler.py)."""
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR / "uapi")
     import bcc
 

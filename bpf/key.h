@@ -128,7 +128,7 @@ static __always_inline __u32 hash6(const struct config *config, const struct key
 
 /* --- policies 0 and 1 ----------------------------------------------------------------------- */
 
-/* Both families: 0 where the quoted header is cut, which cannot be: find_quote() looked. */
+/* Both families: 0 where the quoted header is cut, which cannot be: quote_at() looked. */
 static __always_inline __u32 hash_simple4(const struct config *config, const struct l3 *l3,
 					  __u32 offset)
 {

@@ -33,8 +33,8 @@ fi
 
 # --- packages ---
 packages=(
-    python3-bpfcc # compiles and loads the BPF programs
-    libbpf1       # pinning and test runs, which bcc's Python lacks
+    python3-bpfcc # compiles the BPF programs
+    libbpf1       # loads, pins and runs them
     python3-venv  # .venv
     iproute2      # ip: namespaces and routes of the demo and tests
     ethtool       # veth: GRO on the receiving end; native XDP features

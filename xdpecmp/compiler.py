@@ -25,7 +25,7 @@ FUNCTIONS = {
     "DEEP": ("xdpecmp_deep",),
     "EXPLAIN": ("xdpecmp_explain", "xdpecmp_explain_deep"),
 }
-"""The programs of each variant: what bpf/xdpecmp.c defines under VARIANT_*."""
+"""The programs of each variant: what bpf/xdpecmp.c and explain.c define under VARIANT_*."""
 
 
 _QUICK = ("-g0", "-Xclang", "-disable-llvm-passes")

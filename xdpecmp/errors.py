@@ -1,4 +1,4 @@
-"""Everything that xdpecmp itself raises.
+"""What several modules raise; errors of one module alone stand there (NotAttached, BuildFailed).
 
     XdpecmpError                 message and hint, one line each
     ├── NotPermitted             the kernel asks for more privileges (EPERM, EACCES)

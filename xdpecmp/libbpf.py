@@ -1,7 +1,7 @@
 """The bpf(2) system call by way of libbpf.so.1, which bcc depends on already.
 
-Only what bcc's Python lacks or what must work without compiling: pins, map access by file
-descriptor, test runs. Keys and values are bytes, laid out as the C structs (see `maps`).
+What bcc's Python lacks or what must work without compiling: loading, pins, maps by file descriptor,
+attaching, test runs. Keys and values are bytes, laid out as the C structs (see `maps`).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ DIRECT = ("direct16", "direct24", "direct32")
 """The tables in front of the IPv4 trie. They are large, and only who writes them maps them."""
 
 NAMES = (*MAPPED, *DIRECT, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
-"""Every map of the data path."""
+"""Every map that generations share."""
 
 
 class Layout:

@@ -1,4 +1,4 @@
-"""ICMP errors go where the flow goes that they are about, under both policies; nothing else does.
+"""ICMP errors go where the flow goes that they are about (policies 0 and 1); nothing else does.
 
 For every packet of `PACKETS` the error travels back to its source, through the same router: the
 next hop must be that of the packet itself, which is what the Python twin says of the packet, not of

@@ -3,6 +3,7 @@
     design     a router with random routes of many kinds, described by one number
     routers    builds it, and what its links lead to
     packets    headers by `struct`, as right or wrong as asked for
+    layers     random layers of headers
     frames     random frames of every kind for such a router
     wire       puts frames on the wire and takes down what comes out where
     compare    one round: Linux, then xdpecmp; what differs and may not

@@ -109,7 +109,7 @@ def test_every_flow_keeps_its_server(
 def test_linux_goes_by_the_model(
     flows: dict[int, list[Flow]], recorded: Recorded, family: int, policy: int
 ) -> None:
-    """The recording is no accident: hashing.py predicts each server, and the split is fair."""
+    """The recording is no accident: xdpecmp.hashing predicts each server, and the split is fair."""
     answers = recorded[family, policy]
     predicted = [1 + select(bounds(WEIGHTS), flow.key(policy).hash(SEED)) for flow in flows[family]]
     assert [answer.server for answer in answers] == predicted

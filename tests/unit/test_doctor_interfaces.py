@@ -35,7 +35,7 @@ def _policy1(world: World) -> None:
     world.device(features=frozenset({"rx-hashing"}))
 
 
-def _deaf(kind: str, native: bool = False, peer: str = "") -> Callable[[World], None]:
+def _deaf(kind: str, native: bool | None = False, peer: str = "") -> Callable[[World], None]:
     def change(world: World) -> None:
         world.links(OUT, can_transmit_xdp=False, kind=kind)
         world.device(OUT, native_xdp=native, peer=peer)
@@ -157,6 +157,9 @@ CASES = {
         *("note", "tc", "no tc filter (clsact)", "tc filter show dev eth1 ingress"),
     ),
     "deaf veth": Case(_deaf("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"),
+    "deaf veth, before Linux 6.3": Case(
+        _deaf("veth", native=None), *("note", "egress", "by eth2", "IFACE --mode generic")
+    ),
     "deaf NIC": Case(_deaf("", native=True), "note", "egress", "by eth2", "xdpecmp attach eth2"),
     "deaf bridge": Case(_deaf("bridge"), "note", "egress", "by eth2", "--mode generic"),
 }

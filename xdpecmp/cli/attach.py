@@ -52,7 +52,8 @@ def command(
     """Forward what these interfaces receive in XDP, as Linux would.
 
     Returns when the data path is in sync with the kernel's routes; an agent stays behind and
-    follows them. Where something is attached already it is upgraded in place, without a gap.
+    follows them. Where something is attached already it is upgraded in place, without a gap
+    unless --mode asks for another mode.
     """
     if foreground:
         lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed, foreground=_tell)

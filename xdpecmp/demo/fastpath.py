@@ -28,7 +28,7 @@ class Counters:
 def attached(namespace: str, *arguments: str) -> Iterator[None]:
     """xdpecmp attached in a namespace for a `with` block; `arguments` of `attach`.
 
-    It is detached before the namespace goes: the agent and the pins would outlive that.
+    It is detached before the namespace goes: the agent would notice that a second later only.
     """
     try:
         _xdpecmp(namespace, "attach", *arguments)

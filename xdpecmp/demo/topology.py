@@ -3,11 +3,10 @@
 Plain `ip` commands, as a network engineer would type them, one batch a namespace. All addresses are
 documentation prefixes (RFC 5737, RFC 3849); nothing is connected to the host's own network.
 
-Two settings are there for the sake of XDP into veth. A veth takes redirected frames only if its
-*peer* has GRO (or an XDP program), so the servers have it on. And a frame redirected by XDP loses
-the note "checksum still to be filled in", so the end hosts fill it in themselves (as by
-`ethtool -K eth0 tx off`); that turns TSO off too, so every segment meets the narrow link in its
-real size.
+Two settings are there for native XDP. A veth takes frames from it only if its *peer* has GRO (or an
+XDP program), so the servers have it on. And such frames lose the note "checksum still to be filled
+in", so the end hosts fill it in themselves (as by `ethtool -K eth0 tx off`); that turns TSO off
+too, so every segment meets the narrow link in its real size.
 """
 
 from __future__ import annotations
@@ -257,7 +256,7 @@ class Topology:
         with self.inside("router"):
             for ip in ("ipv4", "ipv6"):
                 _sysctl(f"{ip}/fib_multipath_hash_policy").write_text(f"{self.policy}\n")
-            # Linux before 6.11 keeps the seed to itself: xdpecmp then leaves multipath to it.
+            # Linux before 6.11 keeps the seed to itself: the demo then attaches with --own-seed.
             self.has_seed = _sysctl(_SEED_SYSCTL).exists()
             if self.has_seed:
                 _sysctl(_SEED_SYSCTL).write_text(f"{SEED}\n")

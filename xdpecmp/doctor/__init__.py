@@ -5,7 +5,7 @@
 | module | what it holds |
 |---|---|
 | `facts` | all that is looked at, as plain values |
-| `gather` | the only one that looks: the kernel, /proc, /sys, a trial build |
+| `gather`, `devices`, `process` | what looks: at the kernel, /proc, /sys, a trial build |
 | `host`, `network`, `interfaces`, `running` | pure checks: facts → findings |
 | `finding` | what a check says |
 

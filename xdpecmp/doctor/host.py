@@ -18,7 +18,7 @@ _PRIVILEGED = "docker run --privileged"
 _REFUSED = {
     EPERM: f"in a container, start it privileged: {_PRIVILEGED}",
     EACCES: f"see why: dmesg; in a container, start it privileged: {_PRIVILEGED}",
-    ENOMEM: "see what memory is left (a namespace takes 75 MiB): free -m",
+    ENOMEM: "see what memory is left (a namespace takes 65 MiB): free -m",
 }
 """What helps where the kernel does not load the programs, by errno."""
 _REPORT = "please report it with what these say: uname -a; xdpecmp doctor -j"

@@ -292,7 +292,7 @@ def _egress(facts: Facts) -> Iterator[Finding]:
         if link.name not in deaf:
             continue
         device = facts.devices.get(link.ifindex, Device())
-        if link.kind == "veth":
+        if link.kind == "veth" and device.native_xdp is not None:
             fix = f"ethtool -K {device.peer or 'PEER'} gro on"
         elif expected_mode(link, device)[0] == "native":  # then it transmits, being attached
             fix = f"xdpecmp attach {link.name}"

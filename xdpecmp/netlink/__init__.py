@@ -9,13 +9,14 @@
 | module | what it holds |
 |---|---|
 | `wire` | sockets, dumps, attributes: netlink itself |
-| `routes` | the fast route dump |
+| `routes`, `routedump` | route messages; the bulk dump |
 | `nexthops` | nexthop objects: what routes with a nexthop id lead to |
-| `links`, `neighbours`, `rules`, `features`, `sysctl` | one kind of thing each |
+| `links`, `neighbours`, `rules`, `xfrm`, `features`, `sysctl` | one kind of thing each |
 | `getroute` | what the kernel does with one packet |
 | `monitor` | change notifications |
 | `weights`, `xdp`, `writer` | changes |
 | `kernel` | `Kernel`, all of it for one namespace |
+| `namespace` | to be in one for a moment |
 """
 
 from .getroute import Answer, Query
