@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
@@ -18,16 +15,13 @@ from scapy.packet import Packet
 
 from tests.capabilities import Since, kernel_has
 from tests.net.command import AS_NOBODY, command
+from tests.net.explaining import CLIENT, explain, words
 from tests.net.sabotage import rotated, sabotaged, set_policy
 from tests.net.topology import SEED, VIP, VIP_PREFIX, Anycast
 from tests.net.traffic import PORT, Servers
-from xdpecmp.clock import read_jiffies
 from xdpecmp.hashing import select
-from xdpecmp.model import Prefix
 
 pytestmark = pytest.mark.root
-
-CLIENT = {4: "198.18.0.5", 6: "2001:db8:c::5"}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +44,6 @@ def net() -> Iterator[Anycast]:
 def policy_0(net: Anycast) -> Iterator[None]:
     yield
     net.policy(0)
-
-
-def explain(net: Anycast, *arguments: str, status: int = 0) -> Any:
-    return json.loads(net.run("explain", *arguments, "-j", status=status).stdout)
-
-
-def words(family: int, **more: object) -> list[str]:
-    pairs = [word for pair in more.items() for word in map(str, pair)]
-    return [VIP[family], "from", CLIENT[family], *pairs]
 
 
 # --- what it says --------------------------------------------------------------------------------
@@ -279,93 +264,6 @@ def test_text(net: Anycast) -> None:
     assert f"via {said['via']} dev {said['dev']}" in marked
 
 
-# --- what it does: nothing -----------------------------------------------------------------------
-
-
-def counted(net: Anycast) -> Any:
-    """What a forwarded packet and one without a route count; the rest moves by itself (ARP, ND)."""
-    stats = net.json("stats")
-    return stats["nexthops"], stats["icmp_errors"], stats["reasons"]["NO_ROUTE"]
-
-
-def test_nothing_is_counted(net: Anycast) -> None:
-    before = counted(net)
-    for family in (4, 6):
-        explain(net, *words(family))
-    explain(net, "8.8.8.8", "from", CLIENT[4])
-    assert counted(net) == before
-
-
-@contextmanager
-def resilient_route(net: Anycast) -> Iterator[Any]:
-    """198.51.101.0/24 leads to a resilient group of 8 buckets: their entries."""
-    for i in (1, 2):
-        net.ns.ip(f"nexthop add id {i} via 10.0.{i}.2 dev e{i}")
-    try:
-        net.ns.ip("nexthop add id 9 group 1/2 type resilient buckets 8 idle_timer 60")
-        net.ns.ip("route add 198.51.101.0/24 nhid 9")
-        net.wait_for_route(
-            "198.51.101.0/24", lambda route: route and route.paths, "the resilient group"
-        )
-        with net.instance.open_maps() as maps:
-            number = maps.group_of(Prefix.parse("198.51.101.0/24"))
-            assert number is not None
-            group = maps["groups"].entries[number]
-            yield maps["buckets"].entries[group.first : group.first + group.count]
-    finally:
-        for i in (9, 1, 2):
-            net.ns.ip(f"nexthop del id {i}")
-
-
-def test_a_bucket_is_not_in_use_by_asking(net: Anycast) -> None:
-    """Or Linux's move of an idle bucket would be put off."""
-    with resilient_route(net) as buckets:
-        before = [bucket.used_jiffies for bucket in buckets]
-        said = explain(net, "198.51.101.1", "from", CLIENT[4])
-        assert [bucket.used_jiffies for bucket in buckets] == before
-    assert (said["verdict"], said["agrees"]) == ("forward", True)
-    assert said["group"] == {"kind": "resilient", "buckets": 8, "bucket": said["hash"] % 8}
-
-
-def test_a_bucket_that_linux_has_moved(net: Anycast) -> None:
-    """Linux sees no packets of it and moves it; it is in use here, and stays. No contradiction."""
-    with resilient_route(net) as buckets:
-        clock = net.instance.open_clock()
-        for bucket in buckets:
-            bucket.used_jiffies = read_jiffies(clock) & 0xFFFFFFFF
-        os.close(clock)
-        group = "nexthop replace id 9 group 1,1/2,255 type resilient buckets 8 idle_timer 60"
-        net.ns.ip(group)
-        asked = (explain(net, "198.51.101.1", "from", f"198.18.3.{i}") for i in range(1, 100))
-        said = next(each for each in asked if each["dev"] == "e1")
-    assert said["kernel"]["dev"] == "e2"
-    assert said["agrees"] is None
-    assert "moved this bucket" in said["why"]
-
-
-def explaining_pins(net: Anycast) -> set[str]:
-    return {path.name for path in net.instance.directory.glob("*explain_*")}
-
-
-def test_it_goes_with_an_upgrade_and_comes_again(net: Anycast) -> None:
-    explain(net, *words(4))
-    (before,) = explaining_pins(net)
-    explain(net, *words(4))
-    assert explaining_pins(net) == {before}, "built twice"
-    net.attach("c0")
-    assert not explaining_pins(net)
-    explain(net, *words(4))
-    assert explaining_pins(net)
-
-
-def test_nothing_is_left(net: Anycast) -> None:
-    explain(net, *words(4))
-    net.detach()
-    left = net.remains()
-    net.attach("c0", "--mode", "native")
-    assert left == []
-
-
 # --- disagreement --------------------------------------------------------------------------------
 
 
@@ -388,41 +286,6 @@ def test_wrong_next_hops_are_seen(net: Anycast) -> None:
     assert wrong["dev"] != said["dev"]
     assert wrong["kernel"] == said["kernel"]
     assert "DISAGREES" in text
-
-
-# --- the flow label ------------------------------------------------------------------------------
-
-
-def test_flow_label(net: Anycast) -> None:
-    """Ignored, it makes no difference, and attaching again does not change that."""
-    hashes = {explain(net, *words(6, flowlabel=i))["hash"] for i in (1, 2, 3)}
-    assert len(hashes) == 3
-    assert net.json("status")["flow_label"] == "follow"
-    done = net.attach("c0", "--flow-label", "ignore")
-    try:
-        assert "flow label ignored" in done.stderr
-        net.attach("c0")
-        status = net.json("status")
-        assert (status["flow_label"], status["flow_label_matters"]) == ("ignore", True)
-        said = [explain(net, *words(6, flowlabel=i)) for i in (0, 1, 2)]
-        assert len({each["hash"] for each in said}) == 1
-        assert [each["agrees"] for each in said] == [True, None, None]
-        assert all(each["twin_agrees"] for each in said)
-        assert "flow label ignored" in net.run("status").stdout
-        net.policy(1)
-        assert not net.json("status")["flow_label_matters"]
-        assert "flow label" not in net.run("status").stdout
-    finally:
-        done = net.attach("c0", "--flow-label", "follow")
-    assert net.json("status")["flow_label"] == "follow"
-
-
-def test_the_note_on_reflection(net: Anycast) -> None:
-    """Only where it matters."""
-    assert "flowlabel_reflect" in net.attach("c0").stderr
-    assert "flowlabel_reflect" in net.run("status").stdout
-    net.policy(1)
-    assert "flowlabel_reflect" not in net.attach("c0").stderr
 
 
 # --- refused -------------------------------------------------------------------------------------

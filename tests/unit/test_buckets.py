@@ -1,4 +1,4 @@
-"""buckets: which bucket goes where and when, and whose entries are whose after a restart.
+"""buckets: which bucket goes where and when, and what a restarted agent takes over.
 
 The map is a list here; what the real one adds is in tests/bpf/test_groups.py.
 """
@@ -18,7 +18,7 @@ from xdpecmp.buckets import Buckets
 from xdpecmp.clock import Jiffies
 from xdpecmp.compile import Resilient
 from xdpecmp.model import NextHop
-from xdpecmp.slots import Blocks, CapacityError, Slots
+from xdpecmp.slots import CapacityError, Slots
 
 HZ = 250
 A, B, C = (NextHop(bytes([10, 0, 0, i]), i) for i in (1, 2, 3))
@@ -89,27 +89,6 @@ def setup() -> Setup:
 
 def resilient(*buckets: NextHop, members: frozenset[NextHop] = MEMBERS) -> Resilient:
     return Resilient(buckets, members, IDLE_S)
-
-
-# --- the clock ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("now", "then", "seconds"),
-    [
-        (NOW, NOW, 0.0),
-        (NOW, NOW - HZ, 1.0),
-        ((5 << 32) + 100, (1 << 32) - 150, 1.0),  # over the edge of 32 bits
-        ((5 << 32) + 250, 0, 1.0),
-        (NOW, NOW + 1, 0.0),  # a packet later than our last look at the clock
-        (NOW, NOW + 3600 * HZ, 0.0),
-        ((5 << 32) - 1, 0, 0.0),
-        (10, (1 << 32) - 10 * HZ + 10, 10.0),
-        (1 << 31, 0, (1 << 31) / HZ),  # months
-    ],
-)
-def test_since(now: int, then: int, seconds: float) -> None:
-    assert Jiffies(now, HZ).since(then) == seconds
 
 
 # --- which bucket moves ---------------------------------------------------------------------------
@@ -341,73 +320,3 @@ def test_restart_after_restart_uses_no_more_room() -> None:
         assert made.held(OTHER, 20) == [1] * 20
         assert made.buckets.inherit(KEY, OLD, 20)
         assert made.held(KEY, 20) == [0] * 20
-
-
-# --- slots and blocks, as a restarted agent finds them --------------------------------------------
-
-
-def test_entries_that_no_route_leads_to_are_free_after_a_restart(waits: list[None]) -> None:
-    slots: Slots[str] = Slots(2, 6)
-    slots.adopt("kept", 4)
-    slots.used = 6  # as the map's own count says: all were given out once
-    assert slots.acquire("a") == (2, True)
-    assert slots.acquire("b") == (3, True)
-    assert slots.acquire("kept") == (4, False)
-    assert slots.acquire("c") == (5, True)
-    assert len(waits) == 1
-    with pytest.raises(CapacityError):
-        slots.acquire("d")
-
-
-def test_blocks_between_adopted_ones_are_free() -> None:
-    blocks = Blocks(0, 20)
-    blocks.adopt(15, 5)
-    blocks.adopt(4, 3)
-    taken = {*range(15, 20), *range(4, 7)}
-    for count in (8, 4):
-        first = blocks.acquire(count)
-        mine = set(range(first, first + count))
-        assert not mine & taken
-        taken |= mine
-    with pytest.raises(CapacityError):
-        blocks.acquire(1)
-
-
-def test_small_blocks_make_room_for_a_large_one(waits: list[None]) -> None:
-    """What is free and lies side by side is one."""
-    blocks = Blocks(0, 12)
-    firsts = [blocks.acquire(3) for _ in range(4)]
-    for first in firsts[:3]:
-        blocks.retire(first, 3)
-    assert blocks.acquire(9) == min(firsts[:3])
-    assert len(waits) == 1
-
-
-def test_what_lies_above_the_limit_is_not_given_out() -> None:
-    blocks = Blocks(0, 8)
-    blocks.adopt(20, 4)
-    with pytest.raises(CapacityError):
-        blocks.acquire(9)
-    assert blocks.acquire(8) == 0
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=6),
-    st.lists(st.integers(1, 20), max_size=10),
-)
-def test_no_block_overlaps_an_adopted_one(
-    adopted: list[tuple[int, int]], wanted: list[int]
-) -> None:
-    blocks = Blocks(0, 64)
-    for first, count in adopted:
-        blocks.adopt(first, min(count, 64 - first))
-    taken = {e for first, count in adopted for e in range(first, min(64, first + count))}
-    for count in wanted:
-        try:
-            first = blocks.acquire(count)
-        except CapacityError:
-            continue
-        mine = set(range(first, first + count))
-        assert mine <= set(range(64))
-        assert not mine & taken
-        taken |= mine

@@ -102,3 +102,73 @@ def test_retired_blocks_come_back_after_a_grace_period(waits: list[None]) -> Non
     assert not waits
     assert blocks.acquire(5) == first
     assert len(waits) == 1
+
+
+# --- as a restarted agent finds them --------------------------------------------------------------
+
+
+def test_entries_that_no_route_leads_to_are_free_after_a_restart(waits: list[None]) -> None:
+    slots: Slots[str] = Slots(2, 6)
+    slots.adopt("kept", 4)
+    slots.used = 6  # as the map's own count says: all were given out once
+    assert slots.acquire("a") == (2, True)
+    assert slots.acquire("b") == (3, True)
+    assert slots.acquire("kept") == (4, False)
+    assert slots.acquire("c") == (5, True)
+    assert len(waits) == 1
+    with pytest.raises(CapacityError):
+        slots.acquire("d")
+
+
+def test_blocks_between_adopted_ones_are_free() -> None:
+    blocks = Blocks(0, 20)
+    blocks.adopt(15, 5)
+    blocks.adopt(4, 3)
+    taken = {*range(15, 20), *range(4, 7)}
+    for count in (8, 4):
+        first = blocks.acquire(count)
+        mine = set(range(first, first + count))
+        assert not mine & taken
+        taken |= mine
+    with pytest.raises(CapacityError):
+        blocks.acquire(1)
+
+
+def test_small_blocks_make_room_for_a_large_one(waits: list[None]) -> None:
+    """What is free and lies side by side is one."""
+    blocks = Blocks(0, 12)
+    firsts = [blocks.acquire(3) for _ in range(4)]
+    for first in firsts[:3]:
+        blocks.retire(first, 3)
+    assert blocks.acquire(9) == min(firsts[:3])
+    assert len(waits) == 1
+
+
+def test_what_lies_above_the_limit_is_not_given_out() -> None:
+    blocks = Blocks(0, 8)
+    blocks.adopt(20, 4)
+    with pytest.raises(CapacityError):
+        blocks.acquire(9)
+    assert blocks.acquire(8) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=6),
+    st.lists(st.integers(1, 20), max_size=10),
+)
+def test_no_block_overlaps_an_adopted_one(
+    adopted: list[tuple[int, int]], wanted: list[int]
+) -> None:
+    blocks = Blocks(0, 64)
+    for first, count in adopted:
+        blocks.adopt(first, min(count, 64 - first))
+    taken = {e for first, count in adopted for e in range(first, min(64, first + count))}
+    for count in wanted:
+        try:
+            first = blocks.acquire(count)
+        except CapacityError:
+            continue
+        mine = set(range(first, first + count))
+        assert mine <= set(range(64))
+        assert not mine & taken
+        taken |= mine

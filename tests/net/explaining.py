@@ -1,0 +1,19 @@
+"""`xdpecmp explain -j` for packets from a client to the anycast address."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.net.topology import VIP, Anycast
+
+CLIENT = {4: "198.18.0.5", 6: "2001:db8:c::5"}
+
+
+def explain(net: Anycast, *arguments: str, status: int = 0) -> Any:
+    return json.loads(net.run("explain", *arguments, "-j", status=status).stdout)
+
+
+def words(family: int, **more: object) -> list[str]:
+    pairs = [word for pair in more.items() for word in map(str, pair)]
+    return [VIP[family], "from", CLIENT[family], *pairs]
