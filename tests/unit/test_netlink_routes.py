@@ -3,69 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp.errors import DumpInterrupted, MalformedMessage, RouteNotWeighable
+from tests.unit.route_messages import (
+    CACHEINFO,
+    DST,
+    ENCAP,
+    ENCAP_TYPE,
+    GATEWAY,
+    GATEWAY1,
+    GATEWAY2,
+    GATEWAY6,
+    METRICS,
+    MULTIPATH,
+    NH_ID,
+    OIF,
+    PRIORITY,
+    SRC,
+    TABLE,
+    TEN,
+    TO_TEN,
+    V4,
+    V6,
+    VIA,
+    VIA_ONE,
+    datagram,
+    hop,
+    parsed,
+    route,
+    u16,
+    u32,
+)
+from xdpecmp.errors import DumpInterrupted, MalformedMessage
 from xdpecmp.model import NextHop, Path, Prefix, Route, RouteKind
 from xdpecmp.netlink.routedump import RouteReader
 from xdpecmp.netlink.routes import RouteMemo, parse_route
-from xdpecmp.netlink.weights import with_weights
-from xdpecmp.netlink.wire import NLM_F_DUMP_INTR, attribute, attribute_map
+from xdpecmp.netlink.wire import NLM_F_DUMP_INTR, attribute
 from xdpecmp.packed import prefixes_in
-
-V4, V6 = socket.AF_INET, socket.AF_INET6
-UNICAST = 1
-DST, SRC, OIF, GATEWAY, PRIORITY, METRICS, MULTIPATH = 1, 2, 4, 5, 6, 8, 9
-CACHEINFO, TABLE, VIA, ENCAP_TYPE, ENCAP, EXPIRES, NH_ID = 12, 15, 18, 21, 22, 23, 30
-TEN = bytes((10, 0, 0, 0))
-GATEWAY1, GATEWAY2 = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
-GATEWAY6 = socket.inet_pton(socket.AF_INET6, "fe80::1")
-
-
-def u32(value: int) -> bytes:
-    return struct.pack("=I", value)
-
-
-def u16(value: int) -> bytes:
-    return struct.pack("=H", value)
-
-
-def route(*attrs: tuple[int, bytes], **fields: int) -> bytes:
-    """An RTM_NEWROUTE message without netlink header: by default IPv4, /8, unicast, main."""
-    header = {
-        "family": V4, "dst_len": 8, "src_len": 0, "tos": 0,
-        "table": 254, "protocol": 3, "scope": 0, "type": UNICAST, "flags": 0,
-    } | fields  # fmt: skip
-    return struct.pack("=BBBBBBBBI", *header.values()) + b"".join(attribute(*a) for a in attrs)
-
-
-def hop(ifindex: int, *attrs: tuple[int, bytes], hops: int = 0, flags: int = 0) -> bytes:
-    """A struct rtnexthop with its attributes."""
-    inner = b"".join(attribute(*a) for a in attrs)
-    return struct.pack("=HBBi", 8 + len(inner), flags, hops, ifindex) + inner
-
-
-def datagram(*messages: bytes, kind: int = 24, flags: int = 2) -> bytes:
-    """Messages, each with its netlink header."""
-    return b"".join(
-        struct.pack("=IHHII", 16 + len(m), kind, flags, 1, 0) + m + bytes(-len(m) % 4)
-        for m in messages
-    )
-
-
-TO_TEN = ((TABLE, u32(254)), (DST, TEN))
-VIA_ONE = ((GATEWAY, GATEWAY1), (OIF, u32(7)))
-
-
-def parsed(*attrs: tuple[int, bytes], **fields: int) -> Route:
-    result = parse_route(route(*attrs, **fields))
-    assert result is not None
-    return result
 
 
 def test_single_path() -> None:
@@ -374,34 +352,3 @@ def test_routes_that_end_are_left_to_linux(ticks: int, kind: RouteKind) -> None:
 
 
 # Weights
-
-BLOCK = hop(7, (GATEWAY, GATEWAY1), hops=1, flags=0x10) + hop(8, (VIA, u16(V6) + GATEWAY6), flags=4)
-
-
-def test_new_weights_change_nothing_else() -> None:
-    more = ((7, GATEWAY2), (METRICS, attribute(8, u32(1400))), (11, u32(3)), (20, b"\1"))
-    before = route(*TO_TEN, (PRIORITY, u32(5)), *more, (MULTIPATH, BLOCK), flags=0x4000, tos=4)
-    after = with_weights(before, [10, 256])
-    expected = hop(7, (GATEWAY, GATEWAY1), hops=9) + hop(
-        8, (VIA, u16(V6) + GATEWAY6), hops=255, flags=4
-    )
-    assert after == route(*TO_TEN, (PRIORITY, u32(5)), *more, (MULTIPATH, expected), flags=0, tos=4)
-
-
-@pytest.mark.parametrize(("ticks", "seconds"), [(0, None), (50, 1), (30_000, 300)])
-def test_the_rest_of_an_ipv6_routes_life_goes_on(
-    monkeypatch: pytest.MonkeyPatch, ticks: int, seconds: int | None
-) -> None:
-    monkeypatch.setattr("os.sysconf", lambda _: 100)
-    cache = struct.pack("=IIiIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)
-    after = with_weights(route(*TO_TEN, (MULTIPATH, BLOCK), (CACHEINFO, cache)), [1, 1])
-    found = attribute_map(after, 12, len(after))
-    assert CACHEINFO not in found
-    assert found.get(EXPIRES) == (None if seconds is None else u32(seconds))
-
-
-def test_routes_without_weights_of_their_own() -> None:
-    with pytest.raises(RouteNotWeighable, match="nexthop object"):
-        with_weights(route(*TO_TEN, (NH_ID, u32(1)), (MULTIPATH, BLOCK)), [1, 1])
-    with pytest.raises(RouteNotWeighable, match="not a multipath"):
-        with_weights(route(*TO_TEN, *VIA_ONE), [1])
