@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from xdpecmp import libbpf
@@ -17,8 +18,8 @@ from xdpecmp.instance import Instance
 from xdpecmp.view import View
 
 from . import packets
-from .router import MAC, BenchError, Router, gateway
-from .routes import PAIRS, Feeder, Table, messages
+from .router import EGRESSES, MAC, BenchError, Router, gateway, neighbour_mac
+from .routes import PAIRS, Feeder, Table, group_message, messages
 from .spread import Spreader, Target
 from .timing import XDP_REDIRECT, Run
 
@@ -33,6 +34,9 @@ _LOOK_SECONDS = 0.0003
 _LOOK_AT_ALL_SECONDS = 0.02
 _TICK_SECONDS = 0.01
 _FLOWS = 4
+_GROUP, _MEMBERS = 900, (901, 902)
+_GROUP_FLOWS = 16
+_GROUP_NETWORK, _GROUP_HOST = "198.19.0.0/24", "198.19.0.80"
 
 
 class Watcher:
@@ -106,19 +110,63 @@ def weight_changes(watcher: Watcher, count: int, advance: Callable[[], object]) 
             weights = (HEAVY, LIGHT) if heavy_first else (LIGHT, HEAVY)
             route = watcher.table.part([watcher.numbers[at]])
             host = ".".join(map(str, watcher.hosts[at]))
-            frames = [
-                packets.ethernet(MAC, packets.udp(f"203.0.113.{1 + n}", host))
-                for n in range(_FLOWS)
-            ]
+            frames = _flows(host, _FLOWS)
             before = _next_hops(watcher, frames)
             feeder.feed(messages(route, inside.egresses, replace=True, weights=weights))
-            begin = time.perf_counter()
-            while _next_hops(watcher, frames) == before:
-                if time.perf_counter() - begin > GIVE_UP_SECONDS:
-                    raise BenchError(f"new weights of the route to {host} never took effect")
-                time.sleep(_LOOK_SECONDS)
-            yield time.perf_counter() - begin
+            what = f"new weights of the route to {host}"
+            yield _seconds_until(watcher, frames, before.__ne__, what)
             advance()
+
+
+def departures(
+    watcher: Watcher, count: int, meanwhile: Callable[[], object], advance: Callable[[], object]
+) -> Iterator[float]:
+    """Seconds from when one of two next hops has left their group, in the kernel, until no packet
+    goes by it any more. `meanwhile` is called a moment before."""
+    inside = watcher.inside
+    for number, member in enumerate(_MEMBERS):
+        inside.namespace.ip(
+            f"nexthop add id {member} via {gateway(4, number)} dev {EGRESSES[number]}"
+        )
+    inside.namespace.ip(f"nexthop add id {_GROUP} group {_MEMBERS[0]}/{_MEMBERS[1]}")
+    inside.namespace.ip(f"route add {_GROUP_NETWORK} nhid {_GROUP}")
+    frames = _flows(_GROUP_HOST, _GROUP_FLOWS)
+    macs = [neighbour_mac(number) for number in range(len(_MEMBERS))]
+
+    with Feeder(inside.namespace) as feeder:
+        for i in range(count):
+            feeder.feed(group_message(_GROUP, _MEMBERS))
+            _seconds_until(watcher, frames, lambda found: set(found) == set(macs), "the group")
+            meanwhile()
+            feeder.feed(group_message(_GROUP, [_MEMBERS[i % 2]]))
+            gone = macs[1 - i % 2]
+            yield _seconds_until(
+                watcher, frames, partial(_goes_elsewhere, gone), "a group without one next hop"
+            )
+            advance()
+    for number in (_GROUP, *_MEMBERS):
+        inside.namespace.ip(f"nexthop del id {number}")
+
+
+def _goes_elsewhere(mac: bytes, found: list[bytes]) -> bool:
+    return mac not in found
+
+
+def _seconds_until(
+    watcher: Watcher, frames: list[bytes], holds: Callable[[list[bytes]], bool], what: str
+) -> float:
+    """From now on, until that holds for the next hops of these packets. Raises BenchError where it
+    takes too long."""
+    begin = time.perf_counter()
+    while not holds(_next_hops(watcher, frames)):
+        if time.perf_counter() - begin > GIVE_UP_SECONDS:
+            raise BenchError(f"{what} never took effect")
+        time.sleep(_LOOK_SECONDS)
+    return time.perf_counter() - begin
+
+
+def _flows(host: str, count: int) -> list[bytes]:
+    return [packets.ethernet(MAC, packets.udp(f"203.0.113.{1 + n}", host)) for n in range(count)]
 
 
 def _next_hops(watcher: Watcher, frames: list[bytes]) -> list[bytes]:

@@ -25,7 +25,7 @@ from xdpecmp.errors import XdpecmpError
 from xdpecmp.image import CACHE
 
 from . import report
-from .changes import HEAVY, LIGHT, Watcher, burst, paces, weight_changes
+from .changes import HEAVY, LIGHT, Watcher, burst, departures, paces, weight_changes
 from .progress import Progress
 from .router import ROOT, BenchError, command_line, router, xdpecmp
 from .routes import add_routes, make_table
@@ -34,6 +34,9 @@ from .spread import settle
 SIZES = {1_000: 5, 100_000: 2, 1_000_000: 1}
 """Routes, and how often attaching with so many is measured."""
 CHANGES, CHANGES_AT = 200, 1_000
+DEPARTURES, DEPARTURES_AT = 10, 1_000_000
+_READING_SECONDS = 0.05
+"""After so long at work the agent is reading routes."""
 BURST, BURST_AT = 100_000, 100_000
 IDLE_SECONDS = 10.0
 _IDLE_LOOK_SECONDS = 1.0
@@ -94,6 +97,7 @@ class Costs:
 def _measure(say: Say) -> None:
     for size, attaches in SIZES.items():
         steps = attaches + CHANGES * (size == CHANGES_AT) + (size == BURST_AT) + 1
+        steps += 2 * DEPARTURES * (size == DEPARTURES_AT)
         say(task=f"control plane, {size:,} routes", steps=steps)
         with router(f"control{size}", 0, paths=(), own_macs=True) as inside:
             table = make_table(4, size)
@@ -134,6 +138,14 @@ def _measure_changes(watcher: Watcher, size: int, say: Say) -> None:
         seconds = list(weight_changes(watcher, CHANGES, say))
         name = f"weight change to the first packet, {size:,} routes"
         say(row=report.seconds_row("change", name, seconds, size))
+    if size == DEPARTURES_AT:
+        for key, meanwhile, what in (
+            ("departure", lambda: None, ""),
+            ("departure_in_dump", lambda: _have_all_read(watcher), ", while all routes are read"),
+        ):
+            seconds = list(departures(watcher, DEPARTURES, meanwhile, say))
+            name = f"next hop out of its group to the last packet{what}, {size:,} routes"
+            say(row=report.seconds_row(key, name, seconds, size))
     if size == BURST_AT:
         found = burst(watcher, BURST)
         name = f"burst of {BURST:,} route changes, first to last in the kernel"
@@ -201,6 +213,23 @@ def _idle_share(watcher: Watcher) -> float:
     while time.perf_counter() - begin < IDLE_SECONDS:
         time.sleep(_IDLE_LOOK_SECONDS)
     return (_cpu_seconds(process) - before) / (time.perf_counter() - begin)
+
+
+def _have_all_read(watcher: Watcher) -> None:
+    """Returns while the agent reads all routes anew, as it does when an address comes or goes: at
+    once where it has been idle for a while."""
+    process, namespace = _agent(watcher), watcher.inside.namespace
+    before = _cpu_seconds(process)
+    while True:
+        time.sleep(_IDLE_LOOK_SECONDS)
+        now = _cpu_seconds(process)
+        if now - before < _READING_SECONDS / 2:
+            break
+        before = now
+    namespace.ip("address add 198.51.100.1/32 dev in0")
+    while _cpu_seconds(process) - now < _READING_SECONDS:
+        time.sleep(_READING_SECONDS / 10)
+    namespace.ip("address del 198.51.100.1/32 dev in0")
 
 
 def _cpu_seconds(process: Path) -> float:

@@ -31,7 +31,7 @@ VLAN_DESTINATION4 = "198.18.200.80"
 SEED = 7
 _SEED_SYSCTL = Path("/proc/sys/net/ipv4/fib_multipath_hash_seed")
 ROOT = Path(__file__).parents[1]
-_EGRESSES = ("out0", "out1")
+EGRESSES = ("out0", "out1")
 
 
 class BenchError(XdpecmpError):
@@ -65,7 +65,7 @@ class Router:
 
     def egresses_on_the_wire(self) -> tuple[int, ...]:
         """The other ends of the egresses."""
-        return tuple(self.wire.ifindex(name) for name in _EGRESSES)
+        return tuple(self.wire.ifindex(name) for name in EGRESSES)
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def router(
             "net/ipv4/fib_multipath_hash_seed": SEED,
         }.items():
             inside.sysctl(key, value)
-        for name in ("in0", *_EGRESSES):
+        for name in ("in0", *EGRESSES):
             veth(inside, name, wire, name)
         inside.ip(f"link set in0 address {MAC.hex(':')}")
         _batch(inside, _addresses(), _neighbours(own_macs))
@@ -139,13 +139,13 @@ def xdpecmp(namespace: Namespace, *arguments: str) -> str:
 
 
 def _indexes(namespace: Namespace) -> tuple[int, tuple[int, ...]]:
-    return namespace.ifindex("in0"), tuple(namespace.ifindex(name) for name in _EGRESSES)
+    return namespace.ifindex("in0"), tuple(namespace.ifindex(name) for name in EGRESSES)
 
 
 def _addresses() -> Iterator[str]:
     yield "address add 10.0.0.1/24 dev in0"
     yield "address add 2001:db8::1/64 dev in0"
-    for i, name in enumerate(_EGRESSES):
+    for i, name in enumerate(EGRESSES):
         yield f"address add 10.{i + 1}.0.1/16 dev {name}"
         yield f"address add 2001:db8:{i + 1}::1/64 dev {name}"
 
@@ -161,7 +161,7 @@ def _neighbours(own_macs: bool) -> Iterator[str]:
         for family in (4, 6):
             yield (
                 f"neighbour replace {gateway(family, number)} lladdr {mac.hex(':')} "
-                f"dev {_EGRESSES[number % 2]} nud permanent"
+                f"dev {EGRESSES[number % 2]} nud permanent"
             )
 
 

@@ -33,9 +33,10 @@ _SHARES4 = dict(
 are within a network."""
 _SHARES6 = {29: 3, 32: 13, 36: 4, 40: 12, 44: 12, 46: 4, 48: 48, 56: 4}
 
-_RTM_NEWROUTE, _NLMSG_ERROR = 24, 2
+_RTM_NEWROUTE, _RTM_NEWNEXTHOP, _NLMSG_ERROR = 24, 104, 2
 _REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
 _RTA_DST, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 5, 9
+_NHA_ID, _NHA_GROUP = 1, 2
 _MAIN, _STATIC, _UNICAST = 254, 4, 1
 _SO_SNDBUFFORCE = 32
 _CHUNK = 2000
@@ -137,6 +138,29 @@ def _masks(lengths: Any, width: int) -> Any:
 # --- to the kernel --------------------------------------------------------------------------------
 
 
+_HEADER = [("size", "<u4"), ("kind", "<u2"), ("flags", "<u2"), ("seq", "<u4"), ("pid", "<u4")]
+
+
+def group_message(group: int, members: Sequence[int]) -> Any:
+    """RTM_NEWNEXTHOP: these nexthop objects make up that group from now on, alike in weight
+    (include/uapi/linux/nexthop.h)."""
+    member = np.dtype([("id", "<u4"), ("weight", "u1"), ("reserved", "u1", 3)])
+    layout = [
+        *_HEADER,
+        *[("family", "u1"), ("scope", "u1"), ("protocol", "u1"), ("reserved", "u1")],
+        *[("nh_flags", "<u4"), ("id_length", "<u2"), ("id_type", "<u2"), ("id", "<u4")],
+        *[("members_length", "<u2"), ("members_type", "<u2"), ("members", member, len(members))],
+    ]
+    found = np.zeros(1, layout)
+    found["size"], found["kind"] = found.itemsize, _RTM_NEWNEXTHOP
+    found["flags"] = _REQUEST | _CREATE | _REPLACE
+    found["id_length"], found["id_type"], found["id"] = 8, _NHA_ID, group
+    found["members_length"] = 4 + len(members) * member.itemsize
+    found["members_type"] = _NHA_GROUP
+    found["members"]["id"] = members
+    return found
+
+
 def _layout(width: int) -> Any:
     """RTM_NEWROUTE with a destination and two next hops: include/uapi/linux/rtnetlink.h."""
     hop = np.dtype(
@@ -147,7 +171,7 @@ def _layout(width: int) -> Any:
     )
     return np.dtype(
         [
-            *[("size", "<u4"), ("kind", "<u2"), ("flags", "<u2"), ("seq", "<u4"), ("pid", "<u4")],
+            *_HEADER,
             *[("family", "u1"), ("dst_len", "u1"), ("src_len", "u1"), ("tos", "u1")],
             *[("table", "u1"), ("protocol", "u1"), ("scope", "u1"), ("type", "u1")],
             *[("rtm_flags", "<u4"), ("dst_length", "<u2"), ("dst_type", "<u2")],
@@ -223,7 +247,7 @@ class Feeder:
                 if kind == _NLMSG_ERROR:
                     (code,) = struct.unpack_from("=i", answer, at + 16)
                     if code:
-                        raise BenchError(f"the kernel refuses route {seq:,}: error {-code}")
+                        raise BenchError(f"the kernel refuses message {seq:,}: error {-code}")
                     if seq == last:
                         return
                 at += (size + 3) & ~3
