@@ -16,7 +16,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.capabilities import Since, require_kernel
@@ -208,12 +207,7 @@ class Anycast(Router):
             self._cleanup = undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._cleanup.close()
 
     def _detach(self) -> None:

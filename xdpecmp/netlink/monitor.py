@@ -22,7 +22,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, ENOBUFS
-from types import TracebackType
 from typing import Self
 
 from ..errors import MalformedMessage
@@ -198,12 +197,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def fileno(self) -> int:

@@ -15,7 +15,6 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from errno import EACCES, EAGAIN, ENODEV, EPERM
-from types import TracebackType
 from typing import Self
 
 from ..errors import (
@@ -170,12 +169,7 @@ class Socket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def stream(self, kind: int, body: bytes, take: Take, what: str) -> None:
