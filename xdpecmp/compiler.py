@@ -80,7 +80,7 @@ def compile_image(variant: str, source: Path) -> Image:
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR / "uapi")
     import bcc
 
-    bpf = bcc.BPF(text=joined(source), cflags=flags(variant))
+    bpf = bcc.BPF(text=joined(source).encode(), cflags=flags(variant))
     count = bcc.lib.bpf_num_tables(bpf.module)
     maps = [_map_spec(bcc.lib, bpf.module, number) for number in range(count)]
     numbers = {bpf[spec.name.encode()].map_fd: number for number, spec in enumerate(maps)}
