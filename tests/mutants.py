@@ -15,6 +15,7 @@ TAGS = "tests/bpf/test_tags.py"
 QUOTES = "tests/bpf/test_quotes.py"
 PARTIAL = "tests/bpf/test_partial_checksums.py"
 LOOKUP = "tests/bpf/test_lookup.py"
+ABI = "tests/unit/test_abi.py"
 _ROUND = "tests/net/test_differential.py::test_the_same_becomes_of_every_frame"
 GENERIC = [f"{_ROUND}[{SEED + policy}]" for policy in range(4)]
 """Rounds of the differential test in generic mode, by hash policy."""
@@ -75,7 +76,7 @@ MUTANTS = (
     Mutant("direct block", "routes.c", "= be16(address);", "= be16(address) | 1;", LOOKUP),
     Mutant("direct host", "routes.c", "group[address >> 24]", "group[address >> 25]", LOOKUP),
     Mutant("block number", "routes.c", "group & ~DIRECT_BLOCK", "group & 0x7ffe", LOOKUP),
-    Mutant("block flag", "abi.h", "DIRECT_BLOCK 0x8000", "DIRECT_BLOCK 0x4000", LOOKUP),
+    Mutant("block flag", "abi.h", "DIRECT_BLOCK 0x8000", "DIRECT_BLOCK 0x4000", ABI),
     Mutant(
         "behind the direct tables",
         "routes.c",
