@@ -99,3 +99,39 @@ def too_big_errors(server: Namespace, family: int) -> int:
         return int(dict(line.split() for line in text.splitlines())["Icmp6InPktTooBigs"])
     names, values = (line.split() for line in text.splitlines() if line.startswith("Icmp:"))
     return int(values[names.index("InDestUnreachs")])
+
+
+_ETH_P_IPV6 = 0x86DD
+
+
+def reflects_labels(server: Namespace) -> bool:
+    """Whether connections to that server have the client's flow label from its first data on.
+
+    Linux 7.3 has it in the SYN-ACK, and then goes on with a label of its own until it looks the
+    route up anew.
+    """
+    with ExitStack() as cleanup:
+        with server.enter():
+            capture = cleanup.enter_context(
+                socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IPV6))
+            )
+            capture.bind(("lo", _ETH_P_IPV6))
+            listener = cleanup.enter_context(socket.create_server(("::1", 0), family=AF[6]))
+            port = listener.getsockname()[1]
+            client = cleanup.enter_context(socket.create_connection(("::1", port)))
+        accepted = cleanup.enter_context(listener.accept()[0])
+        accepted.send(b"x")
+        client.recv(1)
+        capture.settimeout(ANSWER_SECONDS)
+        asked = None
+        while True:
+            packet = capture.recv(1 << 16)
+            if packet[6] != socket.IPPROTO_TCP:
+                continue
+            label = int.from_bytes(packet[1:4], "big") & 0xFFFFF
+            source, destination = struct.unpack_from("!HH", packet, 40)
+            headers = 40 + (packet[52] >> 4) * 4
+            if destination == port:
+                asked = label
+            elif source == port and len(packet) > headers:
+                return label == asked

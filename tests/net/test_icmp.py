@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.net.tcp import Stream, Streams, streams, too_big_errors
+from tests.net.tcp import Stream, Streams, reflects_labels, streams, too_big_errors
 from tests.net.topology import DEADLINE, Anycast
 from tests.netns import wait_until
 
@@ -84,6 +84,8 @@ def test_linux_alone_sends_them_astray(net: Anycast, fresh: Iterator[int], famil
 def test_they_follow_their_flow(
     net: Anycast, mode: str, fresh: Iterator[int], family: int, policy: int
 ) -> None:
+    if (family, policy) == (6, 0) and not reflects_labels(net.servers[0]):
+        pytest.skip("this kernel's servers begin with a label of their own: Linux errs likewise")
     net.policy(policy)
     counted = net.json("stats")["icmp_errors"]
     start = errors(net, family)
