@@ -22,6 +22,7 @@ from xdpecmp.model import (
     Settings,
     Snapshot,
 )
+from xdpecmp.options import Options
 
 IN, OUT = 1, 2
 MAC = bytes.fromhex("020000000001")
@@ -76,6 +77,7 @@ class World:
         self.devices = {IN: NIC, OUT: NIC}
         self.other: dict[str, Any] = {"running": Running(), "firewall": Firewall()}
         self.chosen = (IN,)
+        self.options = Options()
 
     def links(self, ifindex: int, **changes: Any) -> None:
         link = replace(self.snapshot.links[ifindex], **changes)
@@ -83,6 +85,9 @@ class World:
 
     def snap(self, **changes: Any) -> None:
         self.snapshot = replace(self.snapshot, **changes)
+
+    def option(self, **changes: Any) -> None:
+        self.options = replace(self.options, **changes)
 
     def settings(self, **changes: Any) -> None:
         self.snap(settings=replace(self.snapshot.settings, **changes))
@@ -103,7 +108,7 @@ class World:
         return Facts(
             host=self.host,
             snapshot=self.snapshot,
-            tables=compile_tables(replace(self.snapshot, links=links), self.chosen),
+            tables=compile_tables(replace(self.snapshot, links=links), self.chosen, self.options),
             interfaces=tuple(links[ifindex] for ifindex in self.chosen),
             devices=self.devices,
             **self.other,

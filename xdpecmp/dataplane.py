@@ -43,11 +43,9 @@ FLOW_LABEL_MASK = 0xFFFFF
 class Dataplane:
     """The maps of one instance and what is in them."""
 
-    def __init__(self, maps: Maps, follow_label: bool = True) -> None:
-        """Takes over what an earlier agent left in the maps. `follow_label`: hash the flow label
-        under IPv6 policy 0, as Linux does."""
+    def __init__(self, maps: Maps) -> None:
+        """Takes over what an earlier agent left in the maps."""
         self._maps = maps
-        self._label_mask = FLOW_LABEL_MASK if follow_label else 0
         self._config: Config | None = None
         self._interfaces: dict[int, Interface] = {}
         self._crowded_out: list[int] = []
@@ -154,7 +152,7 @@ class Dataplane:
             pass_multipath6=config.pass_multipath6,
             seed=seed,
             own_seed=config.own_seed,
-            label_mask=_swap32(self._label_mask),
+            label_mask=_swap32(FLOW_LABEL_MASK if config.follow_label else 0),
             fields4=config.fields4,
             fields6=config.fields6,
         )

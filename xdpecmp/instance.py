@@ -21,14 +21,12 @@ from .abi import abi_id, source_id
 from .errors import NotPermitted, XdpecmpError
 from .maps import Layout, Maps
 from .model import NextHop
+from .options import FOLLOW, IGNORE, Options
 from .program import ANY_GENERATION, CLOCK, PROGRAM, pin_name
 
 BPFFS = Path("/sys/fs/bpf")
 RUN = Path("/run/xdpecmp")
 _STOP_SECONDS = 10
-
-FLOW_LABEL = FOLLOW, IGNORE = ("follow", "ignore")
-"""Whether IPv6's hash policy 0 looks at the flow label: as Linux, or not."""
 
 FLOW_LABEL_TEXT = {
     FOLLOW: "IPv6 flow label followed, as by Linux: servers must reflect it for ICMPv6 errors to "
@@ -168,27 +166,18 @@ class Instance:
 
     # --- what attach was asked for ----------------------------------------------------------------
 
-    def flow_label(self) -> str:
-        """One of FLOW_LABEL: what the last `attach` that said it wanted."""
-        path = self.run / "flow-label"
-        return path.read_text() if path.exists() else FOLLOW
+    def options(self) -> Options:
+        """What it was last attached with; the defaults where it is not, or cannot be read."""
+        try:
+            return Options.parse((self.run / "options.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return Options()
 
-    def record_flow_label(self, choice: str) -> None:
-        """Keep it for attaching again."""
-        (self.run / "flow-label").write_text(choice)
-
-    def own_seed(self) -> int | None:
-        """What to hash with where Linux keeps its seed to itself; None = nothing was asked for."""
-        path = self.run / "own-seed"
-        return int(path.read_text()) if path.exists() else None
-
-    def record_own_seed(self, seed: int | None) -> None:
-        """Keep it for attaching again."""
-        path = self.run / "own-seed"
-        if seed is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_text(str(seed))
+    def record_options(self, options: Options) -> None:
+        """Keep them for attaching again."""
+        part = self.run / "options.part"
+        part.write_text(options.dump())
+        part.rename(self.run / "options.json")  # nobody reads half of it
 
     # --- neighbours that we made managed ---------------------------------------------------------
 

@@ -12,14 +12,16 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import netns
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import FOLLOW, Busy, Instance, NotAttached, machine_seed
+from .instance import Busy, Instance, NotAttached, machine_seed
 from .interfaces import Attached, attach_all, check_interfaces, detach_one
 from .model import Link
 from .netlink import Changes, Kernel, Monitor
+from .options import Options
 from .program import Build, Variant, new_generation
 
 if TYPE_CHECKING:
@@ -28,31 +30,36 @@ if TYPE_CHECKING:
 # --- attach -------------------------------------------------------------------------------------
 
 
-class _Wishes(NamedTuple):
-    """How to attach: see `attach`."""
+class Wishes(NamedTuple):
+    """How to attach; None: as it was."""
 
-    mode: str
-    set_seed: bool
-    flow_label: str | None
-    own_seed: bool | None
+    mode: str = "auto"
+    """One of interfaces.MODES."""
+    set_seed: bool = False
+    """Where Linux keeps its hash seed to itself, give it one that is known."""
+    flow_label: str | None = None
+    """One of options.FLOW_LABEL."""
+    own_seed: bool | None = None
+    """Whether to hash with a seed of ours where Linux's is not known."""
+
+    def options(self, before: Options) -> Options:
+        """What holds from now on."""
+        options = before.updated(flow_label=self.flow_label)
+        if self.own_seed is not None:
+            options = replace(options, own_seed=machine_seed() if self.own_seed else None)
+        return options
 
 
 def attach(
     names: Sequence[str],
-    mode: str = "auto",
+    wishes: Wishes | None = None,
     namespace: str | None = None,
-    set_seed: bool = False,
-    flow_label: str | None = None,
-    own_seed: bool | None = None,
     foreground: Callable[[Attached], None] | None = None,
 ) -> Attached:
     """Attach to the named interfaces of the current namespace, or upgrade what is attached.
 
-    `namespace` is the name the user gave it, if any: the agent ends with it. `set_seed`: where
-    Linux keeps its hash seed to itself, give it one that is known. `flow_label`: one of FLOW_LABEL;
-    `own_seed`: whether to hash with a seed of ours where Linux's is not known; None for what it
-    was. With `foreground` the agent runs in this process once that was called; otherwise it is left
-    running behind.
+    `namespace` is the name the user gave it, if any: the agent ends with it. With `foreground` the
+    agent runs in this process once that was called; otherwise it is left running behind.
     Raises XdpecmpError; then nothing has changed, but for interfaces attached before.
     """
     if os.geteuid() != 0:
@@ -65,8 +72,9 @@ def attach(
             fresh_version = not instance.directory.is_dir()
             monitor = until_ended.enter_context(kernel.monitor())
             try:
-                wishes = _Wishes(mode, set_seed, flow_label, own_seed)
-                mirror, result = _start(instance, kernel, monitor, links, wishes, generation)
+                mirror, result = _start(
+                    instance, kernel, monitor, links, wishes or Wishes(), generation
+                )
                 if not foreground:
                     _fork_agent(instance, mirror, monitor, namespace)
             except BaseException:
@@ -89,14 +97,12 @@ def _start(
     kernel: Kernel,
     monitor: Monitor,
     links: Sequence[Link],
-    wishes: _Wishes,
+    wishes: Wishes,
     generation: str,
 ) -> tuple[Mirror, Attached]:
     """Bring the data path up, taking over from an earlier one if there is one."""
     instance.prepare()
-    kernel.own_seed = instance.own_seed()
-    if wishes.own_seed is not None:
-        kernel.own_seed = machine_seed() if wishes.own_seed else None
+    options = wishes.options(instance.options())
     ours = {link.ifindex for link in links}
     with ExitStack() as builds:
         build = Build(instance.directory, generation)
@@ -105,7 +111,7 @@ def _start(
         from .agent import EVERYTHING
         from .notes import notes
 
-        mirror = _new_mirror(instance, kernel, generation)
+        mirror = _new_mirror(instance, kernel, generation, options)
         builds.callback(mirror.abandon)
         mirror.begin()
         mirror.compile(ours)
@@ -115,8 +121,7 @@ def _start(
     instance.stop_agent()
     if monitor.drain():
         mirror.pull(EVERYTHING)  # building took its time
-    flow_label = wishes.flow_label or instance.flow_label()
-    _open(mirror, instance, flow_label)
+    _open(mirror, instance)
     mirror.push(ours)
     mirror.settle_buckets()
     mirror.renew_lease()
@@ -125,8 +130,7 @@ def _start(
         result = attach_all(kernel, links, program, wishes.mode)
     finally:
         os.close(program)
-    settings = mirror.snapshot.settings
-    if wishes.set_seed and (settings.seed is None or settings.own_seed):
+    if wishes.set_seed and mirror.snapshot.settings.seed is None:
         kernel.set_seed(1 + int.from_bytes(os.urandom(8), "little") % 0xFFFFFFFF)
     # now with the programs and their modes; what changes from here on the agent will hear of
     changed = bool(monitor.drain())
@@ -136,13 +140,12 @@ def _start(
     mirror.renew_lease()
     instance.remove_other_versions(generation)
     instance.record_source()
-    instance.record_flow_label(flow_label)
-    instance.record_own_seed(kernel.own_seed)
-    result.notes += notes(mirror, flow_label)
+    instance.record_options(options)
+    result.notes += notes(mirror)
     return mirror, result
 
 
-def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
+def _new_mirror(instance: Instance, kernel: Kernel, generation: str, options: Options) -> Mirror:
     # numpy's linear algebra, of no use here, would start threads, which a fork loses
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from .mirror import Mirror  # numpy takes 0.1 s to import, which detaching needs not wait for
@@ -151,15 +154,15 @@ def _new_mirror(instance: Instance, kernel: Kernel, generation: str) -> Mirror:
         kernel,
         instance.record_managed,
         lambda: Build(instance.directory, generation, Variant.DEEP),
+        options,
     )
 
 
-def _open(mirror: Mirror, instance: Instance, flow_label: str) -> None:
+def _open(mirror: Mirror, instance: Instance) -> None:
     mirror.open(
         instance.open_maps(),
         instance.open_clock(),
         instance.program_ids().__contains__,
-        flow_label == FOLLOW,
     )
 
 
@@ -167,9 +170,8 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     """An upgrade failed: what was attached before goes on as it was, under an agent."""
     if instance.agent_pid() is not None or not instance.generation():
         return
-    kernel.own_seed = instance.own_seed()
-    mirror = _new_mirror(instance, kernel, instance.generation())
-    _open(mirror, instance, instance.flow_label())
+    mirror = _new_mirror(instance, kernel, instance.generation(), instance.options())
+    _open(mirror, instance)
     mirror.push()
     mirror.renew_lease()
     _fork_agent(instance, mirror, monitor, namespace)
@@ -235,7 +237,6 @@ def _run_agent(
     claim = instance.claim_agent()
     with Kernel() as kernel, ExitStack() as stack:
         stack.callback(mirror.abandon)
-        kernel.own_seed = instance.own_seed()
         mirror.kernel = kernel
         started()
 

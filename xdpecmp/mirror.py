@@ -20,6 +20,7 @@ from .errors import XdpecmpError
 from .maps import Maps
 from .model import Neighbour, NextHop, Prefix, RouteUpdate, Snapshot
 from .netlink import Changes, Kernel
+from .options import Options
 from .program import Build
 from .routetable import RouteTable
 
@@ -40,9 +41,11 @@ class Mirror:
         kernel: Kernel,
         record_managed: Callable[[NextHop], None],
         build_deep: Callable[[], Build],
+        options: Options,
     ) -> None:
         """Reads the kernel. `record_managed` is told of each neighbour that is made managed.
         `build_deep` begins to build what some hash policies need."""
+        self._options = options
         self.kernel = kernel
         self._record_managed = record_managed
         self._build_deep = build_deep
@@ -72,14 +75,13 @@ class Mirror:
         maps: Maps,
         clock_fd: int,
         ours: Callable[[int], bool],
-        follow_label: bool = True,
     ) -> None:
         """Take the maps over, with what an earlier agent left in them. `ours(prog_id)`: whether an
-        XDP program is this instance's. `follow_label`: see Dataplane."""
+        XDP program is this instance's."""
         self._ours = ours
         self._maps = maps
         self._clock_fd = clock_fd
-        self._dataplane = Dataplane(maps, follow_label)
+        self._dataplane = Dataplane(maps)
 
     def attached(self) -> set[int]:
         """Indexes of the interfaces that run our program."""
@@ -153,7 +155,8 @@ class Mirror:
         source = self.snapshot, attached or self.attached(), bool(self._is_deep)
         if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
             return
-        self.tables = compile_tables(*source)
+        snapshot, ours, deep = source
+        self.tables = compile_tables(snapshot, ours, self._options, deep)
         self.tables.doubt(self._doubtful, self._hubs)
         self._compiled = source
 

@@ -247,8 +247,6 @@ class Settings:
     policy6: int = 0
     seed: int | None = None
     """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
-    own_seed: bool = False
-    """Whether the seed is one of ours, since Linux's is not known."""
     fields4: int = 0x7
     """net.ipv4.fib_multipath_hash_fields, for policy 3."""
     fields6: int = 0x7

@@ -17,6 +17,7 @@ from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, NextHop, Prefix, Snapshot
 from .netlink import has_seed
+from .options import FOLLOW, IGNORE
 from .verify import first_disagreement
 
 
@@ -43,7 +44,7 @@ class World(NamedTuple):
         return [self.snapshot.links[ifindex] for ifindex in sorted(self.attached)]
 
 
-def notes(mirror: Mirror, flow_label: str) -> list[str]:
+def notes(mirror: Mirror) -> list[str]:
     """All that there is to say, a line each."""
     if mirror.tables is None:
         return []
@@ -54,7 +55,7 @@ def notes(mirror: Mirror, flow_label: str) -> list[str]:
         *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
-        *flow_label_use(world.tables, flow_label),
+        *flow_label_use(world.tables),
         *_disagreement(mirror),
     ]
     return [str(note) for note in found]
@@ -203,12 +204,13 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
         )
 
 
-def flow_label_use(tables: Tables, choice: str) -> Iterator[Note]:
+def flow_label_use(tables: Tables) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
     if not _hashes_label(tables.config) or not tables.groups:
         return
     multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
     if any(True for _ in multipath6):
+        choice = FOLLOW if tables.config.follow_label else IGNORE
         yield Note(FLOW_LABEL_TEXT[choice]) if tables.config.policy6 == 0 else LABEL_IN_KEY
 
 

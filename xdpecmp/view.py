@@ -17,9 +17,10 @@ from typing import Any
 from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .hashing import shares
-from .instance import FOLLOW, IGNORE, Instance
+from .instance import Instance
 from .maps import Maps
 from .model import Link, Prefix
+from .options import FOLLOW, IGNORE
 
 
 @dataclass(frozen=True, slots=True)

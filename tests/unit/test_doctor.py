@@ -113,7 +113,7 @@ CASES = {
         *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --own-seed"),
     ),
     "a seed of our own": Case(
-        lambda world: world.settings(own_seed=True),
+        lambda world: (world.settings(seed=None), world.option(own_seed=5)),
         *("note", "seed", "a hash seed of xdpecmp's own", ""),
     ),
     "IPv4 rules": Case(

@@ -21,6 +21,7 @@ from xdpecmp.model import (
     Snapshot,
 )
 from xdpecmp.netlink import Changes
+from xdpecmp.options import Options
 from xdpecmp.routetable import RouteTable
 
 ROUTES = Changes(routes=True)
@@ -65,7 +66,12 @@ class FakeDataplane:
 
 
 def mirror_of(kernel: FakeKernel) -> Mirror:
-    made = Mirror(kernel, lambda _: None, lambda: pytest.fail("nothing to build"))  # type: ignore[arg-type]
+    made = Mirror(
+        kernel,  # type: ignore[arg-type]
+        lambda _: None,
+        lambda: pytest.fail("nothing to build"),
+        Options(),
+    )
     made._dataplane = FakeDataplane()  # type: ignore[assignment]
     made.compile({2})
     return made

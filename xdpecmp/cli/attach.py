@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from .. import lifecycle, output
-from ..instance import FLOW_LABEL
 from ..interfaces import MODES, Attached
+from ..options import FLOW_LABEL
 
 
 @click.command("attach")
@@ -55,10 +55,11 @@ def command(
     follows them. Where something is attached already it is upgraded in place, without a gap
     unless --mode asks for another mode.
     """
+    wishes = lifecycle.Wishes(mode, set_seed, flow_label, own_seed)
     if foreground:
-        lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed, foreground=_tell)
+        lifecycle.attach(interfaces, wishes, netns, foreground=_tell)
     else:
-        _tell(lifecycle.attach(interfaces, mode, netns, set_seed, flow_label, own_seed))
+        _tell(lifecycle.attach(interfaces, wishes, netns))
 
 
 def _tell(result: Attached) -> None:

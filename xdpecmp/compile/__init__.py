@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..model import Snapshot
+from ..options import Options
 from ..prefixes import covers, masked
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
@@ -64,7 +65,12 @@ __all__ = [
 ]
 
 
-def compile_tables(snapshot: Snapshot, attached: Collection[int], deep: bool = True) -> Tables:
+def compile_tables(
+    snapshot: Snapshot,
+    attached: Collection[int],
+    options: Options = Options(),  # noqa: B008 (frozen)
+    deep: bool = True,
+) -> Tables:
     """The whole contents of the maps for `attached`, the indexes of our interfaces. `deep`: whether
     the program for the policies that need a walk is there."""
     # numpy takes 0.1 s to import, and those who only read the maps get by without
@@ -81,7 +87,9 @@ def compile_tables(snapshot: Snapshot, attached: Collection[int], deep: bool = T
     targets.changes.update(hosts)
     nexthops = resolver.nexthops.union(hosts.values())
     return Tables(
-        config=compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, deep),
+        config=compile_config(
+            snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep
+        ),
         interfaces=compile_interfaces(snapshot, table, attached),
         vlans=compile_vlans(snapshot.links, attached),
         nexthops={nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops},

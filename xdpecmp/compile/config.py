@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
 from ..model import Route, RouteKind, Settings, Snapshot
+from ..options import FOLLOW, Options
 from .tables import TABLE_LOCAL, Config
 
 if TYPE_CHECKING:
@@ -24,10 +25,15 @@ def needs_walk(settings: Settings) -> bool:
 
 
 def compile_config(
-    snapshot: Snapshot, table: RouteTable, counts: Mapping[int, int], deep: bool
+    snapshot: Snapshot,
+    table: RouteTable,
+    counts: Mapping[int, int],
+    options: Options,
+    deep: bool,
 ) -> Config:
     """The entry for these settings and routes; `counts`: prefixes by family that go with it."""
     settings = snapshot.settings
+    seed = options.own_seed if settings.seed is None else settings.seed
     suspect, custom_local = _suspect_sources4(table)
     pass4 = pass6 = int(Reason.FORWARDED)
     if settings.ip_forward_use_pmtu:
@@ -45,13 +51,14 @@ def compile_config(
         policy6=settings.policy6,
         fields4=settings.fields4,
         fields6=settings.fields6,
-        seed=settings.seed,
-        own_seed=settings.own_seed,
+        seed=seed,
+        own_seed=settings.seed is None and seed is not None,
         pass4=pass4,
         pass6=pass6,
-        pass_multipath4=_multipath_reason(settings, settings.policy4, deep),
-        pass_multipath6=_multipath_reason(settings, settings.policy6, deep),
+        pass_multipath4=_multipath_reason(seed, settings.policy4, deep),
+        pass_multipath6=_multipath_reason(seed, settings.policy6, deep),
         local4=None if custom_local else suspect,
+        follow_label=options.flow_label == FOLLOW,
     )
     # half a route table would send packets by a shorter prefix: rather pass the whole family
     if counts[4] > CAPACITY["ROUTES4_MAX"]:
@@ -61,10 +68,10 @@ def compile_config(
     return config
 
 
-def _multipath_reason(settings: Settings, policy: int, deep: bool) -> int:
+def _multipath_reason(seed: int | None, policy: int, deep: bool) -> int:
     if policy not in SIMPLE_POLICIES | (DEEP_POLICIES if deep else set()):
         return int(Reason.POLICY_UNSUPPORTED)
-    return int(Reason.SEED_UNKNOWN if settings.seed is None else Reason.FORWARDED)
+    return int(Reason.SEED_UNKNOWN if seed is None else Reason.FORWARDED)
 
 
 def is_local4(route: Route) -> bool:

@@ -103,6 +103,8 @@ class Config(NamedTuple):
     pass_multipath6: int
     local4: frozenset[bytes] | None
     """IPv4 sources to look up: our own and broadcast addresses. None: look every one up."""
+    follow_label: bool
+    """Hash the flow label under IPv6 policy 0, as Linux does."""
 
 
 class Entangled(NamedTuple):

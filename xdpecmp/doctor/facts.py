@@ -103,7 +103,6 @@ class Running:
     """Why it could not."""
     programs: frozenset[int] = frozenset()
     """Ids of our programs."""
-    flow_label: str = "follow"
 
 
 @dataclass(frozen=True, slots=True)

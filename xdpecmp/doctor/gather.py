@@ -33,7 +33,6 @@ def gather(names: Sequence[str] = ()) -> Facts:
     attached. Raises NoSuchInterface."""
     unseen: list[str] = []
     with Kernel() as kernel:
-        kernel.own_seed = Instance().own_seed()
         snapshot = _snapshot(kernel, unseen)
         running = _running(kernel, unseen)
         chosen = _chosen(snapshot, names, running.programs)
@@ -42,7 +41,8 @@ def gather(names: Sequence[str] = ()) -> Facts:
         interfaces = tuple(links[ifindex] for ifindex in chosen)
         host = _host(snapshot.settings)
         works = host.trial is None or host.trial.error is None
-        tables = compile_tables(replace(snapshot, links=links), chosen, deep=works)
+        options = Instance().options()
+        tables = compile_tables(replace(snapshot, links=links), chosen, options, works)
         return Facts(
             host=host,
             snapshot=snapshot,
@@ -66,8 +66,6 @@ def _snapshot(kernel: Kernel, unseen: list[str]) -> Snapshot:
     links = kernel.links()
     custom4, custom6 = kernel.custom_rules()
     settings = sysctl.read_settings(links.values())
-    if settings.seed is None and kernel.own_seed is not None:
-        settings = replace(settings, seed=kernel.own_seed, own_seed=True)
     return Snapshot(
         links=links,
         neighbours=kernel.neighbours(),
@@ -126,7 +124,7 @@ def _running(kernel: Kernel, unseen: list[str]) -> Running:
             instance.check_source()
         except XdpecmpError as other_version:
             error = other_version
-        return Running(True, status, error, programs, instance.flow_label())
+        return Running(True, status, error, programs)
     except (NotPermitted, PermissionError):
         unseen.append("what is attached")
         return Running(seen=False)

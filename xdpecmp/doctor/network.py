@@ -65,7 +65,7 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
 def _seed(facts: Facts) -> Iterator[Finding]:
     """Also where there is no multipath route yet."""
     settings = facts.snapshot.settings
-    if settings.own_seed:
+    if facts.tables.config.own_seed:
         yield from_note("seed", notes.OWN_SEED)
     elif settings.seed is None:
         yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
@@ -194,5 +194,5 @@ def _failed_gateways(facts: Facts) -> Iterator[Finding]:
 
 
 def _flow_label(facts: Facts) -> Iterator[Finding]:
-    for said in notes.flow_label_use(facts.tables, facts.running.flow_label):
+    for said in notes.flow_label_use(facts.tables):
         yield from_note("flow label", said)

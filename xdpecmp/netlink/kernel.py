@@ -54,8 +54,6 @@ class Kernel:
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
-            self.own_seed: int | None = None
-            """What to hash with where Linux keeps its seed to itself; None = it stays unknown."""
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
@@ -113,10 +111,7 @@ class Kernel:
         """The sysctls, those of interfaces for these links."""
         with inside(self._namespace):
             settings = sysctl.read_settings(links)
-        settings = replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
-        if settings.seed is None and self.own_seed is not None:
-            return replace(settings, seed=self.own_seed, own_seed=True)
-        return settings
+        return replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""

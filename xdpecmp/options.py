@@ -1,0 +1,41 @@
+"""What `attach` was asked for: one value, kept in one file of the instance and given to `compile`.
+
+Whoever attaches again without saying an option gets it as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+FLOW_LABEL = FOLLOW, IGNORE = ("follow", "ignore")
+"""Whether IPv6's hash policy 0 looks at the flow label: as Linux, or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for the whole instance."""
+
+    flow_label: str = FOLLOW
+    """One of FLOW_LABEL."""
+    own_seed: int | None = None
+    """What to hash with where Linux keeps its seed to itself; None: nothing, such routes pass."""
+
+    def updated(self, **wishes: Any) -> Options:
+        """With what was said; None stands for "as it was"."""
+        return replace(self, **{name: wish for name, wish in wishes.items() if wish is not None})
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Options:
+        """What `dump` gave; what another version wrote besides is left out. Raises ValueError."""
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("options that are no JSON object")
+        return cls(
+            **{field.name: found[field.name] for field in fields(cls) if field.name in found}
+        )
