@@ -65,8 +65,11 @@ struct config {
 	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
 	__u32 fields6;           /* likewise IPv6 */
+	/* for readers: why OWN_SEED (Cause in xdpecmp/compile/ownseed.py), and the device it is about */
+	__u32 parting4, parting4_ifindex;
+	__u32 parting6, parting6_ifindex;
 };
-_Static_assert(sizeof(struct config) == 216, "config");
+_Static_assert(sizeof(struct config) == 232, "config");
 
 #define INTERFACE_FORWARD4 0x01
 #define INTERFACE_FORWARD6 0x02

@@ -156,6 +156,10 @@ class Dataplane:
             fields4=config.fields4,
             fields6=config.fields6,
         )
+        for family, parting in ((4, config.parting4), (6, config.parting6)):
+            if parting:
+                setattr(struct, f"parting{family}", int(parting[0].cause))
+                setattr(struct, f"parting{family}_ifindex", parting[0].ifindex)
         struct.sip_start[:] = state
         struct.sip_after_zero[:] = sip_absorb(state, [0] * 4)
         struct.sip_after_tcp[:] = sip_absorb(state, [socket.IPPROTO_TCP << 16, 0, 0])
@@ -299,7 +303,12 @@ def _cautious(old: Config | None, new: Config) -> Config:
     """The new configuration, still passing what the old one passed: until the routes are in."""
     if old is None:
         return new
-    return new._replace(pass4=new.pass4 or old.pass4, pass6=new.pass6 or old.pass6)
+    return new._replace(
+        pass4=new.pass4 or old.pass4,
+        pass6=new.pass6 or old.pass6,
+        pass_multipath4=new.pass_multipath4 or old.pass_multipath4,
+        pass_multipath6=new.pass_multipath6 or old.pass_multipath6,
+    )
 
 
 def _swap16(value: int) -> int:

@@ -186,6 +186,10 @@ class Link:
     """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
     tx-checksumming)."""
 
+    merges: frozenset[str] = frozenset()
+    """How the device itself makes larger packets of several that it receives: "rx-lro", "rx-gro-hw"
+    (features of `ethtool -k`). What the kernel merges on that device (GRO) comes after XDP."""
+
     has_local_ports: bool = False
     """Whether veths or taps are among what is enslaved to it."""
 

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Config, Tables
+from .compile import Config, Tables, ownseed
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
@@ -51,7 +51,7 @@ def notes(mirror: Mirror) -> list[str]:
     world = World(mirror.snapshot, mirror.tables, mirror.attached())
     found = [
         *_generic_mode(world),
-        *_passed(world.tables),
+        *_passed(world.tables, world.snapshot.links),
         *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
@@ -81,10 +81,24 @@ def passed_whole(family: int, reason: int) -> Note:
     return Note(f"all IPv{family} passes to Linux: {REASON_TEXT[Reason(reason).name]}")
 
 
-OWN_SEED = Note(
-    "multipath routes go by a hash seed of xdpecmp's own, since Linux keeps its to itself: "
-    "flows stay where they are, but what passes to Linux may go another way"
-)
+OWN_SEED = Note(ownseed.IN_WORDS)
+
+
+def own_seed_passes(config: Config, links: Mapping[int, Link]) -> Iterator[Note]:
+    """Multipath passes to Linux in spite of a seed of our own; both families at once if they do so
+    for the same cause."""
+    families: dict[tuple[ownseed.Parting, ...], list[str]] = {}
+    for family, parting in ((4, config.parting4), (6, config.parting6)):
+        if parting:
+            families.setdefault(parting, []).append(f"IPv{family}")
+    for parting, names in families.items():
+        devices = [links.get(each.ifindex) for each in parting if each.ifindex]
+        text, fix = ownseed.why(parting[0].cause, devices)
+        yield Note(
+            f"{' and '.join(names)} multipath passes to Linux, since {REASON_TEXT['OWN_SEED']}: "
+            f"{text}",
+            fix,
+        )
 
 
 def seed_unknown(has_setting: bool) -> Note:
@@ -104,13 +118,15 @@ def policy_unsupported(family: int) -> Note:
     )
 
 
-def _passed(tables: Tables) -> Iterator[Note]:
+def _passed(tables: Tables, links: Mapping[int, Link]) -> Iterator[Note]:
     config = tables.config
     for family, reason in ((4, config.pass4), (6, config.pass6)):
         if reason:
             yield passed_whole(family, reason)
-    if config.own_seed and tables.groups:
-        yield OWN_SEED
+    if tables.groups:
+        yield from own_seed_passes(config, links)
+        if ownseed.in_force(config):
+            yield OWN_SEED
     reasons = {4: config.pass_multipath4, 6: config.pass_multipath6}
     if Reason.SEED_UNKNOWN in reasons.values():
         yield seed_unknown(has_seed())

@@ -16,6 +16,7 @@ from typing import Any
 
 from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
 from .clock import HZ, read_jiffies
+from .compile import ownseed
 from .hashing import shares
 from .instance import Instance
 from .maps import Maps
@@ -183,6 +184,9 @@ class View:
             for what, reason in wholes.items()
             if reason
         ]
+        for row in rows:
+            if row["reason"] == Reason.OWN_SEED.name:
+                row["text"] += f": {self._why_parted(config, row['what'])}"
         ingresses = self._maps["interfaces"]
         for link in attached:
             if ingresses.entries[link.ifindex % ingresses.count].ifindex != link.ifindex:
@@ -194,6 +198,13 @@ class View:
                     }
                 )
         return rows
+
+    def _why_parted(self, config: Any, what: str) -> str:
+        family = 4 if "IPv4" in what else 6
+        cause = getattr(config, f"parting{family}")
+        ifindex = getattr(config, f"parting{family}_ifindex")
+        text, fix = ownseed.why(cause, [self._links.get(ifindex)] if ifindex else [])
+        return f"{text}: {fix}" if fix else text
 
     def _why_no_ingress(self, link: Link) -> str:
         if link.master:
@@ -225,6 +236,8 @@ class View:
             "seed": config.seed or None,
             "seed_known": bool(config.seed) and not config.own_seed,
             "own_seed": bool(config.own_seed),
+            "own_seed_in_force": bool(config.own_seed)
+            and not (config.pass_multipath4 and config.pass_multipath6),
             "lease_s": self._lease(instance, control.lease_jiffies),
             "agent_pid": instance.agent_pid(),
             "routes4": numbers[0].total(),

@@ -25,6 +25,7 @@ from xdpecmp.dataplane import Dataplane
 from xdpecmp.hashing import bounds, flow_key, select
 from xdpecmp.maps import Maps
 from xdpecmp.model import NextHop, Snapshot
+from xdpecmp.options import Options
 from xdpecmp.program import CLOCK, PROGRAM, Build, Variant, pin_name
 
 from .world import SEED, World
@@ -61,7 +62,7 @@ class Case:
     icmp: str = ""
     """The ICMP error that is counted."""
     setup: Mapping[str, Any] = field(default_factory=dict)
-    """What is different from the usual router: arguments of World.snapshot."""
+    """What is different from the usual router: arguments of World.snapshot, and `options`."""
 
     def __str__(self) -> str:
         return self.name
@@ -125,8 +126,10 @@ class Plane:
         """Of the router with these changes; each compiled once."""
         key = repr(setup)
         if key not in self._compiled:
-            snapshot = self.world.snapshot(**setup)
-            self._compiled[key] = compile_tables(snapshot, [self.world.ifindex["in"]])
+            changes = dict(setup)
+            options = Options(**changes.pop("options", {}))
+            snapshot = self.world.snapshot(**changes)
+            self._compiled[key] = compile_tables(snapshot, [self.world.ifindex["in"]], options)
         return self._compiled[key]
 
     @contextmanager

@@ -78,6 +78,17 @@ SETTINGS = [
                 "SEED_UNKNOWN",
                 {"settings": {"seed": None}},
             ),
+            bad(
+                f"IPv{family} seed of our own, not attached everywhere",
+                to("multipath", family),
+                "OWN_SEED",
+                {"settings": {"seed": None}, "options": {"own_seed": 5}},
+            ),
+            good(
+                f"IPv{family} seed of our own, not attached everywhere, one next hop",
+                to("single", family),
+                setup={"settings": {"seed": None}, "options": {"own_seed": 5}},
+            ),
             good(
                 f"IPv{family} seed unknown, one next hop",
                 to("single", family),

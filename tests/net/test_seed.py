@@ -10,9 +10,8 @@ import pytest
 
 from tests.capabilities import Since, since
 from tests.net.topology import Anycast
-from tests.net.traffic import Flow, Servers, by_server
-from xdpecmp.hashing import bounds, select
-from xdpecmp.instance import machine_seed
+from tests.net.traffic import Flow, Servers
+from tests.net.uploads import UPLOAD, upload
 
 pytestmark = pytest.mark.root
 
@@ -68,43 +67,42 @@ def test_without_being_told_so_linux_decides(
     assert servers.all_answers(flows[family]) == linux
 
 
+@pytest.mark.parametrize("mode", ["generic", "native"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_seed_of_our_own(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
+def test_a_seed_of_our_own_would_part_flows_behind_veths(
+    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int, mode: str
 ) -> None:
-    """Each flow goes by that seed, again after another attach, upgrade and detach; Linux's answers
-    are not held against it."""
-    seed = machine_seed()
-    predicted = [1 + select(bounds(WEIGHTS), flow.key(0).hash(seed)) for flow in flows[family]]
-    for _ in range(2):
-        with attached(net, "--own-seed") as said:
-            assert "a hash seed of xdpecmp's own" in said
-            assert "chooses other next hops" not in said
-            net.attach("c0")  # an upgrade keeps to it
-            answers = servers.all_answers(flows[family])
-            assert [answer.server for answer in answers] == predicted
-            assert reasons(net)["FORWARDED"] == FLOWS
+    """Of the packets of one flow some pass there, and Linux would send them elsewhere: see
+    tests/vm/test_own_seed.py for where it is used. So Linux decides, which is counted and said,
+    through an upgrade too."""
+    linux = servers.all_answers(flows[family])
+    everywhere = ("e1", "e2", "--mode", mode)
+    with attached(net, *everywhere, "--own-seed") as said:
+        assert "IPv4 and IPv6 multipath passes to Linux" in said
+        assert "would part flows here: what comes in by c0, e1, e2 (veth) may be merged" in said
+        for _ in range(2):
+            before = reasons(net)["OWN_SEED"]
+            assert servers.all_answers(flows[family]) == linux
+            assert reasons(net)["OWN_SEED"] - before == FLOWS
             status = net.status()
-            assert (status["seed"], status["seed_known"], status["own_seed"]) == (seed, False, True)
-            verified = net.run("verify", "-j", "--flows", "10")
-            assert "Linux keeps its hash seed to itself" in verified.stdout
-            net.attach("c0", "--no-own-seed")
-            assert net.status()["own_seed"] is False
-    assert len(by_server(answers)) == len(WEIGHTS)
+            assert (status["own_seed"], status["own_seed_in_force"]) == (True, False)
+            assert [row["what"] for row in status["passed"]] == ["IPv4 multipath", "IPv6 multipath"]
+            assert all("(veth) may be merged" in row["text"] for row in status["passed"])
+            assert "would part flows here: what comes in by" in net.run("status").stdout
+            net.attach("c0")
+        (found, *_) = [row for row in net.json("doctor") if row["check"] == "seed"]
+        assert "would part flows here" in found["found"]
+        net.attach("c0", "--no-own-seed")
+        assert net.status()["own_seed"] is False
+    assert servers.all_answers(flows[family]) == linux
 
 
-def test_the_agent_keeps_to_it(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
-) -> None:
-    """When it reads the settings again, too."""
-    with attached(net, "--own-seed"):
-        net.policy(1)
-        net.wait_for_status(policy4=1, policy6=1, own_seed=True, seed=machine_seed())
-        predicted = [
-            1 + select(bounds(WEIGHTS), flow.key(1).hash(machine_seed())) for flow in flows[4]
-        ]
-        assert [answer.server for answer in servers.all_answers(flows[4])] == predicted
-    net.policy(0)
+def test_bulk_tcp_stays_whole(net: Anycast) -> None:
+    """Segments larger than the MTU come in behind a SYN."""
+    with attached(net, "e1", "e2", "--own-seed"):
+        for family, source in ((4, "198.18.0.{}"), (6, "2001:db8:c::{}")):
+            for i in range(1, 13):
+                assert upload(net, family, source.format(i)) == UPLOAD
 
 
 @since(Since.HASH_SEED)

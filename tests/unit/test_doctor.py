@@ -12,6 +12,7 @@ import pytest
 from tests.doctor import (
     GATEWAYS,
     HOST,
+    IN,
     OUT,
     STATUS,
     Case,
@@ -46,6 +47,14 @@ def test_all_is_well() -> None:
 def _nexthop_object(world: World) -> None:
     world.snap(nexthop_groups={5: NexthopGroup(5, RouteKind.UNSUPPORTED, ())})
     world.routes(route("10.7.0.0/16", nhid=5))
+
+
+def own_seed(world: World, *chosen: int) -> None:
+    world.chosen = chosen
+    world.settings(seed=None)
+    world.option(own_seed=5)
+    for ifindex in chosen:
+        world.links(ifindex, xdp_mode="native")
 
 
 CASES = {
@@ -113,8 +122,12 @@ CASES = {
         *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --own-seed"),
     ),
     "a seed of our own": Case(
-        lambda world: (world.settings(seed=None), world.option(own_seed=5)),
-        *("note", "seed", "a hash seed of xdpecmp's own", ""),
+        lambda world: own_seed(world, IN, OUT),
+        *("note", "seed", "go by a hash seed of xdpecmp's own", ""),
+    ),
+    "a seed of our own that would part flows": Case(
+        lambda world: own_seed(world, IN),
+        *("note", "seed", "would part flows here: eth2 forwards too", "xdpecmp attach eth2"),
     ),
     "IPv4 rules": Case(
         lambda world: world.snap(custom_rules4=True),

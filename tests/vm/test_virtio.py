@@ -6,41 +6,22 @@ program itself, so xdpecmp has to be attached to those that packets leave by, to
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.capabilities import Since, kernel_has, require_stock_kernel
-from tests.net.topology import SEED, Anycast
-from tests.netns import Namespace
+from tests.capabilities import Since, kernel_has
+from tests.net.topology import SEED
 from tests.vm.asking import FLOWS, verdicts
-from vagrant.stock_kernel.machine import nic_address
+from tests.vm.wired import WIRES, Wired, require_wires
 
 WEIGHTS = (1, 1) if kernel_has(Since.HASH_SEED) else (1,)
-NAMES = ("c0", *(f"e{i}" for i, _ in enumerate(WEIGHTS, 1)))
-
-
-def nics() -> dict[str, str]:
-    """Names by MAC address, of the host's own devices."""
-    done = subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True)
-    return {link["address"]: link["ifname"] for link in json.loads(done.stdout)}
-
-
-class Wired(Anycast):
-    """The topology over NICs. They return to where they came from with their namespaces."""
-
-    def join(self, far: Namespace, far_name: str, name: str) -> None:
-        for end, (namespace, new) in enumerate([(self.ns, name), (far, far_name)]):
-            old = nics()[nic_address(NAMES.index(name), end)]
-            subprocess.run(["ip", "link", "set", old, "netns", namespace.name], check=True)
-            namespace.ip(f"link set {old} name {new} up")
+NAMES = WIRES[: 1 + len(WEIGHTS)]
 
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[Wired]:
-    require_stock_kernel(nic_address(0, 0) in nics(), "the NICs of make test-vm's machine")
+    require_wires()
     with Wired(WEIGHTS, seed=SEED if len(WEIGHTS) > 1 else None) as made:
         yield made
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .. import output
+from ..compile.ownseed import IN_WORDS
 from ..instance import FLOW_LABEL_TEXT, Instance
 from .common import json_option, view
 
@@ -32,6 +33,7 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     seed = status["seed"] or "not known"
     if status["own_seed"]:
         seed = f"{seed} of its own (Linux keeps its to itself)"
+    own = [("seed", IN_WORDS)] if status["own_seed_in_force"] and status["groups"] else []
     agent = f"pid {status['agent_pid']}" if status["agent_pid"] else "not running"
     lease = (
         f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"
@@ -42,6 +44,7 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("agent", f"{agent}, lease {lease}"),
         ("hash", f"policy {status['policy4']} (IPv4), {status['policy6']} (IPv6); seed {seed}"),
+        *own,
         *label,
         (
             "held",

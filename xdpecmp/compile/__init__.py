@@ -14,6 +14,7 @@ from collections.abc import Collection
 from ..model import Snapshot
 from ..options import Options
 from ..prefixes import covers, masked
+from . import ownseed
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
 from .ingress import compile_interfaces, compile_vlans
@@ -86,13 +87,19 @@ def compile_tables(
     hosts = host_routes(snapshot, targets) if connected else {}
     targets.changes.update(hosts)
     nexthops = resolver.nexthops.union(hosts.values())
+    interfaces = compile_interfaces(snapshot, table, attached)
+    adjacencies = {nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops}
+    config = ownseed.heed(
+        compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),
+        ownseed.Plan(snapshot, interfaces, adjacencies, resolver.groups, targets, deep),
+    )
+    if resolver.groups and ownseed.in_force(config):
+        interfaces = ownseed.without_redirects(interfaces)
     return Tables(
-        config=compile_config(
-            snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep
-        ),
-        interfaces=compile_interfaces(snapshot, table, attached),
+        config=config,
+        interfaces=interfaces,
         vlans=compile_vlans(snapshot.links, attached),
-        nexthops={nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops},
+        nexthops=adjacencies,
         gateways=gateways,
         groups=resolver.groups,
         routes=targets,

@@ -13,6 +13,7 @@ from ..prefixes import Networks
 
 if TYPE_CHECKING:
     from ..packed import Layered
+    from .ownseed import Parting
 
 TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
 """The kernel's route tables."""
@@ -105,6 +106,9 @@ class Config(NamedTuple):
     """IPv4 sources to look up: our own and broadcast addresses. None: look every one up."""
     follow_label: bool
     """Hash the flow label under IPv6 policy 0, as Linux does."""
+    parting4: tuple[Parting, ...] = ()
+    """Why IPv4 multipath passes by OWN_SEED: one cause, for each device that it is about."""
+    parting6: tuple[Parting, ...] = ()
 
 
 class Entangled(NamedTuple):

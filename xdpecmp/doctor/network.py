@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from .. import notes
 from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
+from ..compile import ownseed
 from ..model import Prefix, Route, RouteKind
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
@@ -65,8 +66,12 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
 def _seed(facts: Facts) -> Iterator[Finding]:
     """Also where there is no multipath route yet."""
     settings = facts.snapshot.settings
-    if facts.tables.config.own_seed:
-        yield from_note("seed", notes.OWN_SEED)
+    config = facts.tables.config
+    if config.own_seed:
+        for each in notes.own_seed_passes(config, facts.snapshot.links):
+            yield from_note("seed", each)
+        if ownseed.in_force(config):
+            yield from_note("seed", notes.OWN_SEED)
     elif settings.seed is None:
         yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
     else:

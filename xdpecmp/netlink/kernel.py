@@ -15,6 +15,7 @@ from . import (
     features,
     getroute,
     links,
+    merging,
     neighbours,
     nexthops,
     routes,
@@ -77,6 +78,7 @@ class Kernel:
             transmits,
             partial(features.strips_tags, self._control),
             partial(features.finishes_checksums, self._control),
+            partial(merging.merges, self._control),
         )
 
     @property

@@ -106,10 +106,11 @@ def read_links(
     transmits: Mapping[int, bool] | None,
     strips_tags: Callable[[str], bool],
     finishes_checksums: Callable[[str], bool],
+    merges: Callable[[str], frozenset[str]],
 ) -> dict[int, Link]:
     """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
-    and then what surely can counts; `strips_tags` and `finishes_checksums` ask about a device by
-    its name.
+    and then what surely can counts; `strips_tags`, `finishes_checksums` and `merges` ask about a
+    device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
     able, until its own notification has it read again.
@@ -123,6 +124,8 @@ def read_links(
             link = replace(link, strips_tags=True)
         if link.mac and not finishes_checksums(link.name):
             link = replace(link, finishes_checksums=False)
+        if link.mac and not link.kind and (how := merges(link.name)):
+            link = replace(link, merges=how)
         links[link.ifindex] = link
     # what a bond or a bridge receives is what its members receive
     for ifindex in {link.master for link in links.values() if link.strips_tags} & links.keys():

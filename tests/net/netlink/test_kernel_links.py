@@ -186,7 +186,9 @@ def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
     router.ip("link add br1 type bridge")
     router.ip("link set tap0 master br0")
     with router.enter(), wire.Socket() as connection:
-        found = read_links(connection, None, lambda name: name == "tap0", lambda _: True)
+        found = read_links(
+            connection, None, lambda name: name == "tap0", lambda _: True, lambda _: frozenset()
+        )
     stripping = {link.name for link in found.values() if link.strips_tags}
     assert stripping == {"tap0", "br0"}
     leaving = {link.name for link in found.values() if link.leaves_checksums}
