@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from .clock import HZ, Jiffies, read_jiffies
-from .compile import Tables, compile_tables, needs_walk
+from .compile import Config, Tables, compile_tables, needs_walk, ownseed
 from .compile.change import compile_updates
 from .dataplane import Dataplane
 from .errors import XdpecmpError
@@ -55,6 +55,8 @@ class Mirror:
         """Under way."""
         self._managed: set[NextHop] = set()
         self._complaints: set[str] = set()
+        self._told: list[str] = []
+        """What was logged last of a seed of our own."""
         self._forwarded: dict[NextHop, int] = {}
         self._doubtful: set[Prefix] = set()
         """What waits for a dump, and passes to Linux until then."""
@@ -198,12 +200,24 @@ class Mirror:
     def _sync(self) -> bool:
         assert self.tables is not None
         fits = self._dataplane.sync(self.tables)
+        self._tell_own_seed(self.tables.config)
         for ifindex in self._dataplane.crowded_out:
             link = self.snapshot.links[ifindex]
             self._complain(
                 f"{link.name} passes all to Linux: its index {ifindex} equals another's modulo 4096"
             )
         return fits
+
+    def _tell_own_seed(self, config: Config) -> None:
+        """Flows move when it comes into force, or is left."""
+        if not config.own_seed:
+            return
+        passing = [text for text, _ in ownseed.passing(config, self.snapshot.links)]
+        if ownseed.in_force(config):
+            passing.append("multipath goes by a hash seed of xdpecmp's own")
+        if passing != self._told:
+            self._told = passing
+            log.info("%s", "; ".join(passing))
 
     # --- single routes ----------------------------------------------------------------------------
 

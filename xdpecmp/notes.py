@@ -85,20 +85,9 @@ OWN_SEED = Note(ownseed.IN_WORDS)
 
 
 def own_seed_passes(config: Config, links: Mapping[int, Link]) -> Iterator[Note]:
-    """Multipath passes to Linux in spite of a seed of our own; both families at once if they do so
-    for the same cause."""
-    families: dict[tuple[ownseed.Parting, ...], list[str]] = {}
-    for family, parting in ((4, config.parting4), (6, config.parting6)):
-        if parting:
-            families.setdefault(parting, []).append(f"IPv{family}")
-    for parting, names in families.items():
-        devices = [links.get(each.ifindex) for each in parting if each.ifindex]
-        text, fix = ownseed.why(parting[0].cause, devices)
-        yield Note(
-            f"{' and '.join(names)} multipath passes to Linux, since {REASON_TEXT['OWN_SEED']}: "
-            f"{text}",
-            fix,
-        )
+    """Multipath passes to Linux in spite of a seed of our own."""
+    for text, fix in ownseed.passing(config, links):
+        yield Note(text, fix)
 
 
 def seed_unknown(has_setting: bool) -> Note:

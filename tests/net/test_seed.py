@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.capabilities import Since, since
-from tests.net.topology import Anycast
+from tests.net.topology import Anycast, no_checksum_offload
 from tests.net.traffic import Flow, Servers
 from tests.net.uploads import UPLOAD, upload
 
@@ -99,10 +99,14 @@ def test_a_seed_of_our_own_would_part_flows_behind_veths(
 
 def test_bulk_tcp_stays_whole(net: Anycast) -> None:
     """Segments larger than the MTU come in behind a SYN."""
-    with attached(net, "e1", "e2", "--own-seed"):
-        for family, source in ((4, "198.18.0.{}"), (6, "2001:db8:c::{}")):
-            for i in range(1, 13):
-                assert upload(net, family, source.format(i)) == UPLOAD
+    net.client.run("ethtool", "-K", "eth0", "tx", "on", "tso", "on")
+    try:
+        with attached(net, "e1", "e2", "--own-seed"):
+            for family, source in ((4, "198.18.0.{}"), (6, "2001:db8:c::{}")):
+                for i in range(1, 13):
+                    assert upload(net, family, source.format(i)) == UPLOAD
+    finally:
+        no_checksum_offload(net.client)
 
 
 @since(Since.HASH_SEED)

@@ -13,6 +13,7 @@ from tests.vm.asking import FLOWS, asked, flows_and_answers
 from tests.vm.wired import WIRES, Wired, require_wires
 from xdpecmp.hashing import bounds, select
 from xdpecmp.instance import machine_seed
+from xdpecmp.netlink import Kernel
 
 WEIGHTS = (1, 2)
 UPLOADS = 6
@@ -78,6 +79,19 @@ def test_flows_go_by_it_and_stay_whole(net: Wired, mode: str) -> None:
     assert net.reason("MTU") == 0
     verified = net.run("verify", "-j", "--flows", "10")
     assert "Linux keeps its hash seed to itself" in verified.stdout
+
+
+def test_what_a_nic_merges(net: Wired) -> None:
+    """By itself: in generic mode the kernel has it stop, if it can."""
+    words = {"rx-lro": "large-receive-offload: on", "rx-gro-hw": "rx-gro-hw: on"}
+    for mode in ("native", "generic"):
+        net.attach(*WIRES, "--mode", mode)
+        said = net.ns.run("ethtool", "-k", "c0").stdout
+        with net.ns.enter(), Kernel() as kernel:
+            link = kernel.links()[net.ns.ifindex("c0")]
+        assert link.merges == {name for name, text in words.items() if text in said}
+        net.detach()
+    net.attach("c0")
 
 
 def test_not_attached_everywhere(net: Wired) -> None:

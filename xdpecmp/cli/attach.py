@@ -27,9 +27,9 @@ from ..options import FLOW_LABEL
     "--own-seed/--no-own-seed",
     default=None,
     help="Where Linux keeps its hash seed to itself (always, before 6.11), hash with one of "
-    "xdpecmp's own, the same each time on this machine. Flows then stay where they are, which is "
-    "not where Linux would have them: what passes to Linux may go another way. Kept when attaching "
-    "again; off at first.",
+    "xdpecmp's own, the same each time on this machine, if it is known that no flow is parted: "
+    "otherwise multipath passes to Linux, and it is said why. Kept when attaching again; off at "
+    "first.",
 )
 @click.option(
     "--flow-label",

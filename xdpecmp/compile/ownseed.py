@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..abi import CAPACITY, INTERFACE_FLAGS, Reason
+from ..abi import CAPACITY, INTERFACE_FLAGS, REASON_TEXT, Reason
 from ..model import Link, NextHop, Settings, Snapshot
 from .tables import Adjacency, Config, Group, Interface, Resilient, Target
 from .tags import tag_stack
@@ -168,6 +168,19 @@ _FIXES = {
     Cause.MERGES: "ethtool -K {name} lro off rx-gro-hw off",
 }
 """What helps and is safe to type. It costs CPU time to have MERGES off."""
+
+
+def passing(config: Config, links: Mapping[int, Link]) -> Iterator[tuple[str, str]]:
+    """That multipath passes to Linux by OWN_SEED, and why, with the command that helps: of both
+    families at once if they do so for the same cause."""
+    families: dict[tuple[Parting, ...], list[str]] = {}
+    for family, parting in ((4, config.parting4), (6, config.parting6)):
+        if parting:
+            families.setdefault(parting, []).append(f"IPv{family}")
+    for parting, names in families.items():
+        text, fix = why(parting[0].cause, [links.get(p.ifindex) for p in parting if p.ifindex])
+        what, reason = " and ".join(names), REASON_TEXT[Reason.OWN_SEED.name]
+        yield f"{what} multipath passes to Linux, since {reason}: {text}", fix
 
 
 def why(cause: int, devices: Sequence[Link | None]) -> tuple[str, str]:

@@ -51,6 +51,12 @@ def counters(namespace: str) -> Counters:
     )
 
 
+def multipath_passes(namespace: str) -> str:
+    """Why multipath routes are left to Linux, by `xdpecmp status -j`; "" if they are not."""
+    rows = json.loads(_xdpecmp(namespace, "status", "-j"))["passed"]
+    return next((row["text"] for row in rows if row["what"].endswith("multipath")), "")
+
+
 def _xdpecmp(namespace: str, *arguments: str) -> str:
     """Run a command of this very xdpecmp and return what it printed; DemoError if it fails."""
     command = ("xdpecmp", "-n", namespace, *arguments)

@@ -52,6 +52,14 @@ class Narrator:
         """A command line that is about to run, as one would type it."""
         self._literal("  # " + " ".join(words))
 
+    def left_to_linux(self, report: Report) -> None:
+        """That there is nothing to be seen of XDP's own choice on this kernel."""
+        if report.left_to_linux:
+            self.line(
+                f"Multipath routes are left to Linux here: {report.left_to_linux}. It makes the "
+                "split, and sends ICMP errors after their flow under hash policy 0 only."
+            )
+
     @contextlib.contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[[], None]]:
         """A bar that calling the yielded function moves on; nothing without a terminal."""

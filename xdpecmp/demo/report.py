@@ -55,6 +55,7 @@ class Report:
     unanswered: dict[str, int] = field(default_factory=dict)  # by family
     transfers: list[Transfer] = field(default_factory=list)
     counters: Counters | None = None  # of the data path; None: Linux forwarded alone
+    left_to_linux: str = ""  # why multipath routes pass to Linux, if they do
 
     def problems(self) -> list[str]:
         """What is not as it should be, each in a few words; nothing in a good run."""
@@ -84,7 +85,7 @@ class Report:
 
     def _fast_path_problems(self) -> list[str]:
         """Linux gives the same answers, so also make sure that it was XDP that gave them."""
-        if self.counters is None:
+        if self.counters is None or self.left_to_linux:
             return []
         found = []
         for server in WEIGHTS:

@@ -46,11 +46,12 @@ def run(
         say.topology(net)
         cleanup.enter_context(servers(net, list(WEIGHTS)))
         if attach:
-            arguments = (INGRESS,) if net.has_seed else (INGRESS, "--own-seed")
-            say.command("xdpecmp", "-n", net.names["router"], "attach", *arguments)
+            say.command("xdpecmp", "-n", net.names["router"], "attach", INGRESS)
             started = time.monotonic()
-            cleanup.enter_context(fastpath.attached(net.names["router"], *arguments))
+            cleanup.enter_context(fastpath.attached(net.names["router"], INGRESS))
             say.line(f"In sync after {time.monotonic() - started:.1f} s.")
+            report.left_to_linux = fastpath.multipath_passes(net.names["router"])
+            say.left_to_linux(report)
         else:
             say.line("Not attached: Linux forwards alone.")
         cleanup.callback(say.line, "Cleaning up: the agent, the servers, the namespaces.")

@@ -256,7 +256,7 @@ class Topology:
         with self.inside("router"):
             for ip in ("ipv4", "ipv6"):
                 _sysctl(f"{ip}/fib_multipath_hash_policy").write_text(f"{self.policy}\n")
-            # Linux before 6.11 keeps the seed to itself: the demo then attaches with --own-seed.
+            # Linux before 6.11 keeps the seed to itself, and multipath passes to it.
             self.has_seed = _sysctl(_SEED_SYSCTL).exists()
             if self.has_seed:
                 _sysctl(_SEED_SYSCTL).write_text(f"{SEED}\n")

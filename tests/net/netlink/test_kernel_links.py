@@ -11,7 +11,7 @@ import pytest
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.netlink import Kernel, features, wire
+from xdpecmp.netlink import Kernel, features, merging, wire
 from xdpecmp.netlink.links import read_links
 
 pytestmark = pytest.mark.root
@@ -177,6 +177,13 @@ def test_whether_a_device_finishes_checksums(router: Namespace, kernel: Kernel) 
     assert finishes()
     router.run("ethtool", "-K", "eth0", "tx", "off")
     assert not finishes()
+
+
+def test_what_a_device_merges_itself(router: Namespace) -> None:
+    """A veth nothing; what is not told is taken for all. NICs: tests/vm/test_own_seed.py."""
+    with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        assert merging.merges(control, "eth0") == frozenset()
+        assert merging.merges(control, "gone0") == {"rx-lro", "rx-gro-hw"}
 
 
 def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
