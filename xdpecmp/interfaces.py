@@ -121,8 +121,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             kernel.attach_xdp(link.ifindex, program, "native")
             return "native"
         except KernelRefused as error:
-            why = os.strerror(error.errno).lower()
-            notes.append(f"{link.name}: no native XDP ({why}); generic mode")
+            notes.append(f"{link.name}: no native XDP ({error.why}); generic mode")
             mode = "generic"
     kernel.attach_xdp(link.ifindex, program, mode)
     return mode

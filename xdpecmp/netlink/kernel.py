@@ -171,8 +171,8 @@ class Kernel:
         self, ifindex: int, prog_fd: int, mode: str, expected_fd: int | None = None
     ) -> int:
         """Attach an XDP program and return its id: see `xdp.attach`."""
-        return xdp.attach(self._route, self._namespace, ifindex, prog_fd, mode, expected_fd)
+        return xdp.attach(self._route, ifindex, prog_fd, mode, expected_fd)
 
     def detach_xdp(self, ifindex: int, mode: str, expected_fd: int) -> None:
         """Detach that very XDP program: see `xdp.detach`."""
-        xdp.detach(self._route, self._namespace, ifindex, mode, expected_fd)
+        xdp.detach(self._route, ifindex, mode, expected_fd)
