@@ -12,6 +12,7 @@ import ctypes
 import json
 import mmap
 import os
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,26 @@ class Maps:
                 kept = int.from_bytes(address, "big") >> (bits - length) << (bits - length)
                 return Prefix(kept.to_bytes(len(address), "big"), length)
         return None
+
+    def holds(self, prefix: Prefix) -> bool:
+        """Whether this very prefix has an entry: see `matched`."""
+        fd, size = self.fds[f"routes{prefix.family}"], 4 + len(prefix.address)
+        first = libbpf.map_next_key(fd, None, size)
+        key = prefix.length.to_bytes(4, "little") + prefix.address
+        return first is not None and libbpf.map_next_key(fd, key, size) != first
+
+    def prefixes(self, family: int) -> list[tuple[bytes, int, int]]:
+        """Address, length and group of all prefixes, in ascending order."""
+        key = struct.Struct("<I4s" if family == 4 else "<I16s")
+        found: list[tuple[bytes, int, int]] = []
+        for keys, values, _ in libbpf.map_batches(self.fds[f"routes{family}"]):
+            numbers = memoryview(values).cast("I")
+            found += [
+                (address, length, number)
+                for (length, address), number in zip(key.iter_unpack(keys), numbers, strict=True)
+            ]
+        found.sort()
+        return found
 
     def numbers(self, name: str) -> Counter[int]:
         """The values of such a map, and how often each is there."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
+from .abi import ICMP_ERROR_INDEX, INTERFACE_FLAGS, REASON_TEXT, STAT_COUNT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .hashing import shares
 from .instance import Instance
@@ -32,7 +32,8 @@ class PathView:
     weight: int
     share: Fraction
     state: str
-    """"up", or in lower case the reason why its packets pass to Linux."""
+    """"up", or in lower case the reason why its packets pass to Linux. Where that depends on the
+    mode of the interface that they came in by, both."""
     lladdr: str | None
 
     def row(self) -> dict[str, Any]:
@@ -83,14 +84,20 @@ class View:
     def routes(self) -> Iterator[RouteView]:
         """Every prefix, IPv4 first, in ascending order."""
         groups: dict[int, _Group] = {}
-        for name in ("routes4", "routes6"):
-            entries = self._maps.items(name)
-            for address, length, number in sorted(
-                (bytes(k)[4:], k.prefixlen, n) for k, n in entries
-            ):
+        for family in (4, 6):
+            for address, length, number in self._maps.prefixes(family):
                 if number not in groups:
                     groups[number] = self._group(number)
                 yield RouteView(Prefix(address, length), *groups[number])
+
+    def chosen(self, prefix: Prefix) -> RouteView | None:
+        """The route of exactly this prefix or, for a host prefix, the one that its packets take."""
+        is_address = prefix.length == len(prefix.address) * 8
+        found = self._maps.matched(prefix.address) if is_address else prefix
+        if found is None or not (is_address or self._maps.holds(prefix)):
+            return None
+        route = self.route(found)
+        return route and RouteView(found, route.kind, route.paths, route.reason)
 
     def route(self, prefix: Prefix) -> RouteView | None:
         """What packets to all of this prefix go by: its route, or the longest that covers it."""
@@ -131,15 +138,29 @@ class View:
         entry = self._maps["nexthops"].entries[number]
         via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
         mac = bytes(entry.neighbour_mac)
-        usable = entry.reason == Reason.FORWARDED
         return PathView(
             via=str(ipaddress.ip_address(via)) if via else None,
             dev=self._device(entry.ifindex),
             weight=weight,
             share=share,
-            state="up" if usable else Reason(entry.reason).name.lower(),
+            state=self._state(Reason(entry.reason)),
             lladdr=mac.hex(":") if any(mac) else None,
         )
+
+    def _state(self, reason: Any) -> str:
+        """What packets meet that come in by the attached interfaces, in the modes that these have:
+        see resolve() in bpf/nexthops.c."""
+        name: str = reason.name.lower()
+        if reason == Reason.EGRESS_NO_XDP:
+            generic = {
+                bool(entry.flags & INTERFACE_FLAGS["GENERIC"])
+                for entry in self._maps["interfaces"].entries
+                if entry.ifindex
+            }
+            if generic == {True, False}:
+                return f"up (generic), {name} (native)"
+            return "up" if generic == {True} else name
+        return "up" if reason == Reason.FORWARDED else name
 
     def _device(self, ifindex: int) -> str:
         link = self._links.get(ifindex)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.live import Live
 
 from .. import output
 from ..abi import ICMP_ERROR_TEXT, REASON_TEXT
+from ..tables import Columns, lines
 from .common import json_option, view
 
 INTERVAL = 1.0
@@ -35,7 +33,7 @@ def command(watch: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(stats)
     else:
-        output.print_rich(_render(stats))
+        output.print_line(_render(stats))
 
 
 def _read() -> dict[str, Any]:
@@ -50,48 +48,50 @@ def _watch(as_json: bool) -> None:
             output.print_line(json.dumps(_read()))
             time.sleep(INTERVAL)
     before = _read()
-    if not sys.stdout.isatty():  # where nothing can be drawn over
+    if not output.is_terminal():  # where nothing can be drawn over
         while True:
-            output.print_rich(_render(before))
+            output.print_line(_render(before))
             time.sleep(INTERVAL)
             before = _read()
-    with Live(_render(before), console=output.console(), auto_refresh=False) as live:
+    from rich.live import Live  # takes its time, which who looks once need not wait for
+    from rich.text import Text
+
+    with Live(Text(_render(before)), console=output.console(), auto_refresh=False) as live:
         while True:
             started = time.monotonic()
             time.sleep(INTERVAL)
             now = _read()
-            live.update(_render(now, before, time.monotonic() - started), refresh=True)
+            text = _render(now, before, time.monotonic() - started)
+            live.update(Text(text), refresh=True)
             before = now
 
 
 def _render(
     stats: dict[str, Any], before: dict[str, Any] | None = None, seconds: float = 1.0
-) -> RenderableType:
+) -> str:
     """Three tables; what never happened is left out of the last two."""
-    nexthop_columns = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
+    headings = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
     nexthops = stats["nexthops"]
     if before is not None:
         earlier = {(row["via"], row["dev"]): row["packets"] for row in before["nexthops"]}
-        nexthop_columns["rate"] = "PACKETS/S"
+        headings["rate"] = "PACKETS/S"
         nexthops = [
             row | {"rate": _rate(row["packets"], earlier.get((row["via"], row["dev"]), 0), seconds)}
             for row in nexthops
         ]
-    parts = [output.table(nexthops, nexthop_columns)]
+    width = output.width()
+    parts = [lines(nexthops, Columns(headings), width)]
     for key, heading, texts in (
         ("reasons", "VERDICT", REASON_TEXT),
         ("icmp_errors", "ICMP ERROR", ICMP_ERROR_TEXT),
     ):
         rows = _counter_rows(stats[key], before and before[key], seconds, texts)
         if rows:
-            columns = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
+            headings = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
             if before is not None:
-                columns = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
-            parts.append(output.table(rows, columns))
-    spaced: list[RenderableType] = []
-    for part in parts:
-        spaced += ["", part] if spaced else [part]
-    return Group(*spaced)
+                headings = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
+            parts.append(lines(rows, Columns(headings, optional=("text",), folds="text"), width))
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _counter_rows(

@@ -8,6 +8,7 @@ import click
 
 from .. import output
 from ..instance import FLOW_LABEL_TEXT, Instance
+from ..tables import Columns
 from .common import json_option, view
 
 
@@ -21,7 +22,8 @@ def command(as_json: bool) -> None:
         output.print_json(status)
         return
     output.print_table(
-        status["interfaces"], {"ifname": "INTERFACE", "mode": "MODE", "prog_id": "PROGRAM"}
+        status["interfaces"],
+        Columns({"ifname": "INTERFACE", "mode": "MODE", "prog_id": "PROGRAM"}),
     )
     click.echo()
     for name, text in _lines(status):

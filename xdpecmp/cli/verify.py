@@ -16,6 +16,7 @@ from ..explain import Explainer
 from ..instance import Instance
 from ..model import Prefix
 from ..netlink import Kernel
+from ..tables import Columns
 from ..verify import Result, Verifier, entrances, multipath_routes
 from .common import json_option
 from .explain import Names, lines, row
@@ -99,7 +100,7 @@ def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: 
         if any(each[key] for each in rows):
             columns[key] = heading
             shown = [each | {key: _counts(each[key])} for each in shown]
-    output.print_table(shown, columns)
+    output.print_table(shown, Columns(columns))
     if not differences:
         return
     click.echo(f"\nThe first differences (again: --seed {seed}):")

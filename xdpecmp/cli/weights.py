@@ -10,6 +10,7 @@ from .. import output
 from ..instance import Instance, NotAttached
 from ..model import Prefix
 from ..netlink import Kernel
+from ..tables import Columns
 from ..view import View
 from ..weights import Change, NotMirrored, Selector, check_owner, plan, wait_until
 from .common import json_option
@@ -108,4 +109,5 @@ def _print(change: Change, dry_run: bool) -> None:
         }
         for row in data["nexthops"]
     ]
-    output.print_table(rows, {"via": "VIA", "dev": "DEV", "weight": "WEIGHT", "share": "SHARE"})
+    headings = {"via": "VIA", "dev": "DEV", "weight": "WEIGHT", "share": "SHARE"}
+    output.print_table(rows, Columns(headings))
