@@ -215,14 +215,7 @@ class Maps:
     def totals(self, name: str, count: int) -> list[tuple[int, ...]]:
         """Sums over all CPUs of the first entries of a per-CPU array, whose values are one or more
         64-bit counters."""
-        if not count:
-            return []
-        counters = memoryview(libbpf.map_first(self.fds[name], count)).cast("Q")
-        each, cpus = ctypes.sizeof(self.layout.value(name)) // 8, libbpf.possible_cpus()
-        return [
-            tuple(sum(counters[at + i : at + each * cpus : each]) for i in range(each))
-            for at in range(0, len(counters), each * cpus)
-        ]
+        return sums(self.fds[name], count, ctypes.sizeof(self.layout.value(name)) // 8)
 
     def per_cpu(self, name: str, index: int) -> Any:
         """The values of one entry of a per-CPU array, one a CPU."""
@@ -233,7 +226,14 @@ class Maps:
         assert raw is not None, f"{name} has no entry {index}"
         return [value.from_buffer_copy(raw, cpu * stride) for cpu in range(cpus)]
 
-    def clear_per_cpu(self, name: str, index: int) -> None:
-        """Set one entry of a per-CPU array to zero."""
-        size = -(-ctypes.sizeof(self.layout.value(name)) // 8) * 8 * libbpf.possible_cpus()
-        libbpf.map_update(self.fds[name], index.to_bytes(4, "little"), bytes(size))
+
+def sums(fd: int, count: int, each: int) -> list[tuple[int, ...]]:
+    """Over all CPUs, of the first entries of a per-CPU array, which hold so many 64-bit counters
+    each."""
+    if not count:
+        return []
+    counters, cpus = memoryview(libbpf.map_first(fd, count)).cast("Q"), libbpf.possible_cpus()
+    return [
+        tuple(sum(counters[at + i : at + each * cpus : each]) for i in range(each))
+        for at in range(0, len(counters), each * cpus)
+    ]

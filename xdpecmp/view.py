@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, INTERFACE_FLAGS, REASON_TEXT, STAT_COUNT, GroupKind, Reason
+from . import counters
+from .abi import ICMP_ERROR_INDEX, INTERFACE_FLAGS, REASON_TEXT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .hashing import shares
 from .instance import Instance
@@ -170,23 +171,20 @@ class View:
 
     def stats(self) -> dict[str, Any]:
         """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
-        traffic = self._maps.totals("path_stats", self._maps["control"].entries[0].nexthops_used)
-        counts = [count for (count,) in self._maps.totals("reason_stats", STAT_COUNT)]
-        nexthops: list[dict[str, Any]] = []
-        for number, nexthop in self._maps.nexthops():
-            if nexthop.via:
-                packets, size = traffic[number]
-                nexthops.append(
-                    {
-                        "via": str(ipaddress.ip_address(nexthop.via)),
-                        "dev": self._device(nexthop.ifindex),
-                        "packets": packets,
-                        "bytes": size,
-                    }
-                )
-        reasons = {reason.name: counts[int(reason)] for reason in Reason}
-        reasons[Reason.FORWARDED.name] = sum(row["packets"] for row in nexthops)
-        errors = {name: counts[index] for name, index in ICMP_ERROR_INDEX.items()}
+        counted = counters.read(self._maps)
+        nexthops = [
+            {
+                "via": str(ipaddress.ip_address(nexthop.via)),
+                "dev": self._device(nexthop.ifindex),
+                "packets": traffic.packets,
+                "bytes": traffic.bytes,
+            }
+            for nexthop, traffic in counted.nexthops.items()
+            if nexthop.via
+        ]
+        reasons = {reason.name: counted.stats[int(reason)] for reason in Reason}
+        reasons[Reason.FORWARDED.name] = counted.forwarded.packets
+        errors = {name: counted.stats[index] for name, index in ICMP_ERROR_INDEX.items()}
         return {"nexthops": nexthops, "reasons": reasons, "icmp_errors": errors}
 
     # --- status ---------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ def command(watch: bool, as_json: bool) -> None:
     """Show packets and bytes by next hop, and packets by verdict and by type of ICMP error.
 
     Reasons other than FORWARDED count packets passed to Linux. Bytes are those of frames as they
-    leave. Counters start with the first attach and outlive the agent.
+    leave. Counters start with the first attach, outlive the agent and upgrades, and never go back:
+    FORWARDED keeps what went by next hops that have gone since. Their rows go; one that comes back
+    goes on counting, or begins at 0 if its place in the maps was needed for another meanwhile.
     """
     if watch:
         _watch(as_json)
