@@ -85,3 +85,14 @@ class DumpInterrupted(XdpecmpError):
 
 class MalformedMessage(XdpecmpError):
     """Bytes that should be a netlink message and are not: a kernel never seen before, or a bug."""
+
+
+_LONGEST = 64
+
+
+def shortened(text: str) -> str:
+    """What a user typed, quoted for a message of one line: nothing in it moves the cursor, and what
+    is very long is cut in the middle."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
+    return ascii(text)

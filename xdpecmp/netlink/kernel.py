@@ -14,6 +14,7 @@ from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snap
 from . import (
     features,
     getroute,
+    groupweights,
     links,
     neighbours,
     nexthops,
@@ -161,6 +162,18 @@ class Kernel:
     def set_weights(self, route: Route, new: Sequence[int]) -> None:
         """Change a multipath route's weights and nothing else: see `weights.set_weights`."""
         weights.set_weights(self._route, route, new)
+
+    def group_members(self, nhid: int) -> groupweights.GroupMembers:
+        """What a nexthop group says of itself: see `groupweights.read_group`."""
+        return groupweights.read_group(self._route, nhid)
+
+    def group_users(self, nhid: int, most: int) -> groupweights.Users:
+        """The routes that use it: see `groupweights.read_users`."""
+        return groupweights.read_users(self._bulk, nhid, most)
+
+    def set_group_weights(self, nhid: int, members: Sequence[int], new: Sequence[int]) -> None:
+        """Change a nexthop group's weights and nothing else: see `groupweights`."""
+        groupweights.set_group_weights(self._route, nhid, members, new)
 
     def set_seed(self, seed: int) -> None:
         """Make the multipath hash seed known: see `sysctl.write_seed`."""
