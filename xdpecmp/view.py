@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -189,14 +189,15 @@ class View:
 
     # --- status ---------------------------------------------------------------------------------
 
-    def passed(self, config: Any, attached: Iterable[Link]) -> list[dict[str, str]]:
-        """What passes to Linux as a whole, and why."""
-        wholes = {
-            "all IPv4": config.pass4,
-            "all IPv6": config.pass6,
-            "IPv4 multipath": config.pass_multipath4,
-            "IPv6 multipath": config.pass_multipath6,
-        }
+    def passed(
+        self, config: Any, attached: Iterable[Link], multipath: Collection[int]
+    ) -> list[dict[str, str]]:
+        """What passes to Linux as a whole, and why; `multipath`: families that have such routes."""
+        wholes = {"all IPv4": config.pass4, "all IPv6": config.pass6}
+        if 4 in multipath:
+            wholes["IPv4 multipath"] = config.pass_multipath4
+        if 6 in multipath:
+            wholes["IPv6 multipath"] = config.pass_multipath6
         rows = [
             {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
             for what, reason in wholes.items()
@@ -230,17 +231,21 @@ class View:
         numbers = self._maps.numbers("routes4"), self._maps.numbers("routes6")
         groups = self._maps["groups"].entries
         used = numbers[0].keys() | numbers[1].keys()
+        multipath = {
+            family
+            for family, held in zip((4, 6), numbers, strict=True)
+            if any(groups[number].kind in _MULTIPATH for number in held)
+        }
         return {
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
                 for link in attached
             ],
-            "passed": self.passed(config, attached),
+            "passed": self.passed(config, attached, multipath),
             "policy4": config.policy4,
             "policy6": config.policy6,
             "flow_label": FOLLOW if config.label_mask else IGNORE,
-            "flow_label_matters": config.policy6 == 0
-            and any(groups[number].kind in _MULTIPATH for number in numbers[1]),
+            "flow_label_matters": config.policy6 == 0 and 6 in multipath,
             "seed": config.seed or None,
             "seed_known": bool(config.seed) and not config.own_seed,
             "own_seed": bool(config.own_seed),
