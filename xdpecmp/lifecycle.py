@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import counters, libbpf, netns
+from . import counters, libbpf, losses, netns
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import Busy, Instance, NotAttached, machine_seed
 from .interfaces import Attached, attach_all, check_interfaces, detach_one
@@ -140,6 +140,7 @@ def _start(
     mirror.renew_lease()
     _carry_counters(instance)
     instance.remove_other_versions(generation)
+    _record_losses(instance, kernel)
     instance.record_source()
     instance.record_options(options)
     result.notes += notes(mirror)
@@ -154,6 +155,11 @@ def _carry_counters(instance: Instance) -> None:
         with instance.open_maps() as maps:
             for directory, layout in others:
                 counters.carry_over(directory, layout, maps)
+
+
+def _record_losses(instance: Instance, kernel: Kernel) -> None:
+    with suppress(XdpecmpError, OSError), instance.open_maps() as maps:
+        losses.record(kernel, maps, instance.program_ids(), instance.run)
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str, options: Options) -> Mirror:

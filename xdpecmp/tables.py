@@ -15,7 +15,9 @@ from itertools import chain, islice
 from typing import Any
 
 LOOK_AHEAD = 512
-COUNTS = frozenset({"packets", "bytes", "rate", "agree", "differ"})
+COUNTS = frozenset(
+    {"packets", "bytes", "rate", "agree", "differ", "lost", "xdp_drops", "tx_dropped", "tx_errors"}
+)
 """Keys of numbers that count something: only these get thousands separators. Ids do not."""
 
 _GAP = "  "
@@ -78,7 +80,7 @@ def cell(key: str, value: object) -> str:
 
 def _are_numbers(values: Sequence[object]) -> bool:
     """Whether all are, those apart that are blank."""
-    told = [value for value in values if value != ""]
+    told = [value for value in values if value not in ("", None)]
     return bool(told) and all(isinstance(value, int | float) for value in told)
 
 

@@ -105,6 +105,25 @@ CASES = {
         run(running=Running(error=XdpecmpError("of another version", "attach IFACE"))),
         *("note", "instance", "of another version", "attach IFACE"),
     ),
+    "lost behind a redirect": Case(
+        run(
+            running=Running(
+                status=STATUS
+                | {
+                    "losses": [
+                        {
+                            "ifname": "eth2",
+                            "lost": 1234,
+                            "xdp_drops": 5,
+                            "tx_dropped": 0,
+                            "tx_errors": 0,
+                        }
+                    ]
+                }
+            )
+        ),
+        *("note", "losses", "1,234 packets forwarded to it were not sent", "ethtool -S eth2"),
+    ),
     # the namespace
     "no seed": Case(
         lambda world: world.settings(seed=None),

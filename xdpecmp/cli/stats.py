@@ -9,12 +9,25 @@ from typing import Any
 
 import click
 
-from .. import output
+from .. import losses, output
 from ..abi import ICMP_ERROR_TEXT, REASON_TEXT
+from ..instance import Instance
+from ..netlink import Kernel
 from ..tables import Columns, lines
-from .common import json_option, view
+from ..view import View
+from .common import json_option
 
 INTERVAL = 1.0
+
+_DEVICE_COLUMNS = Columns(
+    {
+        "ifname": "DEVICE",
+        "lost": "LOST",
+        "xdp_drops": "XDP DROPS",
+        "tx_dropped": "TX DROPPED",
+        "tx_errors": "TX ERRORS",
+    }
+)
 
 
 @click.command("stats")
@@ -27,6 +40,10 @@ def command(watch: bool, as_json: bool) -> None:
     leave. Counters start with the first attach, outlive the agent and upgrades, and never go back:
     FORWARDED keeps what went by next hops that have gone since. Their rows go; one that comes back
     goes on counting, or begins at 0 if its place in the maps was needed for another meanwhile.
+
+    Devices that lost something since the first attach are listed: LOST is what was forwarded to
+    one and not sent (known of veths in native mode), XDP DROPS what its driver counts of that, TX
+    DROPPED and TX ERRORS include Linux's own packets.
     """
     if watch:
         _watch(as_json)
@@ -39,8 +56,11 @@ def command(watch: bool, as_json: bool) -> None:
 
 
 def _read() -> dict[str, Any]:
-    with view() as data_path:
-        return data_path.stats()
+    instance = Instance()
+    with Kernel() as kernel, instance.open_maps() as maps:
+        stats = View(maps, kernel.links()).stats()
+        devices = losses.report(kernel, maps, instance.program_ids(), instance.run)
+        return stats | {"devices": devices}
 
 
 def _watch(as_json: bool) -> None:
@@ -71,7 +91,7 @@ def _watch(as_json: bool) -> None:
 def _render(
     stats: dict[str, Any], before: dict[str, Any] | None = None, seconds: float = 1.0
 ) -> str:
-    """Three tables; what never happened is left out of the last two."""
+    """Four tables; what never happened is left out of all but the first."""
     headings = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
     nexthops = stats["nexthops"]
     if before is not None:
@@ -93,6 +113,9 @@ def _render(
             if before is not None:
                 headings = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
             parts.append(lines(rows, Columns(headings, optional=("text",), folds="text"), width))
+    losing = losses.losing(stats["devices"])
+    if losing:
+        parts.append(lines(losing, _DEVICE_COLUMNS, width))
     return "\n\n".join("\n".join(part) for part in parts)
 
 

@@ -6,18 +6,23 @@ from typing import Any
 
 import click
 
-from .. import output
+from .. import losses, output
 from ..instance import FLOW_LABEL_TEXT, Instance
+from ..netlink import Kernel
 from ..tables import Columns
-from .common import json_option, view
+from ..view import View
+from .common import json_option
 
 
 @click.command("status")
 @json_option
 def command(as_json: bool) -> None:
     """Show what is attached and how it is doing."""
-    with view() as data_path:
-        status = data_path.status(Instance())
+    instance = Instance()
+    with Kernel() as kernel, instance.open_maps() as maps:
+        status = View(maps, kernel.links()).status(instance)
+        rows = losses.report(kernel, maps, instance.program_ids(), instance.run)
+        status["losses"] = losses.losing(rows)
     if as_json:
         output.print_json(status)
         return
@@ -50,5 +55,6 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "
             f"{status['groups']:,} multipath groups, {status['nexthops']:,} next hops",
         ),
+        *(("lost", losses.sentence(row)) for row in status["losses"]),
         *(("to Linux", f"{row['what']}: {row['text']}") for row in status["passed"]),
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
+    devicestats,
     features,
     getroute,
     groupweights,
@@ -88,6 +89,23 @@ class Kernel:
     def native_xdp(self) -> dict[int, bool]:
         """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
         return features.read_native(self._generic, self._netdev)
+
+    def device_counters(self, links: Iterable[Link]) -> dict[int, devicestats.DeviceCounters]:
+        """By index, what these devices have counted: see `devicestats`."""
+        unsent = devicestats.read_unsent(self._route)
+        found = {}
+        for link in links:
+            dropped, errors = unsent.get(link.ifindex, (0, 0))
+            statistics = devicestats.read_driver(self._control, link.name)
+            is_veth = link.kind == "veth"
+            found[link.ifindex] = devicestats.DeviceCounters(
+                link.name,
+                dropped,
+                errors,
+                devicestats.xdp_drops(statistics, is_veth),
+                devicestats.xdp_sent(statistics, is_veth),
+            )
+        return found
 
     def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
         """All neighbours of both families, by (packed address, ifindex)."""
