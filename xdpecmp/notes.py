@@ -219,8 +219,9 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     if others:
         yield Note(
             "under hash policy 1 Linux goes by the NIC's own hash where it supplies one (or RPS "
-            "does), and flows move: turn it off",
-            f"ethtool -K {others[0]} rxhash off",
+            "does), and flows move; policies 0, 2 and 3 do not. rxhash off ends it, but with some "
+            "drivers also the spreading over receive queues",
+            f"ethtool -k {others[0]} | grep receive-hashing",
         )
 
 

@@ -2,8 +2,8 @@
 
 Rows may come by the hundred thousand, so the first lines are there before the last row is: widths
 come from the first LOOK_AHEAD rows. Where a terminal is too narrow, the columns that matter least
-are left out, then one column of text is folded within itself, then each row takes several lines. A
-cell is never cut.
+are left out, then a long first cell gets a line of its own or a column of text is folded within
+itself, and at last each row takes several lines. A cell is never cut.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ COUNTS = frozenset(
 _GAP = "  "
 _INDENT = "    "
 _NARROWEST_FOLD = 24
+_NARROWEST_LEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Columns:
     """Keys that a narrow terminal does without, the least important first. No numbers."""
     folds: str = ""
     """Key of the last column, where that is a text that may take several lines."""
+    lead: bool = False
+    """Whether the first cell, where it is long, may stand on a line of its own."""
 
 
 def lines(
@@ -57,11 +60,18 @@ def lines(
         folded = width - _total([key for key in keys if key != columns.folds], widths) - len(_GAP)
         if folded < _NARROWEST_FOLD:
             folded = None
+    if columns.lead and width is not None and _total(keys, widths) > width:
+        left = width - _total(keys[1:], widths) - len(_GAP)
+        if left >= _NARROWEST_LEAD:
+            widths[keys[0]] = left
     layout = [keys] if folded else _split(keys, widths, width)
     right = {key for key in keys if _are_numbers([row.get(key) for row in first])}
     yield from _row({k: columns.headings[k] for k in keys}, layout, widths, right)
     for row in chain(first, rows):
         cells = {key: cell(key, row.get(key)) for key in keys}
+        if columns.lead and len(layout) == 1 and len(cells[keys[0]]) > widths[keys[0]]:
+            yield cells[keys[0]]
+            cells[keys[0]] = ""
         if not folded:
             yield from _row(cells, layout, widths, right)
             continue

@@ -20,7 +20,7 @@ from .clock import HZ, read_jiffies
 from .hashing import shares
 from .instance import Instance
 from .maps import Maps
-from .model import Link, Prefix
+from .model import Link, NextHop, Prefix
 from .options import FOLLOW, IGNORE
 
 
@@ -71,6 +71,12 @@ _MULTIPATH = (GroupKind.THRESHOLD, GroupKind.RESILIENT)
 
 _Group = tuple[str, tuple[PathView, ...], str | None]
 """kind, paths and reason of a RouteView."""
+
+
+def _by_device(row: tuple[NextHop, object]) -> tuple[int, int, bytes]:
+    """IPv4 before IPv6 on each device."""
+    via, ifindex = row[0]
+    return ifindex, len(via), via
 
 
 class View:
@@ -179,7 +185,7 @@ class View:
                 "packets": traffic.packets,
                 "bytes": traffic.bytes,
             }
-            for nexthop, traffic in counted.nexthops.items()
+            for nexthop, traffic in sorted(counted.nexthops.items(), key=_by_device)
             if nexthop.via
         ]
         reasons = {reason.name: counted.stats[int(reason)] for reason in Reason}

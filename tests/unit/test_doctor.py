@@ -280,7 +280,16 @@ def test_without_a_choice_how_it_is_made_is_of_no_interest(
         assert check not in only4
 
 
-UNSAFE = ("rp_filter=", " mtu ", "xdp off", "xdpgeneric off", "proxy_ndp=", "flush", "kill")
+UNSAFE = (
+    "rp_filter=",
+    "-K eth1 rxhash",
+    " mtu ",
+    "xdp off",
+    "xdpgeneric off",
+    "proxy_ndp=",
+    "flush",
+    "kill",
+)
 """What protects somebody, or cuts a live link, is not switched off to save a look-up."""
 
 

@@ -135,7 +135,7 @@ CASES = {
         one_armed,
         *("note", "redirects", "all gateways are behind eth2", "conf.eth2.send_redirects=0"),
     ),
-    "policy 1": Case(_policy1, "note", "policy 1", "NIC's own hash", "ethtool -K eth1 rxhash off"),
+    "policy 1": Case(_policy1, "note", "policy 1", "NIC's own hash", "ethtool -k eth1 | grep"),
     "VLANs on a veth": Case(
         lambda world: (_vlan(world), world.links(IN, kind="veth")),
         *("note", "vlan", "for eth1.5", "ethtool -K PEER txvlan off"),

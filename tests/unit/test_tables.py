@@ -56,6 +56,23 @@ def test_the_least_important_column_goes_first() -> None:
     ]
 
 
+def test_a_long_first_cell_gets_a_line_of_its_own() -> None:
+    """Rather than that all rows take two lines for the sake of a few."""
+    columns = Columns({"prefix": "PREFIX", "dev": "DEV"}, lead=True)
+    rows = [
+        {"prefix": "10.0.0.0/8", "dev": "e1"},
+        {"prefix": f"{'2001:db8:' * 3}:/64", "dev": "e2"},
+    ]
+    assert list(lines(rows, columns, 24)) == [
+        f"{'PREFIX':<19}  DEV",
+        f"{'10.0.0.0/8':<19}  e1",
+        rows[1]["prefix"],
+        f"{'':<19}  e2",
+    ]
+    assert len(list(lines(rows, columns, 80))) == 3
+    assert next(lines(rows, columns, 12)) == "PREFIX"
+
+
 def test_ids_have_no_separators() -> None:
     columns = Columns({"prog_id": "PROGRAM", "packets": "PACKETS"})
     assert list(lines([{"prog_id": 1256, "packets": 1256}], columns)) == [

@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from contextlib import suppress
+from errno import ENOSPC
 
 import click
 
@@ -87,6 +88,8 @@ def main() -> None:
         _fail(denied.message, denied.hint)
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
+        if error.errno == ENOSPC and not error.filename:
+            what = "standard output: "
         _fail(f"{what}{error.strerror}")
     except ModuleNotFoundError as error:
         _fail(f"the Python module {error.name} is missing", "install it: vagrant/provision.sh")

@@ -60,6 +60,7 @@ COLUMNS = Columns(
         "lladdr": "LLADDR",
     },
     optional=("lladdr", "kind"),
+    lead=True,
 )
 
 

@@ -102,7 +102,7 @@ def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: 
         if any(each[key] for each in rows):
             columns[key] = heading
             shown = [each | {key: _counts(each[key])} for each in shown]
-    output.print_table(shown, Columns(columns))
+    output.print_table(shown, Columns(columns, lead=True))
     if not differences:
         return
     click.echo(f"\nThe first differences (again: --seed {seed}):")
