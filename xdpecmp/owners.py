@@ -123,7 +123,7 @@ def _frr(protocol: int, hops: Sequence[Hop]) -> Owner:
             f"{protocol_name(protocol)} knows no weights in FRR: BGP with link bandwidth does "
             "(vtysh: set extcommunity bandwidth)"
         )
-    return Owner("FRR (zebra)", "which undoes changes made elsewhere at once", advice)
+    return Owner("FRR's zebra", "which undoes changes made elsewhere at once", advice)
 
 
 def _bird_hop(hop: Hop) -> str:

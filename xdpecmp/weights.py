@@ -222,8 +222,9 @@ def plan(
         _check_weight(selector, weight, held)
         index = _index(route, selector, names, links)
         if index in given:
+            both = dict.fromkeys((str(given[index]), str(selector)))
             raise RouteNotWeighable(
-                f"two weights for the same next hop: {given[index]} and {selector}",
+                f"two weights for the same next hop: {' and '.join(both)}",
                 "name each next hop once",
             )
         given[index] = selector

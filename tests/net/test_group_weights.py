@@ -123,8 +123,8 @@ def test_the_same_next_hop_twice(net: Anycast) -> None:
 @pytest.mark.parametrize(
     ("group_protocol", "route_protocol", "name", "advice"),
     [
-        ("zebra", "bgp", "FRR (zebra)", "set extcommunity bandwidth"),
-        ("zebra", "196", "FRR (zebra)", "static routes know no weights"),
+        ("zebra", "bgp", "FRR's zebra", "set extcommunity bandwidth"),
+        ("zebra", "196", "FRR's zebra", "static routes know no weights"),
         ("bird", "bird", "BIRD", "weight 4"),
         ("dhcp", "dhcp", "the DHCP client", "lower metric"),
     ],

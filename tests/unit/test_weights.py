@@ -164,12 +164,12 @@ def test_handmade_routes_belong_to_nobody(protocol: int) -> None:
 
 
 OWNERS = {
-    (186, 186): ("FRR (zebra)", "set extcommunity bandwidth"),
-    (11, 186): ("FRR (zebra)", "3 for 10.0.0.1"),
-    (11, 196): ("FRR (zebra)", "static routes know no weights"),
-    (196, 196): ("FRR (zebra)", "static routes know no weights"),
-    (188, 188): ("FRR (zebra)", "ospf knows no weights"),
-    (195, 195): ("FRR (zebra)", "nexthop 10.0.0.1 eth0 weight 3"),
+    (186, 186): ("FRR's zebra", "set extcommunity bandwidth"),
+    (11, 186): ("FRR's zebra", "3 for 10.0.0.1"),
+    (11, 196): ("FRR's zebra", "static routes know no weights"),
+    (196, 196): ("FRR's zebra", "static routes know no weights"),
+    (188, 188): ("FRR's zebra", "ospf knows no weights"),
+    (195, 195): ("FRR's zebra", "nexthop 10.0.0.1 eth0 weight 3"),
     (12, 12): ("BIRD", "route 10.0.0.0/8 via 10.0.0.1 weight 3 via fe80::2%eth1 weight 1;"),
     (18, 18): ("keepalived", "nexthop via 10.0.0.1 dev eth0 weight 3"),
     (16, 16): ("the DHCP client", "a route of your own"),
