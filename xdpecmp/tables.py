@@ -65,11 +65,12 @@ def lines(
         if left >= _NARROWEST_LEAD:
             widths[keys[0]] = left
     layout = [keys] if folded else _split(keys, widths, width)
+    own_line = columns.lead and width is not None and len(layout) == 1
     right = {key for key in keys if _are_numbers([row.get(key) for row in first])}
     yield from _row({k: columns.headings[k] for k in keys}, layout, widths, right)
     for row in chain(first, rows):
         cells = {key: cell(key, row.get(key)) for key in keys}
-        if columns.lead and len(layout) == 1 and len(cells[keys[0]]) > widths[keys[0]]:
+        if own_line and len(cells[keys[0]]) > widths[keys[0]]:
             yield cells[keys[0]]
             cells[keys[0]] = ""
         if not folded:

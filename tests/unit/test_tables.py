@@ -98,6 +98,15 @@ def test_the_first_line_does_not_wait_for_the_last_row() -> None:
     assert asked < LOOK_AHEAD
 
 
+def test_in_a_pipe_a_row_is_a_line() -> None:
+    """Also one whose first cell is longer than those that were looked at."""
+    columns = Columns({"prefix": "PREFIX", "dev": "DEV"}, lead=True)
+    rows = [{"prefix": "10.0.0.0/8", "dev": "e1"}] * LOOK_AHEAD
+    rows += [{"prefix": "198.51.100.128/25", "dev": "e1"}]
+    assert len(list(lines(rows, columns))) == 1 + len(rows)
+    assert len(list(lines(rows, columns, 80))) == 2 + len(rows)
+
+
 def test_what_comes_late_may_be_wider_and_is_not_cut() -> None:
     rows = [{"via": "1"}] * LOOK_AHEAD + [{"via": "2001:db8:1234:5678::1"}]
     assert list(lines(rows, Columns({"via": "VIA"}), 10))[-1] == "2001:db8:1234:5678::1"
