@@ -17,6 +17,8 @@ one, or "". Nothing here knows of click: the command line turns these into text 
 
 from __future__ import annotations
 
+import os
+
 
 class XdpecmpError(Exception):
     """Base of all errors that a user may meet."""
@@ -76,3 +78,10 @@ class DumpInterrupted(XdpecmpError):
 
 class MalformedMessage(XdpecmpError):
     """Bytes that should be a netlink message and are not: a kernel never seen before, or a bug."""
+
+
+def what_failed(error: OSError) -> str:
+    """What an error of the system says, also one that came without words (pyroute2's do)."""
+    cause = error.strerror or (os.strerror(error.errno) if error.errno else "")
+    cause = cause or str(error) or f"a system call failed ({type(error).__name__})"
+    return f"{os.fsdecode(error.filename)}: {cause}" if error.filename else cause

@@ -308,5 +308,6 @@ def _tear_down(instance: Instance, kernel: Kernel) -> None:
     managed = {key for key, entry in kernel.neighbours().items() if entry.managed}
     for nexthop in instance.managed():
         if (nexthop.via, nexthop.ifindex) in managed:
-            kernel.release_neighbour(nexthop.via, nexthop.ifindex)
+            with suppress(XdpecmpError):  # one that has just gone is no reason to leave the rest
+                kernel.release_neighbour(nexthop.via, nexthop.ifindex)
     instance.remove()

@@ -15,7 +15,7 @@ from contextlib import suppress
 import click
 
 from .. import netns as namespaces
-from ..errors import NotPermitted, XdpecmpError
+from ..errors import NotPermitted, XdpecmpError, what_failed
 
 COMMANDS = (
     "attach",
@@ -86,8 +86,7 @@ def main() -> None:
         denied = NotPermitted(str(error.filename or "the operation"))
         _fail(denied.message, denied.hint)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        _fail(f"{what}{error.strerror}")
+        _fail(what_failed(error))
     except ModuleNotFoundError as error:
         _fail(f"the Python module {error.name} is missing", "install it: vagrant/provision.sh")
     except Exception as error:
