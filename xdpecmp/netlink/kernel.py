@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
+from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
+from ..nexthoptable import NexthopTable
 from . import (
     features,
     getroute,
@@ -105,9 +106,13 @@ class Kernel:
         """The routes of one prefix, in the kernel's order."""
         return routes.read_routes_to(self._route, prefix)
 
-    def nexthops(self) -> dict[int, NexthopGroup]:
+    def nexthops(self) -> NexthopTable:
         """All nexthop objects, single ones and groups, by id: see `nexthops.read_nexthops`."""
         return nexthops.read_nexthops(self._route)
+
+    def buckets(self, group: int) -> Mapping[int, int]:
+        """By index the id of the member in each bucket of a resilient group."""
+        return nexthops.read_buckets(self._route, group)
 
     def settings(self, links: Iterable[Link]) -> Settings:
         """The sysctls, those of interfaces for these links."""
