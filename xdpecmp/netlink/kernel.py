@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from ..errors import XdpecmpError
 from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
 from ..nexthoptable import NexthopTable
 from . import (
@@ -56,6 +57,9 @@ class Kernel:
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
+            self._transmits: dict[int, bool] | None = None
+            self._known_links: set[int] = set()
+            """What there was when it was last read."""
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
@@ -73,14 +77,22 @@ class Kernel:
 
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
-        transmits = features.read_transmits(self._generic, self._netdev)
-        return links.read_links(
+        try:
+            self._transmits = features.read_transmits(self._generic, self._netdev)
+        except (XdpecmpError, OSError):
+            if self._transmits is None:
+                raise
+            # else what was known: a device that is not among them is taken for not able
+        found = links.read_links(
             self._route,
-            transmits,
+            self._transmits,
             partial(features.strips_tags, self._control),
             partial(features.finishes_checksums, self._control),
             partial(merging.merges, self._control),
+            self._known_links,
         )
+        self._known_links = set(found)
+        return found
 
     @property
     def tells_features(self) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from contextlib import suppress
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,9 @@ def read_neighbours(connection: wire.Socket) -> dict[tuple[bytes, int], Neighbou
     request = NEIGHBOUR_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     neighbours = {}
     for message in connection.dump(RTM_GETNEIGH, request, "neighbours"):
-        parsed = parse_neighbour(message)
+        parsed = None
+        with suppress(MalformedMessage):  # what leads to one that makes no sense passes
+            parsed = parse_neighbour(message)
         if parsed is not None:
             neighbour = parsed[0]
             neighbours[neighbour.address, neighbour.ifindex] = neighbour
