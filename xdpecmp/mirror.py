@@ -120,7 +120,7 @@ class Mirror:
         if changes.nexthops or changes.lost:
             new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
-            new = replace(new, neighbours=self.kernel.neighbours())
+            new = replace(new, neighbours=self.kernel.neighbours(old.neighbours))
         self.snapshot = new
         return differs or _differ(old, new)
 

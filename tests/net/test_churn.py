@@ -3,6 +3,9 @@ goes on, and no packet is left to Linux by an expired lease."""
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ from xdpecmp.mirror import LEASE_SECONDS
 pytestmark = pytest.mark.root
 
 CHURN_SECONDS = LEASE_SECONDS + 1.5
+PACE_SECONDS = 0.0005
 HELD = 5000
 
 
@@ -77,11 +81,25 @@ def rules(_: int) -> list[str]:
 
 
 def churn(net: Anycast, commands: Callable[[int], list[str]]) -> None:
-    end, first = time.monotonic() + CHURN_SECONDS, 0
-    while time.monotonic() < end:
-        lines = [line for i in range(first, first + 40) for line in commands(i)]
-        first += 40
-        net.ns.run("ip", "-force", "-batch", "-", input="\n".join(lines), check=False)
+    """One after the other, as a routing daemon's, so that reading them meets them everywhere."""
+    end, pace = time.monotonic() + CHURN_SECONDS, threading.Event()
+    with net.ns.start(
+        "ip",
+        "-force",
+        "-batch",
+        "-",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        bufsize=1,
+    ) as batch:
+        assert batch.stdin
+        for number in itertools.count():
+            for line in commands(number):
+                batch.stdin.write(f"{line}\n")
+                pace.wait(PACE_SECONDS)
+            if time.monotonic() > end:
+                break
 
 
 @pytest.mark.parametrize("what", [objects, groups, links, addresses, neighbours, rules])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from xdpecmp.errors import DumpInterrupted, KernelRefused, MalformedMessage
-from xdpecmp.model import RouteKind
+from xdpecmp.model import Neighbour, RouteKind
 from xdpecmp.netlink import (
     features,
     kernel,
@@ -90,6 +90,29 @@ def test_a_neighbour() -> None:
     broken = message(2, attribute(15, bytes(3)))
     found = neighbours.read_neighbours(Telling(message(1), broken, message(3)))  # type: ignore[arg-type]
     assert {address[3] for address, _ in found} == {1, 3}
+
+
+def test_neighbours_that_a_dump_leaves_out() -> None:
+    """Asked for by themselves, they are there, are not, or their device is not."""
+    mac = attribute(2, MAC)
+
+    def message(last: int) -> bytes:
+        header = struct.pack("=BxxxiHBB", socket.AF_INET, 3, 2, 0, 0)
+        return header + attribute(1, bytes([10, 0, 0, last])) + mac
+
+    def answer(body: bytes) -> bytes:
+        last = body[-1]
+        if last in (3, 4):
+            raise wire.refused("neighbour", 2 if last == 3 else 19)
+        return message(last)
+
+    known = {
+        (bytes([10, 0, 0, last]), 3): Neighbour(bytes([10, 0, 0, last]), 3, MAC, state)
+        for last, state in ((1, 2), (2, 2), (3, 2), (4, 2), (5, 0x20))
+    }
+    telling = Telling(message(1), answers=answer)
+    found = neighbours.read_neighbours(telling, known)  # type: ignore[arg-type]
+    assert {address[3] for address, _ in found} == {1, 2}
 
 
 def nexthop(nhid: int, *attrs: bytes) -> bytes:

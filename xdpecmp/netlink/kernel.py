@@ -103,9 +103,12 @@ class Kernel:
         """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
         return features.read_native(self._generic, self._netdev)
 
-    def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
-        """All neighbours of both families, by (packed address, ifindex)."""
-        return neighbours.read_neighbours(self._route)
+    def neighbours(
+        self, known: Mapping[tuple[bytes, int], Neighbour] | None = None
+    ) -> dict[tuple[bytes, int], Neighbour]:
+        """All neighbours of both families, by (packed address, ifindex). `known`: what there was;
+        see `neighbours.read_neighbours`."""
+        return neighbours.read_neighbours(self._route, known or {})
 
     def routes(self, meanwhile: Callable[[], None] = lambda: None) -> RouteTable:
         """The routes of the tables main, local and default. There may be a million of them, so
