@@ -130,6 +130,23 @@ def test_what_is_in_use_is_followed_meanwhile(net: Anycast) -> None:
             wait_for_weights(net, 4, wanted)
 
 
+def test_a_group_in_use_that_goes_takes_its_routes_along(net: Anycast) -> None:
+    """IPv4's without an event: the shorter prefix is what counts then."""
+    net.ns.ip(f"nexthop add id 900200 group {member(4, 1)}/{member(4, 2)}")
+    net.ns.ip("route add 198.51.100.0/24 nhid 900200")
+    net.ns.ip(f"route add 198.51.0.0/16 via {gateway(3, 4)}")
+    try:
+        net.wait_for_route("198.51.100.0/24", lambda route: route and len(route.paths) == 2, "both")
+        net.ns.ip("nexthop del id 900200")
+        net.wait_for_route(
+            "198.51.100.0/24",  # by the longest prefix that there is
+            lambda route: route and [path.via for path in route.paths] == [gateway(3, 4)],
+            "the shorter prefix",
+        )
+    finally:
+        net.ns.ip("route del 198.51.0.0/16")
+
+
 def test_a_full_neighbour_table_costs_what_does_not_fit(net: Anycast) -> None:
     """Each entry of the last five seconds holds its place: neigh_forced_gc(). The table is that of
     all namespaces, so it is full for a moment only."""
