@@ -57,6 +57,10 @@ class Mirror:
         self._complaints: set[str] = set()
         self._told: list[str] = []
         """What was logged last of a seed of our own."""
+        self._orphaning: set[int] = set()
+        """Nexthop objects in use that went since all routes were read last."""
+        self._late_orphaning: set[int] = set()
+        """And since that was begun."""
         self._used_objects: set[int] = set()
         """Nexthop objects that routes refer to, and perhaps some that they did."""
         self._doubtful: set[Prefix] = set()
@@ -128,6 +132,7 @@ class Mirror:
         """All routes as they are now, with what was followed while they were read; and whether they
         may differ from what the data path says, though not from what was known."""
         self._late, self._spoilt = [], False
+        self._late_orphaning = set()
         try:
             table = self.kernel.routes(partial(meanwhile, False))
             meanwhile(True)
@@ -148,6 +153,10 @@ class Mirror:
         table = table.sharing(known)
         self._doubtful, self._hubs = missing, self._hubs & missing
         self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
+        gone = self._late_orphaning
+        if gone:
+            self._doubtful.update(r.prefix for r in table.where(lambda r: r.nhid in gone))
+        self._orphaning = set()  # what still is, passes all the same
         self.unsure = torn or bool(self._doubtful)
         return table, differs
 
@@ -276,6 +285,12 @@ class Mirror:
         assert isinstance(objects, NexthopTable)
         before = objects.apply(updates, self._used_objects)
         self._read_buckets()
+        gone = self._orphaning | (objects.removed & self._used_objects)
+        self._late_orphaning |= gone
+        back = {nhid for nhid in before if nhid in gone and nhid in objects}
+        self._orphaning = gone - back
+        if back and self._doubt_routes_over(back):
+            return False
         before = {nhid: was for nhid, was in before.items() if objects.get(nhid) != was}
         if not before:
             return True
@@ -286,6 +301,18 @@ class Mirror:
             return all(nhid in objects for nhid in before)
         self._change(found.change)
         return not found.routes_gone
+
+    def _doubt_routes_over(self, nhids: Collection[int]) -> bool:
+        """An object that went took its IPv4 routes along without a word: that it is back brings
+        none of them back. Whether there were any; they pass to Linux until they are read."""
+        table = RouteTable.of(self.snapshot.routes)
+        found = {route.prefix for route in table.where(lambda route: route.nhid in nhids)}
+        if not found:
+            return False
+        self._doubtful |= found
+        self._compiled = None
+        self._compile_all()
+        return True
 
     def _follow_neighbours(self, updates: Iterable[NeighbourUpdate]) -> None:
         assert self.tables is not None

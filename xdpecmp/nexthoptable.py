@@ -66,6 +66,8 @@ class NexthopTable(Mapping[int, NexthopGroup]):
         """By id of a next hop, the groups that it is in."""
         self.unread: set[int] = set()
         """Resilient groups whose buckets may have moved without a word."""
+        self.removed: set[int] = set()
+        """Objects that were gone at some time during the last `apply`, though they may be back."""
         for nhid, found in self._objects.items():
             self._join(nhid, found)
 
@@ -111,6 +113,7 @@ class NexthopTable(Mapping[int, NexthopGroup]):
         that may be others now (None: not there). Updates may be older than the table: those of one
         object come in the kernel's order, and the last one is as new as the table or newer."""
         before: dict[int, NexthopGroup | None] = {}
+        self.removed.clear()
 
         def touch(nhid: int) -> None:
             if nhid in watched and nhid not in before:
@@ -155,6 +158,8 @@ class NexthopTable(Mapping[int, NexthopGroup]):
         for each in (nhid, *parents):
             touch(each)
         gone = self._objects.pop(nhid, None)
+        if gone is not None:
+            self.removed.add(nhid)
         self._buckets.pop(nhid, None)
         self.unread.discard(nhid)
         if isinstance(gone, Group):
