@@ -9,14 +9,14 @@ events of neighbours and nexthop objects.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
 from .clock import HZ, Jiffies, read_jiffies
 from .compile import Change, Config, Tables, compile_tables, needs_walk, ownseed
 from .compile.change import compile_updates
-from .compile.follow import Doubts, compile_neighbours, compile_objects, counts
+from .compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
 from .dataplane import Dataplane
 from .errors import XdpecmpError
 from .keeping import Keeper, needs_keeping
@@ -126,7 +126,7 @@ class Mirror:
         if changes.neighbours or changes.links or changes.lost:
             new = replace(new, neighbours=self.kernel.neighbours(old.neighbours))
         self.snapshot = new
-        return differs or _differ(old, new)
+        return differs or differ(old, new)
 
     def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
         """All routes as they are now, with what was followed while they were read; and whether they
@@ -401,20 +401,3 @@ class Mirror:
     def descriptors(self) -> set[int]:
         """The open files that a forked agent needs."""
         return {self._clock_fd, *self._maps.fds.values()}
-
-
-def _differ(old: Snapshot, new: Snapshot) -> bool:
-    """Whether anything differs that counts: neighbours turn stale and come back all the time."""
-    if old.routes is not new.routes:
-        return True
-    if replace(old, neighbours=new.neighbours) != new:
-        return True
-    if old.neighbours is new.neighbours:
-        return False
-    return _usable(old.neighbours) != _usable(new.neighbours)
-
-
-def _usable(
-    neighbours: Mapping[tuple[bytes, int], Neighbour],
-) -> dict[tuple[bytes, int], tuple[bool, bytes]]:
-    return {key: (each.valid, each.mac) for key, each in neighbours.items()}

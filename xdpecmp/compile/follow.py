@@ -9,6 +9,7 @@ for later.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..model import Neighbour, NextHop, NexthopGroup, Prefix, Snapshot
@@ -33,6 +34,23 @@ class Doubts(NamedTuple):
 
     prefixes: set[Prefix]
     hubs: Collection[Prefix]
+
+
+def differ(old: Snapshot, new: Snapshot) -> bool:
+    """Whether anything differs that counts: neighbours turn stale and come back all the time."""
+    if old.routes is not new.routes:
+        return True
+    if replace(old, neighbours=new.neighbours) != new:
+        return True
+    if old.neighbours is new.neighbours:
+        return False
+    return _usable(old.neighbours) != _usable(new.neighbours)
+
+
+def _usable(
+    neighbours: Mapping[tuple[bytes, int], Neighbour],
+) -> dict[tuple[bytes, int], tuple[bool, bytes]]:
+    return {key: (each.valid, each.mac) for key, each in neighbours.items()}
 
 
 # --- neighbours -----------------------------------------------------------------------------------
