@@ -182,11 +182,17 @@ class Dataplane:
                 self._nexthops[nexthop] = adjacency
             except CapacityError:
                 fits = False
-                self._nexthops.pop(nexthop, None)
-                if nexthop in self._nexthop_slots.live:  # else its groups find it missing, and pass
-                    slot = self._nexthop_slots.live[nexthop]
-                    self._maps["nexthops"].entries[slot].reason = int(Reason.TABLE_FULL)
+                self._leave_to_linux(nexthop, int(Reason.TABLE_FULL))
+            except OSError:  # the devmap's: its device has just gone
+                fits = False
+                self._leave_to_linux(nexthop, int(Reason.EGRESS_DOWN))
         return fits
+
+    def _leave_to_linux(self, nexthop: NextHop, reason: int) -> None:
+        """One that could not be stored. Without an entry, its groups find it missing, and pass."""
+        self._nexthops.pop(nexthop, None)
+        if nexthop in self._nexthop_slots.live:
+            self._maps["nexthops"].entries[self._nexthop_slots.live[nexthop]].reason = reason
 
     def _store_nexthop(self, nexthop: NextHop, adjacency: Adjacency) -> None:
         device = self._device_slot(adjacency.device)
@@ -242,7 +248,11 @@ class Dataplane:
         slot, _ = self._device_slots.acquire(ifindex)
         if not known:
             key, value = slot.to_bytes(4, "little"), ifindex.to_bytes(4, "little")
-            libbpf.map_update(self._maps.fds["devices"], key, value)
+            try:
+                libbpf.map_update(self._maps.fds["devices"], key, value)
+            except OSError:
+                self._device_slots.retire(ifindex)
+                raise
         return slot
 
     # ingress
@@ -267,10 +277,15 @@ class Dataplane:
         fd = self._maps.fds["vlans"]
         for key in self._vlans.keys() - wanted.keys():
             libbpf.map_delete(fd, self._vlan_key(key))
+        stored = dict(wanted)
         for key, ifindex in wanted.items():
             if self._vlans.get(key) != ifindex:
-                libbpf.map_update(fd, self._vlan_key(key), ifindex.to_bytes(4, "little"))
-        self._vlans = dict(wanted)
+                try:
+                    libbpf.map_update(fd, self._vlan_key(key), ifindex.to_bytes(4, "little"))
+                except OSError:  # there are too many: what comes in by this one passes
+                    libbpf.map_delete(fd, self._vlan_key(key))
+                    del stored[key]
+        self._vlans = stored
 
     def _vlan_key(self, key: VlanKey) -> bytes:
         return bytes(

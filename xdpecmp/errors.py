@@ -96,3 +96,10 @@ def shortened(text: str) -> str:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
     return ascii(text)
+
+
+def what_failed(error: OSError) -> str:
+    """What an error of the system says, also one that came without words (pyroute2's do)."""
+    cause = error.strerror or (os.strerror(error.errno) if error.errno else "")
+    cause = cause or str(error) or f"a system call failed ({type(error).__name__})"
+    return f"{os.fsdecode(error.filename)}: {cause}" if error.filename else cause

@@ -319,11 +319,18 @@ def _attached(instance: Instance, kernel: Kernel) -> bool:
 def _tear_down(instance: Instance, kernel: Kernel) -> None:
     """Take everything of the instance away: programs, managed neighbours, pins, files."""
     ours = instance.program_ids()
+    failed: list[Exception] = []
     for link in kernel.links().values():
         if link.xdp_prog_id in ours:
-            detach_one(kernel, link)
+            try:
+                detach_one(kernel, link)
+            except (XdpecmpError, OSError) as error:  # perhaps the device has just gone
+                failed.append(error)
+    if failed and _attached(instance, kernel):
+        raise failed[0]
     managed = {key for key, entry in kernel.neighbours().items() if entry.managed}
     for nexthop in instance.managed():
         if (nexthop.via, nexthop.ifindex) in managed:
-            kernel.release_neighbour(nexthop.via, nexthop.ifindex)
+            with suppress(XdpecmpError):  # one that has just gone is no reason to leave the rest
+                kernel.release_neighbour(nexthop.via, nexthop.ifindex)
     instance.remove()

@@ -239,6 +239,13 @@ class Neighbour:
         return len(self.mac) == 6 and self.valid
 
 
+class NeighbourUpdate(NamedTuple):
+    """One change of one neighbour, as the kernel announces it."""
+
+    neighbour: Neighbour
+    gone: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class InterfaceSettings:
     """The sysctls of one interface, already combined with those of `all` as the kernel does."""

@@ -18,7 +18,8 @@ from .mirror import Mirror
 from .model import Link, Prefix, Snapshot
 from .netlink import has_seed
 from .options import FOLLOW, IGNORE
-from .verify import first_disagreement
+from .scratch import Trial
+from .verify import first_disagreement, trial_of
 
 
 class Note(NamedTuple):
@@ -267,11 +268,25 @@ def _disagreement(mirror: Mirror) -> Iterator[Note]:
         mirror.pull(EVERYTHING)
         mirror.push()
         prefix = _disagreeing_route(mirror)
-    if prefix is not None:
-        yield Note(
+    if prefix is not None and mirror.tables is not None:
+        yield disagreement(prefix, trial_of(mirror.tables, prefix))
+
+
+def disagreement(prefix: Prefix, trial: Trial | None) -> Note:
+    """What to do where Linux's answers differ. To detach is only advised if real packets confirm
+    that it hashes otherwise; None: that could not be tried."""
+    if trial is not None and trial.agreed < trial.flows:
+        return Note(
             f"{disagrees(prefix)}; see how: xdpecmp verify; leave it to Linux again",
             "xdpecmp detach --all",
         )
+    if trial is not None:
+        return Note(
+            f"Linux's answers for {prefix} are others than xdpecmp computes, though it hashes real "
+            "packets alike; see which",
+            f"xdpecmp verify {prefix}",
+        )
+    return Note(f"{disagrees(prefix)}; see how", f"xdpecmp verify {prefix}")
 
 
 def _disagreeing_route(mirror: Mirror) -> Prefix | None:

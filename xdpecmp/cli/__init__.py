@@ -16,7 +16,7 @@ from errno import ENOSPC
 import click
 
 from .. import netns as namespaces
-from ..errors import NotPermitted, XdpecmpError
+from ..errors import NotPermitted, XdpecmpError, what_failed
 
 COMMANDS = (
     "attach",
@@ -87,10 +87,8 @@ def main() -> None:
         denied = NotPermitted(str(error.filename or "the operation"))
         _fail(denied.message, denied.hint)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        if error.errno == ENOSPC and not error.filename:
-            what = "standard output: "
-        _fail(f"{what}{error.strerror}")
+        at_stdout = error.errno == ENOSPC and not error.filename
+        _fail(f"{'standard output: ' if at_stdout else ''}{what_failed(error)}")
     except ModuleNotFoundError as error:
         _fail(f"the Python module {error.name} is missing", "install it: vagrant/provision.sh")
     except Exception as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
+from ..errors import XdpecmpError
+from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
+from ..nexthoptable import NexthopTable
 from . import (
     devicestats,
     features,
@@ -57,6 +59,9 @@ class Kernel:
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
+            self._transmits: dict[int, bool] | None = None
+            self._known_links: set[int] = set()
+            """What there was when it was last read."""
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
@@ -74,14 +79,22 @@ class Kernel:
 
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
-        transmits = features.read_transmits(self._generic, self._netdev)
-        return links.read_links(
+        try:
+            self._transmits = features.read_transmits(self._generic, self._netdev)
+        except (XdpecmpError, OSError):
+            if self._transmits is None:
+                raise
+            # else what was known: a device that is not among them is taken for not able
+        found = links.read_links(
             self._route,
-            transmits,
+            self._transmits,
             partial(features.strips_tags, self._control),
             partial(features.finishes_checksums, self._control),
             partial(merging.merges, self._control),
+            self._known_links,
         )
+        self._known_links = set(found)
+        return found
 
     @property
     def tells_features(self) -> bool:
@@ -109,9 +122,12 @@ class Kernel:
             )
         return found
 
-    def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
-        """All neighbours of both families, by (packed address, ifindex)."""
-        return neighbours.read_neighbours(self._route)
+    def neighbours(
+        self, known: Mapping[tuple[bytes, int], Neighbour] | None = None
+    ) -> dict[tuple[bytes, int], Neighbour]:
+        """All neighbours of both families, by (packed address, ifindex). `known`: what there was;
+        see `neighbours.read_neighbours`."""
+        return neighbours.read_neighbours(self._route, known or {})
 
     def routes(self, meanwhile: Callable[[], None] = lambda: None) -> RouteTable:
         """The routes of the tables main, local and default. There may be a million of them, so
@@ -124,9 +140,13 @@ class Kernel:
         """The routes of one prefix, in the kernel's order."""
         return routes.read_routes_to(self._route, prefix)
 
-    def nexthops(self) -> dict[int, NexthopGroup]:
+    def nexthops(self) -> NexthopTable:
         """All nexthop objects, single ones and groups, by id: see `nexthops.read_nexthops`."""
         return nexthops.read_nexthops(self._route)
+
+    def buckets(self, group: int) -> Mapping[int, int]:
+        """By index the id of the member in each bucket of a resilient group."""
+        return nexthops.read_buckets(self._route, group)
 
     def settings(self, links: Iterable[Link]) -> Settings:
         """The sysctls, those of interfaces for these links."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import MalformedMessage, NoSuchInterface
+from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
 from ..model import Link
 from . import wire
 
@@ -107,19 +108,24 @@ def read_links(
     strips_tags: Callable[[str], bool],
     finishes_checksums: Callable[[str], bool],
     merges: Callable[[str], frozenset[str]],
+    known: Collection[int] = (),
 ) -> dict[int, Link]:
     """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
     and then what surely can counts; `strips_tags`, `finishes_checksums` and `merges` ask about a
     device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
-    able, until its own notification has it read again.
+    able, until its own notification has it read again. One that makes no sense is left out, so that
+    what leads there passes.
+
+    While devices come and go a dump may leave out others (before Linux 6.9). So those that were
+    `known` and are missing are asked for one by one.
     """
     links = {}
-    for message in connection.dump(RTM_GETLINK, _request(0), "links"):
-        link = parse_link(message)
-        known = _surely_transmits(link) if transmits is None else transmits.get(link.ifindex)
-        link = replace(link, can_transmit_xdp=bool(known))
+    messages = connection.dump(RTM_GETLINK, _request(0), "links", torn=True)
+    for link in _parsed(connection, messages, known):
+        able = _surely_transmits(link) if transmits is None else transmits.get(link.ifindex)
+        link = replace(link, can_transmit_xdp=bool(able))
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
         if link.mac and not finishes_checksums(link.name):
@@ -133,6 +139,20 @@ def read_links(
     for ifindex in {link.master for link in links.values() if link.leaves_checksums} & links.keys():
         links[ifindex] = replace(links[ifindex], has_local_ports=True)
     return links
+
+
+def _parsed(
+    connection: wire.Socket, messages: Iterable[bytes], known: Collection[int]
+) -> Iterator[Link]:
+    missing = set(known)
+    for message in messages:
+        with suppress(MalformedMessage):
+            link = parse_link(message)
+            missing.discard(link.ifindex)
+            yield link
+    for ifindex in sorted(missing):
+        with suppress(XdpecmpError):
+            yield read_link(connection, ifindex)
 
 
 def _surely_transmits(link: Link) -> bool:
