@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
+from .backlog import Backlog
 from .errors import DumpInterrupted, XdpecmpError
 from .lease import Lease
 from .mirror import Mirror
-from .netlink import Changes, Monitor
+from .netlink import ANYWHERE, Changes, Monitor
 
 log = logging.getLogger("xdpecmp.agent")
 
@@ -42,6 +43,7 @@ EVERYTHING = Changes(
     settings=True,
     nexthops=True,
     lost=True,
+    silent=frozenset({ANYWHERE}),
 )
 
 
@@ -102,7 +104,12 @@ class Agent:
         """Whether something was followed while all routes were being read."""
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
-        self._lease = Lease(mirror.renew_lease)
+        self._backlog = Backlog(mirror.fall_behind, mirror.catch_up)
+        self._read_until: float | None = None
+        """All events that there were by then are read; None: the last drain left some."""
+        self._owes_dump = False
+        """Whether routes may have changed without an event since all of them were read."""
+        self._lease = Lease(mirror, self._backlog, monitor.fileno())
         self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -123,13 +130,17 @@ class Agent:
         next_tick = 0.0
         while not self._stopping:
             now = time.monotonic()
+            if self._lease.interrupted:  # what comes without an event is read too
+                self._lease.resume()
+                self._follow(self._drain() | Changes(settings=True))
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
                     return True
-            due = now if self._put_off else min(next_tick, self._reconciliation.due)
+            more = self._read_until is None
+            due = now if self._put_off or more else min(next_tick, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
-            if self._wait(poll, wait) and not self._stopping:
+            if (self._wait(poll, wait) or more) and not self._stopping:
                 self._follow(self._heard(poll))
             put_off, self._put_off = self._put_off, Changes()
             if time.monotonic() >= self._reconciliation.due:
@@ -186,11 +197,22 @@ class Agent:
         return changes
 
     def _drain(self) -> Changes:
+        began = self._backlog.reading()
         try:
-            return self._monitor.drain()
+            changes = self._monitor.drain()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot make out an event, so everything is read again: %s", error)
-            return EVERYTHING
+            changes = EVERYTHING
+        self._read_until = began if self._monitor.emptied else None
+        if changes.lost:
+            self._backlog.lose(began)
+        self._owes_dump |= changes.lost or self._mirror.uses(changes.silent)
+        return changes
+
+    def _tell_backlog(self) -> None:
+        """How far the data path is, if it says all that is known."""
+        if self._read_until is not None and not (self._behind or self._owes_dump or self._held):
+            self._backlog.followed(self._read_until)
 
     def _follow(self, changes: Changes, push: bool = False) -> None:
         """Bring the data path up to date. What fails is tried again, whole, at the next tick.
@@ -216,6 +238,9 @@ class Agent:
                 if self._mirror.unsure:
                     self._reconciliation.need(now)
                 self._followed = False
+                self._owes_dump = self._mirror.unsure_of_all or (
+                    self._owes_dump and self._put_off.routes
+                )
             if self._stopping:
                 return  # soon enough for whoever waits
             if rest or all_routes:
@@ -224,10 +249,12 @@ class Agent:
                     self._reconciliation.need(time.monotonic())
                 self._mirror.keep_resolved()
             self._behind = False
+            self._tell_backlog()
             self._lease.grant()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot follow the kernel: %s", error)
             self._behind = True
+            self._backlog.lose()
             self._held = Changes()
             self._reconciliation.done(begin, time.monotonic())  # the next tick reads all anyway
             self._lease.withhold()  # none for a mirror that may be wrong
@@ -267,16 +294,19 @@ class Agent:
         if held.updates and not held.lost:
             self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
+        self._tell_backlog()
 
     def _update(self, changes: Changes) -> None:
         now = time.monotonic()
         self._reconciliation.want(now)
         if not self._mirror.update(changes.updates):
             self._reconciliation.need(now)
+            self._owes_dump |= self._mirror.unsure_of_all
 
 
 def _without_routes(changes: Changes) -> Changes:
-    return replace(EVERYTHING if changes.lost else changes, routes=False, lost=False, updates=())
+    whole = EVERYTHING if changes.lost else changes
+    return replace(whole, routes=False, lost=False, updates=(), silent=frozenset())
 
 
 def _is_whole(changes: Changes) -> bool:

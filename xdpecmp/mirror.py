@@ -19,7 +19,7 @@ from .dataplane import Dataplane
 from .errors import XdpecmpError
 from .maps import Maps
 from .model import Neighbour, NextHop, Prefix, RouteUpdate, Snapshot
-from .netlink import Changes, Kernel
+from .netlink import ANYWHERE, Changes, Kernel
 from .options import Options
 from .program import Build
 from .routetable import RouteTable
@@ -67,6 +67,8 @@ class Mirror:
         self._spoilt = False
         self.unsure = False
         """Whether the routes that were read last should be read once more."""
+        self.unsure_of_all = False
+        """Whether there are changes of routes that the data path knows nothing of, nor passes."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
         self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
@@ -92,6 +94,16 @@ class Mirror:
             for link in self.snapshot.links.values()
             if link.xdp_prog_id and self._ours(link.xdp_prog_id)
         }
+
+    def uses(self, devices: Collection[int]) -> bool:
+        """Whether a route leads to one of these devices, or has a dead path there; ANYWHERE is any
+        device."""
+        if not devices or ANYWHERE in devices:
+            return bool(devices)
+        groups = self.snapshot.nexthop_groups.values()
+        return RouteTable.of(self.snapshot.routes).leads_to(devices) or any(
+            path.nexthop.ifindex in devices for group in groups for path in group.members
+        )
 
     # --- all of it --------------------------------------------------------------------------------
 
@@ -131,6 +143,7 @@ class Mirror:
         finally:
             late, self._late = self._late, None
         known = RouteTable.of(self.snapshot.routes)
+        self.unsure_of_all = self._spoilt
         if self._spoilt:
             self.unsure = True
             return known, bool(late)
@@ -232,6 +245,7 @@ class Mirror:
         self._compiled = None  # whatever comes of it, the snapshot's routes change in place
         change = compile_updates(self.snapshot, self.tables, updates, self._doubtful, self._hubs)
         if change is None:
+            self.unsure_of_all = True
             return False
         self.tables.absorb(change)
         fits = self._dataplane.change(change)
@@ -241,8 +255,25 @@ class Mirror:
     # --- what falls due with time -----------------------------------------------------------------
 
     def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now. Any thread may do it."""
-        self._dataplane.set_lease(read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ)
+        """Let the data path work for LEASE_SECONDS from now."""
+        self.set_lease(self.lease_deadline())
+
+    def lease_deadline(self) -> int:
+        """When a lease of LEASE_SECONDS ends that begins now. Any thread may ask."""
+        return read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ
+
+    def set_lease(self, deadline: int) -> None:
+        """Let the data path work until then. Any thread may do it."""
+        self._dataplane.set_lease(deadline)
+
+    def fall_behind(self, seconds: float) -> None:
+        """Pass everything to Linux: the data path knows what happened up to so long ago. Any thread
+        may do it, and `catch_up`."""
+        self._dataplane.fall_behind(max(1, read_jiffies(self._clock_fd) - int(seconds * HZ)))
+
+    def catch_up(self) -> None:
+        """The data path says what the kernel says."""
+        self._dataplane.catch_up()
 
     def settle_buckets(self) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""

@@ -6,7 +6,8 @@ its routes, the kernel's order among them, without the prefix. There are few dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,16 @@ class RouteTable:
             for route in rivals:
                 if wanted(route):
                     yield route._replace(prefix=prefix)
+
+    def leads_to(self, devices: Collection[int]) -> bool:
+        """Whether a path of a route goes through one of these devices, dead or not."""
+        known = self.by_prefix
+        return any(
+            path.nexthop.ifindex in devices
+            for rivals in itertools.chain(known.meanings, known.changes.values())
+            for route in rivals or ()
+            for path in route.paths
+        )
 
     def keep(self, before: RouteTable, family: int) -> None:
         """Have the routes too of prefixes that only `before` knows."""

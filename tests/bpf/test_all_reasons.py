@@ -19,6 +19,7 @@ from tests.bpf.packets import frame, to
 from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
 
 SPECIAL: dict[str, Callable[..., None]] = {
+    "BEHIND": test_route_reasons.test_behind,
     "LEASE_EXPIRED": test_route_reasons.test_lease,
     "TABLE_FULL": test_route_reasons.test_table_full,
     "NO_HEADROOM": test_tags.test_no_headroom,

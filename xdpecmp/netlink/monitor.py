@@ -55,10 +55,20 @@ _MOST = 20_000
 """Datagrams read in one go: about 50 ms worth. Under a storm that outpaces us the rest has to wait
 in the buffer, so that the caller gets to act."""
 
+_RTM_DELADDR = 21
 _RTM_DELROUTE = 25
 _NLM_F_EXCL = 0x200
 
+_LINK_HEADER = struct.Struct("=Bxxxi")
+"""The beginning of ifinfomsg: family, index."""
+_ADDRESS_HEADER = struct.Struct("=BxxxI")
+"""ifaddrmsg: family, index."""
+
 _AF_INDEX = wire.HEADER_SIZE  # every rtnetlink header starts with the address family
+
+
+ANYWHERE = 0
+"""In place of a device's index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class Changes:
     nexthops: bool = False
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
+    silent: frozenset[int] = frozenset()
+    """Devices whose routes may have changed without an event; ANYWHERE: all."""
 
     def __bool__(self) -> bool:
         return self != Changes()
@@ -88,14 +100,13 @@ class Changes:
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
             updates=self.updates + other.updates,
+            silent=self.silent | other.silent,
         )
 
 
 _NOTHING = Changes()
 _LINKS = Changes(links=True)
-_LINKS_AND_MORE = Changes(links=True, routes=True, nexthops=True)
-_ROUTES = Changes(routes=True)
-_NEXTHOPS = Changes(nexthops=True, routes=True)
+_NEXTHOPS = Changes(nexthops=True, routes=True, silent=frozenset({ANYWHERE}))
 _NEIGHBOURS = Changes(neighbours=True)
 _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
@@ -106,7 +117,19 @@ _Classify = Callable[[bytes, list[RouteUpdate]], Changes]
 
 def _link(event: bytes) -> Changes:
     # Bridges announce the state of their ports as link events of their own family.
-    return _LINKS_AND_MORE if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
+    if event[_AF_INDEX] != socket.AF_UNSPEC:
+        return _NOTHING
+    _, index = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
+    return Changes(links=True, routes=True, nexthops=True, silent=frozenset({index}))
+
+
+def _address(event: bytes) -> Changes:
+    """Paths through the device come and go with its addresses; so do, with an IPv4 address, all
+    routes that prefer it as their source (fib_sync_down_addr() in net/ipv4/fib_semantics.c)."""
+    kind = int.from_bytes(event[4:6], "little")
+    family, index = _ADDRESS_HEADER.unpack_from(event, wire.HEADER_SIZE)
+    anywhere = kind == _RTM_DELADDR and family == socket.AF_INET
+    return Changes(routes=True, silent=frozenset({ANYWHERE if anywhere else index}))
 
 
 def _neighbour(event: bytes) -> Changes:
@@ -117,8 +140,8 @@ def _neighbour(event: bytes) -> Changes:
 _CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
     16: _link,  # RTM_NEWLINK
     17: _link,  # RTM_DELLINK
-    20: lambda _: _ROUTES,  # RTM_NEWADDR
-    21: lambda _: _ROUTES,  # RTM_DELADDR
+    20: _address,  # RTM_NEWADDR
+    _RTM_DELADDR: _address,
     28: _neighbour,  # RTM_NEWNEIGH
     29: _neighbour,  # RTM_DELNEIGH
     32: lambda _: _RULES,  # RTM_NEWRULE
@@ -171,6 +194,8 @@ class Monitor:
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
             self._sources: list[tuple[socket.socket, _Classify]] = []
+            self.emptied = True
+            """Whether the last `drain` read all that had been said when it began."""
             self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
             with suppress(OSError):  # a kernel built without IPsec
                 policies = 1 << (xfrm.XFRMNLGRP_POLICY - 1)
@@ -211,8 +236,13 @@ class Monitor:
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
         changes, updates = _NOTHING, list[RouteUpdate]()
+        self.emptied = False
+        emptied = True
         for source, look in self._sources:
-            changes |= _drain(source, look, updates)
+            found, to_the_end = _drain(source, look, updates)
+            changes |= found
+            emptied &= to_the_end
+        self.emptied = emptied
         return replace(changes, updates=tuple(updates)) if updates else changes
 
 
@@ -228,7 +258,10 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -> Changes:
+def _drain(
+    source: socket.socket, look: _Classify, updates: list[RouteUpdate]
+) -> tuple[Changes, bool]:
+    """What events of this source mean, and whether no more wait."""
     changes = _NOTHING
     for _ in range(_MOST):
         try:
@@ -237,9 +270,9 @@ def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -
                 changes |= found
         except OSError as error:
             if error.errno == EAGAIN:
-                break
+                return changes, True
             if error.errno != ENOBUFS:
                 raise
             # The socket stays usable; what it dropped is made good by dumping everything.
             changes |= _LOST
-    return changes
+    return changes, False
