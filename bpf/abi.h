@@ -138,7 +138,7 @@ struct group {
 	__u32 first;
 	__u16 count;
 	__u8 kind;
-	__u8 pad;
+	__u8 report_shift; /* resilient: a packet a bucket passes each 2^this jiffies; 0: none does */
 };
 _Static_assert(sizeof(struct group) == 8, "group");
 

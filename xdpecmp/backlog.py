@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-BEHIND_SECONDS = 0.07
+BEHIND_SECONDS = 0.08
 """The limit. Together with a look every `LOOK_SECONDS` it keeps what is old below 100 ms."""
 
-LOOK_SECONDS = 0.015
+LOOK_SECONDS = 0.01
 """How often the lag is looked at while there is one."""
 
 

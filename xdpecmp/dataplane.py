@@ -106,6 +106,7 @@ class Dataplane:
         passing = _passing(self._config) if self._config else self._adopted_passing
         self._publish_config(_cautious(passing, tables.config))
         self._sync_devices()
+        self._groups.hash_as_linux(self._hashes_as_linux(tables.config))
         targets = Layered.of(tables.routes)
         fits = self._sync_nexthops(tables.nexthops)
         fits &= self._groups.sync(tables.groups, targets, self._tries.held)
@@ -140,6 +141,10 @@ class Dataplane:
             self._behind = False
             self._store_passing()
             self._maps["control"].entries[0].behind_jiffies = 0
+
+    def _hashes_as_linux(self, config: Config) -> bool:
+        """Whether Linux chooses the same for whatever passes to it, ICMP errors apart."""
+        return not config.own_seed and (config.follow_label or config.policy6 != 0)
 
     def _store_passing(self) -> None:
         control = self._maps["control"].entries[0]
@@ -338,15 +343,16 @@ def _seated(
     return seated, crowded_out
 
 
-def _passing(config: Any) -> dict[str, int]:
+def _passing(config: Any) -> dict[str, Any]:
     """What passes as a whole: of a Config, or of an entry of the map."""
     fields = ("pass4", "pass6", "pass_multipath4", "pass_multipath6")
     return {field: getattr(config, field) for field in fields}
 
 
-def _cautious(passing: Mapping[str, int], new: Config) -> Config:
+def _cautious(passing: Mapping[str, Any], new: Config) -> Config:
     """The new configuration, still passing what the old one passed: until the routes are in."""
-    return new._replace(**{field: getattr(new, field) or old for field, old in passing.items()})
+    fields: dict[str, Any] = {name: getattr(new, name) or old for name, old in passing.items()}
+    return new._replace(**fields)
 
 
 def _swap16(value: int) -> int:
