@@ -28,6 +28,9 @@ log = logging.getLogger("xdpecmp.agent")
 TICK_SECONDS = 1.0
 """How often what comes without an event (sysctls) is read again."""
 
+GLANCE_SECONDS = 0.12
+"""How often it is looked at whether some of it has changed."""
+
 QUIET_SECONDS = 0.001
 """After an event, wait until it has been quiet for this long: FRR replaces an IPv6 route by a
 DELROUTE and a NEWROUTE 0.1 ms later."""
@@ -127,7 +130,7 @@ class Agent:
             return self._loop(poll)
 
     def _loop(self, poll: select.poll) -> bool:
-        next_tick = 0.0
+        next_tick = next_glance = 0.0
         while not self._stopping:
             now = time.monotonic()
             if self._lease.interrupted:  # what comes without an event is read too
@@ -137,8 +140,11 @@ class Agent:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
                     return True
+            if now >= next_glance:
+                next_glance = now + GLANCE_SECONDS
+                self._glance()
             more = self._read_until is None
-            due = now if self._put_off or more else min(next_tick, self._reconciliation.due)
+            due = now if self._put_off or more else min(next_glance, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
             if (self._wait(poll, wait) or more) and not self._stopping:
                 self._follow(self._heard(poll))
@@ -181,6 +187,16 @@ class Agent:
             return True
         self._mirror.settle_buckets()
         return False
+
+    def _glance(self) -> None:
+        """Follow what has changed without an event, as far as that is seen cheaply."""
+        try:
+            changed = self._mirror.glance()
+        except (XdpecmpError, OSError) as error:
+            log.warning("cannot read the sysctls: %s", error)
+            return  # the next tick reads all
+        if changed:
+            self._follow(Changes(settings=True))
 
     def _heard(self, poll: select.poll) -> Changes:
         """All changes until what they come to can be told."""

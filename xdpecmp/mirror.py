@@ -71,6 +71,9 @@ class Mirror:
         """Whether there are changes of routes that the data path knows nothing of, nor passes."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
+        self._used: tuple[str, ...] = ()
+        """Names of the interfaces that packets come in or leave by, for the tables `_used_by`."""
+        self._used_by: Tables | None = None
         self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
         """What `tables` was compiled from; None where it has changed since."""
 
@@ -104,6 +107,19 @@ class Mirror:
         return RouteTable.of(self.snapshot.routes).leads_to(devices) or any(
             path.nexthop.ifindex in devices for group in groups for path in group.members
         )
+
+    def glance(self) -> bool:
+        """Whether settings may have changed of which there is no event: see Kernel.glance."""
+        if self._used_by is not self.tables:
+            assert self.tables is not None
+            used = dict.fromkeys(sorted(self.attached()))
+            used.update(dict.fromkeys(nexthop.ifindex for nexthop in self.tables.nexthops))
+            links = self.snapshot.links
+            names = tuple(links[ifindex].name for ifindex in used if ifindex in links)
+            self._used_by = self.tables
+            if names != self._used:
+                self._used = names
+        return self.kernel.glance(self._used)
 
     # --- all of it --------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class FakeMirror:
         self.build = build
         self.unsure = self.unsure_of_all = False
         self.interrupted = False
-        self.behind = False
+        self.behind = self.glanced = False
         self.used = {ANYWHERE, 7}
         self.did: list[object] = []
 
@@ -143,6 +143,11 @@ class FakeMirror:
 
     def uses(self, devices: Collection[int]) -> bool:
         return not self.used.isdisjoint(devices)
+
+    def glance(self) -> bool:
+        if self.fails:
+            raise OSError(5, "I/O error")
+        return self.glanced
 
     def pull(self, changes: Changes, meanwhile: Callable[[bool], None]) -> bool:
         if self.fails:
@@ -326,6 +331,22 @@ def test_a_dump_that_is_not_sure_is_made_good_by_another(unsure: bool) -> None:
     agent = agent_of(mirror)
     agent._follow(Changes(routes=True))
     assert (agent._reconciliation._needed < 1e9) is unsure
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_seen_at_a_glance_is_followed(changed: bool) -> None:
+    mirror = FakeMirror()
+    mirror.glanced = changed
+    agent_of(mirror)._glance()
+    assert (Changes(settings=True) in mirror.did) is changed
+
+
+def test_a_glance_that_fails_waits_for_the_tick(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = FakeMirror(fails=True)
+    agent = agent_of(mirror)
+    agent._glance()
+    assert "cannot read the sysctls" in caplog.text
+    assert not agent._behind
 
 
 # --- how far behind -----------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def _address(event: bytes) -> Changes:
     kind = int.from_bytes(event[4:6], "little")
     family, index = _ADDRESS_HEADER.unpack_from(event, wire.HEADER_SIZE)
     anywhere = kind == _RTM_DELADDR and family == socket.AF_INET
-    return Changes(routes=True, silent=frozenset({ANYWHERE if anywhere else index}))
+    silent = frozenset({ANYWHERE if anywhere else index})
+    return Changes(routes=True, settings=True, silent=silent)  # disable_ipv6 takes them away
 
 
 def _neighbour(event: bytes) -> Changes:
