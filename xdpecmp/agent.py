@@ -110,6 +110,8 @@ class Agent:
         self._backlog = Backlog(mirror.fall_behind, mirror.catch_up)
         self._read_until: float | None = None
         """All events that there were by then are read; None: the last drain left some."""
+        self._marked = False
+        """Whether next hops pass to Linux until the next push, since their device is down."""
         self._owes_dump = False
         """Whether routes may have changed without an event since all of them were read."""
         self._lease = Lease(mirror, self._backlog, monitor.fileno())
@@ -220,6 +222,8 @@ class Agent:
             log.warning("cannot make out an event, so everything is read again: %s", error)
             changes = EVERYTHING
         self._read_until = began if self._monitor.emptied else None
+        if changes.down and self._mirror.mark_down(changes.down):
+            self._marked = True
         if changes.lost:
             self._backlog.lose(began)
         self._owes_dump |= changes.lost or self._mirror.uses(changes.silent)
@@ -277,8 +281,10 @@ class Agent:
 
     def _read(self, changes: Changes, push: bool) -> bool:
         """False where the data path had no room for all."""
-        if not (self._mirror.pull(changes, self._meanwhile) or push) or self._stopping:
+        differs = self._mirror.pull(changes, self._meanwhile)
+        if not (differs or push or self._marked) or self._stopping:
             return True
+        self._marked = False
         self._lease.progress()
         return self._mirror.push(wait=False)
 
@@ -322,7 +328,9 @@ class Agent:
 
 def _without_routes(changes: Changes) -> Changes:
     whole = EVERYTHING if changes.lost else changes
-    return replace(whole, routes=False, lost=False, updates=(), silent=frozenset())
+    return replace(
+        whole, routes=False, lost=False, updates=(), silent=frozenset(), down=frozenset()
+    )
 
 
 def _is_whole(changes: Changes) -> bool:

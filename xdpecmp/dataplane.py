@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import libbpf
@@ -122,6 +122,21 @@ class Dataplane:
         fits &= self._groups.add(change.groups)
         self._tries.change(change.routes, self._groups.number)
         return fits
+
+    def mark_down(self, devices: Collection[int]) -> bool:
+        """Pass to Linux, until the next `sync`, what would leave by these devices. Whether anything
+        would."""
+        marked = [
+            nexthop
+            for nexthop, adjacency in self._nexthops.items()
+            if (nexthop.ifindex in devices or adjacency.device in devices)
+            and adjacency.reason in (Reason.FORWARDED, Reason.EGRESS_NO_XDP)
+        ]
+        entries = self._maps["nexthops"].entries
+        for nexthop in marked:
+            del self._nexthops[nexthop]  # so that it is stored again
+            entries[self._nexthop_slots.live[nexthop]].reason = int(Reason.EGRESS_DOWN)
+        return bool(marked)
 
     def set_lease(self, jiffies: int) -> None:
         """Let the program work until bpf_jiffies64() reaches `jiffies`."""

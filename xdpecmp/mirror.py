@@ -248,6 +248,11 @@ class Mirror:
             self._told = passing
             log.info("%s", "; ".join(passing))
 
+    def mark_down(self, devices: Collection[int]) -> bool:
+        """Pass to Linux, until the next `push`, what would leave by these devices. Whether anything
+        would."""
+        return self._dataplane.mark_down(devices)
+
     # --- single routes ----------------------------------------------------------------------------
 
     def update(self, updates: Iterable[RouteUpdate]) -> bool:

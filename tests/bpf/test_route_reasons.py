@@ -328,6 +328,21 @@ def test_behind(plane: Plane, family: int) -> None:
     assert plane.maps["control"].entries[0].behind_jiffies == 0
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_marked_down(plane: Plane, family: int) -> None:
+    """At once, and until the next sync; other devices' next hops are left alone."""
+    packet = frame(to("single", family) / UDP())
+    tables = plane.load(plane.world.snapshot())
+    assert not plane.dataplane.mark_down({0x7FFFFFFF})
+    assert not plane.dataplane.mark_down({plane.world.ifindex["down"]}), "is so already"
+    assert plane.run(packet)[0] == "REDIRECT"
+    assert plane.dataplane.mark_down({plane.world.ifindex["out"]})
+    assert plane.observe(packet) == ("PASS", packet, {"EGRESS_DOWN": 1}, {})
+    assert not plane.dataplane.mark_down({plane.world.ifindex["out"]})
+    plane.dataplane.sync(tables)
+    assert plane.run(packet)[0] == "REDIRECT"
+
+
 def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,9 @@ class FakeMirror:
     def uses(self, devices: Collection[int]) -> bool:
         return not self.used.isdisjoint(devices)
 
+    def mark_down(self, devices: Collection[int]) -> bool:
+        return not self.used.isdisjoint(devices)
+
     def glance(self) -> bool:
         if self.fails:
             raise OSError(5, "I/O error")
@@ -347,6 +350,18 @@ def test_a_glance_that_fails_waits_for_the_tick(caplog: pytest.LogCaptureFixture
     agent._glance()
     assert "cannot read the sysctls" in caplog.text
     assert not agent._behind
+
+
+@pytest.mark.parametrize(("device", "pushes"), [(7, 2), (8, 1)])
+def test_a_device_that_goes_down_and_comes_back_at_once(device: int, pushes: int) -> None:
+    """Nothing differs then from what was known, but its next hops were marked."""
+    agent = agent_of(mirror := FakeMirror(), Changes(links=True, down=frozenset({device})))
+    agent._follow(Changes(links=True))
+    assert mirror.pushed == 1
+    agent._follow(agent._drain())
+    assert mirror.pushed == pushes
+    agent._follow(Changes(links=True))
+    assert mirror.pushed == pushes
 
 
 # --- how far behind -----------------------------------------------------------------------------

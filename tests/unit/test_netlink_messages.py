@@ -151,6 +151,8 @@ def test_features() -> None:
 NONE = Changes()
 SEVEN, ALL = frozenset({7}), frozenset({ANYWHERE})
 LINKS = Changes(links=True, routes=True, nexthops=True, silent=SEVEN)
+DOWN = replace(LINKS, down=SEVEN)
+UP = 0x10001  # IFF_UP, IFF_LOWER_UP
 NEXTHOPS = Changes(nexthops=True, routes=True, silent=ALL)
 
 
@@ -171,8 +173,8 @@ def ten(table: int = 254) -> bytes:
     return header + attribute(15, u32(table)) + attribute(1, bytes([10, 0, 0, 0]))
 
 
-def link_header(index: int) -> bytes:
-    return struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 1, index, 0, 0)
+def link_header(index: int, flags: int) -> bytes:
+    return struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 1, index, flags, 0)
 
 
 def address(family: int, index: int) -> bytes:
@@ -186,8 +188,10 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "body", "changes"),
     [
-        (16, link_header(7), LINKS),
-        (17, link_header(7), LINKS),
+        (16, link_header(7, UP), LINKS),
+        (16, link_header(7, 0x1), DOWN),
+        (16, link_header(7, 0x10000), DOWN),
+        (17, link_header(7, UP), DOWN),
         (16, bytes([socket.AF_BRIDGE]) + bytes(15), NONE),
         (20, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=SEVEN)),
         (21, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=ALL)),
@@ -232,7 +236,7 @@ def test_what_became_of_other_routes(flags: int, wanted: RouteUpdate) -> None:
 
 def test_changes_add_up() -> None:
     assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
-    some: dict[str, object] = {"updates": (RouteUpdate(TEN),), "silent": SEVEN}
+    some: dict[str, object] = {"updates": (RouteUpdate(TEN),), "silent": SEVEN, "down": SEVEN}
     for field in fields(Changes):
         one = Changes(**{field.name: some.get(field.name, True)})
         assert one | NONE == NONE | one == one

@@ -27,6 +27,7 @@ from typing import Self
 from ..errors import MalformedMessage
 from ..model import RouteUpdate
 from . import features, wire, xfrm
+from .links import can_send
 from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
@@ -55,12 +56,13 @@ _MOST = 20_000
 """Datagrams read in one go: about 50 ms worth. Under a storm that outpaces us the rest has to wait
 in the buffer, so that the caller gets to act."""
 
+_RTM_DELLINK = 17
 _RTM_DELADDR = 21
 _RTM_DELROUTE = 25
 _NLM_F_EXCL = 0x200
 
-_LINK_HEADER = struct.Struct("=Bxxxi")
-"""The beginning of ifinfomsg: family, index."""
+_LINK_HEADER = struct.Struct("=BxxxiI")
+"""The beginning of ifinfomsg: family, index, IFF_*."""
 _ADDRESS_HEADER = struct.Struct("=BxxxI")
 """ifaddrmsg: family, index."""
 
@@ -86,6 +88,8 @@ class Changes:
     """Routes that have changed, in order; those that `routes` stands for may be others."""
     silent: frozenset[int] = frozenset()
     """Devices whose routes may have changed without an event; ANYWHERE: all."""
+    down: frozenset[int] = frozenset()
+    """Devices that have gone, or can't send; they may be back by now."""
 
     def __bool__(self) -> bool:
         return self != Changes()
@@ -101,6 +105,7 @@ class Changes:
             nexthops=self.nexthops or other.nexthops,
             updates=self.updates + other.updates,
             silent=self.silent | other.silent,
+            down=self.down | other.down,
         )
 
 
@@ -119,8 +124,16 @@ def _link(event: bytes) -> Changes:
     # Bridges announce the state of their ports as link events of their own family.
     if event[_AF_INDEX] != socket.AF_UNSPEC:
         return _NOTHING
-    _, index = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
-    return Changes(links=True, routes=True, nexthops=True, silent=frozenset({index}))
+    _, index, flags = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
+    device = frozenset({index})
+    gone = int.from_bytes(event[4:6], "little") == _RTM_DELLINK
+    return Changes(
+        links=True,
+        routes=True,
+        nexthops=True,
+        silent=device,
+        down=device if gone or not can_send(flags) else frozenset(),
+    )
 
 
 def _address(event: bytes) -> Changes:
@@ -140,7 +153,7 @@ def _neighbour(event: bytes) -> Changes:
 
 _CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
     16: _link,  # RTM_NEWLINK
-    17: _link,  # RTM_DELLINK
+    _RTM_DELLINK: _link,
     20: _address,  # RTM_NEWADDR
     _RTM_DELADDR: _address,
     28: _neighbour,  # RTM_NEWNEIGH
