@@ -18,8 +18,9 @@ For each reason in reasons.def, why no part of a flow can pass by it:
   PARTIAL_CHECKSUM (CHECKSUMS), ENCAPSULATION (TUNNELS), EGRESS_NO_XDP and ON_LINK (CANNOT_SEND),
   RP_FILTER (SOURCE_CHECK), REDIRECT (`without_redirects`).
 - Cannot be excluded, and is said by IN_WORDS: IPV4_OPTIONS, EXTENSION_HEADER, LINK_LOCAL, frames
-  with a priority tag (INTERFACE: VLAN 0), NEIGHBOUR, EGRESS_DOWN, LEASE_EXPIRED, and what this
-  router itself sends.
+  with a priority tag (INTERFACE: VLAN 0), NEIGHBOUR, EGRESS_DOWN, LEASE_EXPIRED, BEHIND, and what
+  this router itself sends.
+- With a seed of our own none passes by it: BUCKET_USE.
 """
 
 from __future__ import annotations
