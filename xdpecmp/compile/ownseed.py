@@ -43,7 +43,7 @@ IN_WORDS = (
     "packets with IPv4 options, IPv6 hop-by-hop or routing headers, IPv4 link-local addresses or a "
     "priority tag; the flows of a next hop that is not resolved or whose device is down; ICMP "
     "errors that this router itself sends; and everything while the agent's lease has run out, "
-    "while a route is read again, and after detach"
+    "while it is behind, while a route is read again, and after detach"
 )
 """What holds while the rule allows it."""
 
