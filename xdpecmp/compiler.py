@@ -146,6 +146,9 @@ def _end_with_the_caller() -> None:
 
 if __name__ == "__main__":
     _end_with_the_caller()
+    os.setpriority(
+        os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0))
+    )  # not the agent's
     _hide_symbols()
     print(compile_image(sys.argv[1], Path(sys.argv[2])).dump())
     sys.stdout.flush()

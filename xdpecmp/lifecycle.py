@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import counters, libbpf, losses, netns
@@ -194,6 +195,10 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     _fork_agent(instance, mirror, monitor, namespace)
 
 
+NICE = -10
+"""Of the agent: where the machine is busy and it falls behind, more packets take the slow path."""
+
+
 # --- the agent's process -------------------------------------------------------------------------
 
 
@@ -226,8 +231,11 @@ def _fork_agent(
 
 
 def _become_daemon(instance: Instance, keep: Collection[int]) -> None:
-    """Let go of the caller's terminal, pipes and folder."""
+    """Let go of the caller's terminal, pipes and folder, and run before what can wait."""
     os.chdir("/")
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    with suppress(OSError):  # where sessions share the CPU evenly (sched(7), autogroup)
+        Path("/proc/self/autogroup").write_text(str(NICE))
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for target, source in ((0, null), (1, log), (2, log)):
