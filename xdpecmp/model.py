@@ -182,6 +182,9 @@ class Link:
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
 
+    has_address4: bool = False
+    """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
+
     finishes_checksums: bool = True
     """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
     tx-checksumming)."""

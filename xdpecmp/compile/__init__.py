@@ -87,7 +87,7 @@ def compile_tables(
     hosts = host_routes(snapshot, targets) if connected else {}
     targets.changes.update(hosts)
     nexthops = resolver.nexthops.union(hosts.values())
-    interfaces = compile_interfaces(snapshot, table, attached)
+    interfaces = compile_interfaces(snapshot, attached)
     adjacencies = {nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops}
     config = ownseed.heed(
         compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),

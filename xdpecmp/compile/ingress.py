@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from ..abi import INTERFACE_FLAGS
-from ..model import InterfaceSettings, Link, RouteKind, Snapshot
-from .tables import TABLE_LOCAL, Interface, VlanKey
+from ..model import InterfaceSettings, Link, Snapshot
+from .tables import Interface, VlanKey
 from .tags import tag_stack
-
-if TYPE_CHECKING:
-    from ..routetable import RouteTable
 
 
 def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[VlanKey, int]:
@@ -28,13 +24,10 @@ def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[
     return vlans
 
 
-def compile_interfaces(
-    snapshot: Snapshot, table: RouteTable, attached: Collection[int]
-) -> dict[int, Interface]:
+def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[int, Interface]:
     """Our interfaces and the VLANs over them. One that is enslaved to a bridge, bond, team or VRF
     is left out: its packets belong to the master, so Linux handles them."""
     links = snapshot.links
-    with_address = _interfaces_with_address4(table)
     interfaces: dict[int, Interface] = {}
     for ifindex in [*attached, *compile_vlans(links, attached).values()]:
         link = links.get(ifindex)
@@ -45,18 +38,11 @@ def compile_interfaces(
             continue  # an XDP program would take frames of every VLAN for untagged ones
         settings = snapshot.settings.interfaces.get(ifindex, InterfaceSettings())
         rp_filter = settings.rp_filter
-        if rp_filter == 2 and ifindex not in with_address:
+        if rp_filter == 2 and not link.has_address4:
             rp_filter = 1  # loose turns strict on an interface without an IPv4 address
         flags = _flags(settings, links[stack[0]])
         interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
     return interfaces
-
-
-def _interfaces_with_address4(table: RouteTable) -> set[int]:
-    local = table.where(
-        lambda r: r.table == TABLE_LOCAL and r.kind is RouteKind.LOCAL and r.prefix.family == 4
-    )
-    return {path.nexthop.ifindex for route in local for path in route.paths}
 
 
 def _flags(settings: InterfaceSettings, device: Link) -> int:

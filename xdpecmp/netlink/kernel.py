@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
+    addresses,
     features,
     getroute,
     links,
@@ -73,13 +74,16 @@ class Kernel:
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
         transmits = features.read_transmits(self._generic, self._netdev)
-        return links.read_links(
+        found = links.read_links(
             self._route,
             transmits,
             partial(features.strips_tags, self._control),
             partial(features.finishes_checksums, self._control),
             partial(merging.merges, self._control),
         )
+        for ifindex in addresses.read_devices_with_address4(self._route) & found.keys():
+            found[ifindex] = replace(found[ifindex], has_address4=True)
+        return found
 
     @property
     def tells_features(self) -> bool:

@@ -109,6 +109,11 @@ def _link(event: bytes) -> Changes:
     return _LINKS_AND_MORE if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
 
 
+def _address(event: bytes) -> Changes:
+    # Reverse-path filtering asks whether a device has an IPv4 address.
+    return _LINKS | _ROUTES if event[_AF_INDEX] == socket.AF_INET else _ROUTES
+
+
 def _neighbour(event: bytes) -> Changes:
     family, _, _, flags, _ = NEIGHBOUR_HEADER.unpack_from(event, wire.HEADER_SIZE)
     return _NEIGHBOURS if family in FAMILIES and not flags & NTF_PROXY else _NOTHING
@@ -117,8 +122,8 @@ def _neighbour(event: bytes) -> Changes:
 _CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
     16: _link,  # RTM_NEWLINK
     17: _link,  # RTM_DELLINK
-    20: lambda _: _ROUTES,  # RTM_NEWADDR
-    21: lambda _: _ROUTES,  # RTM_DELADDR
+    20: _address,  # RTM_NEWADDR
+    21: _address,  # RTM_DELADDR
     28: _neighbour,  # RTM_NEWNEIGH
     29: _neighbour,  # RTM_DELNEIGH
     32: lambda _: _RULES,  # RTM_NEWRULE

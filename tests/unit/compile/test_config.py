@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.compile.values import LOCAL, QINQ, SERVICE, VIA1, VLAN, hop, links, route, snapshot
 from xdpecmp.abi import CAPACITY, INTERFACE_FLAGS, Reason
 from xdpecmp.compile import VlanKey, compile_tables, local4_filter
-from xdpecmp.model import InterfaceSettings, Route, RouteKind, Settings
+from xdpecmp.model import InterfaceSettings, RouteKind, Settings
 
 
 def test_vlans_over_our_interfaces_are_ingresses() -> None:
@@ -32,12 +31,21 @@ def test_what_belongs_to_a_bridge_is_no_ingress() -> None:
 
 @pytest.mark.parametrize(("with_address", "expected"), [(True, 2), (False, 1)])
 def test_loose_is_strict_without_an_address(with_address: bool, expected: int) -> None:
-    own = route("10.1.0.1/32", hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
+    """__fib_validate_source() asks for an address (`no_addr`); a local route is none."""
+    local = route("10.1.0.1/32", hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
     settings = Settings(seed=1, interfaces={2: InterfaceSettings(rp_filter=2)})
-    routes: Iterable[Route] = [own] if with_address else []
-    assert compile_tables(snapshot(*routes, settings=settings), {2}).interfaces[2].rp_filter == (
-        expected
-    )
+    known = links(replace(links()[2], has_address4=with_address))
+    for routes in ((), (local,)):
+        tables = compile_tables(snapshot(*routes, links=known, settings=settings), {2})
+        assert tables.interfaces[2].rp_filter == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "looked_up"), [("127.0.0.0/8", False), ("10.9.0.0/16", True), ("10.9.0.1/32", False)]
+)
+def test_a_local_network_has_sources_looked_up(prefix: str, looked_up: bool) -> None:
+    own = route(prefix, hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
+    assert (compile_tables(snapshot(own), {2}).config.local4 is None) == looked_up
 
 
 def test_flags() -> None:
