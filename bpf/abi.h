@@ -46,6 +46,9 @@ _Static_assert(sizeof(struct control) == 24, "control");
 
 #define LOCAL4_FILTER_WORDS 8
 
+#define FRAGMENTS_OF_IPV4 0x01
+#define FRAGMENTS_OF_IPV6 0x02
+
 /* config[slot]: what holds for the whole network namespace. Written whole, then pointed to. */
 struct config {
 	__u64 sip_start[4];      /* SipHash state v0..v3 for the kernel's key, nothing hashed yet */
@@ -60,7 +63,7 @@ struct config {
 	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
 	__u8 pass_multipath6;    /* likewise IPv6 */
 	__u8 own_seed;           /* for readers: 1 = the seed is ours, Linux keeps its own to itself */
-	__u8 pad;
+	__u8 pass_fragments;     /* FRAGMENTS_OF_*: pass those of multipath routes */
 	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed or ours; 0 = not known */
 	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */

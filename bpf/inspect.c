@@ -48,6 +48,7 @@ static __always_inline enum reason inspect4(const struct config *config,
 		return reason;
 	if (ip->ttl <= 1)
 		return REASON_TTL;
+	p->is_fragment = ip->fragment & IPV4_FRAGMENT_MASK;
 	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		struct l4 l4 = ipv4_l4(ip, 0);
 
@@ -109,6 +110,8 @@ static __always_inline enum reason inspect6(const struct config *config,
 	reason = find_l4_6(l3, ip, &l4);
 	if (reason)
 		return reason;
+	/* behind an authentication header there may be one; this walk, made for the ports, ends there */
+	p->is_fragment = l4.is_fragment | (l4.proto == PROTO_AH);
 	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		reason = check_checksum(ingress, l3, &l4, sum_words(ip->source, 8), p);
 		if (reason)

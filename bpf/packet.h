@@ -20,6 +20,7 @@ struct packet {
 	__u32 epoch6;
 	__u32 ingress_ifindex;
 	__u32 ingress_flags;
+	__u32 is_fragment;
 	__u32 is_partial; /* its checksum looks unfinished, and generic mode may leave that so */
 };
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import libbpf
-from .abi import CAPACITY, NEXTHOP_FLAGS, Reason
+from .abi import CAPACITY, FRAGMENTS_OF, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
@@ -150,6 +150,10 @@ class Dataplane:
             pass6=config.pass6,
             pass_multipath4=config.pass_multipath4,
             pass_multipath6=config.pass_multipath6,
+            pass_fragments=(
+                config.pass_fragments4 * FRAGMENTS_OF["IPV4"]
+                | config.pass_fragments6 * FRAGMENTS_OF["IPV6"]
+            ),
             seed=seed,
             own_seed=config.own_seed,
             label_mask=_swap32(FLOW_LABEL_MASK if config.follow_label else 0),

@@ -265,6 +265,9 @@ class Settings:
     ipsec: bool = False
     """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
     `ip xfrm policy getdefault`)."""
+    defragments4: bool = False
+    """Whether Linux reassembles IPv4 fragments before it routes them (connection tracking)."""
+    defragments6: bool = False
     interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
+from .abi import FRAGMENTS_OF, ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .compile import ownseed
 from .hashing import shares
@@ -179,6 +179,9 @@ class View:
             "IPv4 multipath": config.pass_multipath4,
             "IPv6 multipath": config.pass_multipath6,
         }
+        for family in (4, 6):
+            passed = config.pass_fragments & FRAGMENTS_OF[f"IPV{family}"]
+            wholes[f"IPv{family} multipath fragments"] = Reason.FRAGMENT if passed else 0
         rows = [
             {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
             for what, reason in wholes.items()

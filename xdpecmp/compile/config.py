@@ -58,6 +58,9 @@ def compile_config(
         pass6=pass6,
         pass_multipath4=_multipath_reason(seed, settings.policy4, deep),
         pass_multipath6=_multipath_reason(seed, settings.policy6, deep),
+        # IPv4's policy 0 hashes addresses alone, IPv6's the fragment header's number too
+        pass_fragments4=settings.defragments4 and settings.policy4 != 0,
+        pass_fragments6=settings.defragments6,
         local4=None if custom_local else suspect,
         follow_label=options.flow_label == FOLLOW,
     )

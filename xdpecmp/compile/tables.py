@@ -102,6 +102,9 @@ class Config(NamedTuple):
     pass6: int
     pass_multipath4: int
     pass_multipath6: int
+    pass_fragments4: bool
+    """Of multipath routes."""
+    pass_fragments6: bool
     local4: frozenset[bytes] | None
     """IPv4 sources to look up: our own and broadcast addresses. None: look every one up."""
     follow_label: bool

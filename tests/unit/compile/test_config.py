@@ -81,6 +81,28 @@ def test_what_passes_as_a_whole(parts: dict[str, object], field: str, reason: in
     assert getattr(compile_tables(snapshot(**parts), {2}).config, field) == reason
 
 
+@pytest.mark.parametrize(
+    ("setting", "field", "policies"),
+    [
+        ("defragments4", "pass_fragments4", {1, 2, 3}),
+        ("defragments6", "pass_fragments6", {*range(4)}),
+    ],
+)
+def test_fragments_that_linux_reassembles_pass(
+    setting: str, field: str, policies: set[int]
+) -> None:
+    """Where it then hashes more than they show."""
+
+    def passes(policy: int, **parts: bool) -> bool:
+        settings = Settings(seed=1, policy4=policy, policy6=policy, **parts)
+        config = compile_tables(snapshot(settings=settings), {2}).config
+        assert not (config.pass_fragments4 and config.pass_fragments6)
+        return bool(getattr(config, field))
+
+    assert {policy for policy in range(4) if passes(policy, **{setting: True})} == policies
+    assert not any(passes(policy) for policy in range(4))
+
+
 def test_a_table_too_large_passes_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CAPACITY, "ROUTES4_MAX", 1)
     fits = compile_tables(snapshot(route("10.0.0.0/8", VIA1)), {2})
