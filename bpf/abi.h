@@ -79,7 +79,8 @@ _Static_assert(sizeof(struct config) == 232, "config");
 #define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
 #define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
 #define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
-#define INTERFACE_UNFINISHED 0x20        /* generic XDP there: checksums stay what they are */
+#define INTERFACE_UNFINISHED 0x20        /* generic XDP: see NEXTHOP_WHOLE_ONLY */
+#define INTERFACE_MERGES 0x40            /* what comes in there may be merged without a mark */
 
 /* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
 struct interface {
@@ -179,10 +180,11 @@ struct nexthop {
 _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
 
 /*
- * The device finishes no checksums. Generic XDP hands packets to drivers without what Linux's own
- * way does for such: generic_xdp_tx(), validate_xmit_skb() in net/core/dev.c.
+ * The device must not get packets that are merged (GRO, GSO) or whose checksum is unfinished. Generic
+ * XDP hands packets to drivers without what Linux's own way does for such: generic_xdp_tx(),
+ * validate_xmit_skb() in net/core/dev.c. See compile/offloads.py.
  */
-#define NEXTHOP_FINISHES_NOTHING 0x1
+#define NEXTHOP_WHOLE_ONLY 0x1
 
 /* path_stats[nexthop], per CPU. */
 struct traffic {

@@ -8,8 +8,9 @@
 #include "walk.h"
 
 /*
- * In generic mode the note that a checksum is unfinished stays with the packet: TCP and UDP then
- * pass only where the egress finishes nothing. SCTP's CRC few devices finish.
+ * In generic mode the note that a checksum is unfinished, or that the packet was merged and is to be
+ * split, stays with the packet: TCP and UDP then pass only where the egress must not get such. SCTP's
+ * CRC few devices finish.
  */
 static __always_inline enum reason check_checksum(const struct ingress *ingress,
 						  const struct l3 *l3, const struct l4 *l4,

@@ -197,7 +197,7 @@ class Dataplane:
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
-            flags=0 if adjacency.finishes_checksums else NEXTHOP_FLAGS["FINISHES_NOTHING"],
+            flags=0 if adjacency.takes_anything else NEXTHOP_FLAGS["WHOLE_ONLY"],
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,

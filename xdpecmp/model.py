@@ -185,9 +185,12 @@ class Link:
     has_address4: bool = False
     """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
 
-    finishes_checksums: bool = True
-    """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
-    tx-checksumming)."""
+    segments_all: bool = True
+    """Whether it has all offloads that merged and unfinished packets can ask of it: it finishes
+    checksums and splits what was merged (`ethtool -k`), of any size."""
+
+    merges_lists: bool = False
+    """Whether it merges received packets into lists (`ethtool -k`: rx-gro-list)."""
 
     merges: frozenset[str] = frozenset()
     """How the device itself makes larger packets of several that it receives: "rx-lro", "rx-gro-hw"

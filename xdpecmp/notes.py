@@ -12,11 +12,13 @@ from typing import NamedTuple
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
 from .compile import Config, Tables, ownseed
+from .compile.offloads import merges_lists, merges_unseen
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, NextHop, Prefix, Snapshot
 from .netlink import has_seed
+from .netlink.features import SEGMENTS_ALL
 from .options import FOLLOW, IGNORE
 from .verify import first_disagreement
 
@@ -53,6 +55,7 @@ def notes(mirror: Mirror) -> list[str]:
         *_generic_mode(world),
         *_passed(world.tables, world.snapshot.links),
         *_deaf_egress(world, mirror.kernel.tells_features),
+        *(found for _, found in whole_only(world)),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
@@ -164,6 +167,36 @@ def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
         yield Note(f"{deaf_text(names)} ({deaf_remedy(links, tells)})")
 
 
+def whole_only(world: World) -> Iterator[tuple[str, Note]]:
+    """Devices that merged packets must not be redirected to, while interfaces may bring such."""
+    links = world.snapshot.links
+    bringing = [
+        link.name
+        for link in world.links()
+        if link.xdp_mode == "generic" and merges_unseen(links, link)
+    ]
+    devices = {
+        adjacency.device
+        for adjacency in world.tables.nexthops.values()
+        if not adjacency.takes_anything and adjacency.device in links
+    }
+    for device in (links[ifindex] for ifindex in sorted(devices) if bringing):
+        able = device.kind == "veth" and not device.segments_all
+        yield (
+            device.name,
+            Note(
+                f"what comes in by {', '.join(bringing)} and leaves by {device.name} passes to "
+                "Linux: in generic mode packets may come merged, and only Linux takes them apart "
+                "for it",
+                f"ethtool -K {device.name} {' '.join(_OFFLOADS_ON)}" if able else "",
+            ),
+        )
+
+
+_OFFLOADS_ON = ("tx on", "sg on", "tso on", *(f"{name} on" for name in SEGMENTS_ALL[7:]))
+"""All of them: the first ones have names of their own as a group."""
+
+
 def idle_interfaces(world: World) -> Iterator[Note]:
     """Interfaces of which all passes to Linux."""
     for link in world.links():
@@ -181,6 +214,12 @@ def idle_interfaces(world: World) -> Iterator[Note]:
                 f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
                 "to Linux; to have it forwarded here",
                 f"ethtool -K {link.name} rxvlan off",
+            )
+        elif link.xdp_mode == "generic" and merges_lists(world.snapshot.links, link):
+            yield Note(
+                f"{link.name} merges packets into lists, which generic XDP breaks: all it receives "
+                "passes to Linux; to have it forwarded here",
+                f"ethtool -K {link.name} rx-gro-list off",
             )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(

@@ -214,6 +214,8 @@ class View:
             return f"it belongs to {self._device(link.master)}"
         if link.strips_tags:
             return f"it strips VLAN tags: ethtool -K {link.name} rxvlan off"
+        if link.merges_lists and link.xdp_mode == "generic":
+            return f"it merges packets into lists: ethtool -K {link.name} rx-gro-list off"
         return "it is not mirrored"
 
     def status(self, instance: Instance) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""TCP and UDP checksums that a veth's peer left for hardware: native XDP must not forward them.
+"""TCP and UDP checksums that somebody left for hardware: native XDP must not forward them, generic
+XDP only where the egress takes them, and then also what was merged of several packets.
 
 The field then holds the sum over the pseudo-header alone (RFC 9293, 3.1; RFC 8200, 8.1).
 """
@@ -21,16 +22,20 @@ from tests.bpf.world import TAGS, VIA, packed
 pytestmark = pytest.mark.root
 
 NATIVE = {"links": {"in": {"kind": "veth", "xdp_mode": "native"}}}
-GENERIC = {"links": {"in": {"kind": "veth", "xdp_mode": "generic"}}}
 TAP = {"links": {"in": {"kind": "tun", "xdp_mode": "native"}}}
-UNABLE = {
-    kind: {
-        "links": {"in": {"kind": kind, "xdp_mode": "generic"}, "out": {"finishes_checksums": False}}
-    }
-    for kind in ("veth", "tun", "")
-}
-"""Generic mode, and an egress that finishes nothing."""
 PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
+
+
+def generic(kind: str, out: str, **features: Any) -> dict[str, Any]:
+    """Generic mode, by the kinds of devices."""
+    links = {"in": {"kind": kind, "xdp_mode": "generic"}, "out": {"kind": out, **features}}
+    return {"links": links}
+
+
+GENERIC = generic("veth", "veth")
+SOFTWARE = ("veth", "tun", "macvlan", "bridge", "ipvlan", "what comes with Linux 8")
+"""Kinds of devices whose packets may be merged without a mark."""
+HARDWARE = generic("", "")
 PROTO = {TCP: 6, UDP: 17}
 
 
@@ -62,18 +67,34 @@ def pass_or_not(name: str, family: int, packet: Packet, reason: str, setup: Any)
     return Case(title, frame(l3, padding=bytes(6)), reason, out=out, via=via, setup=setup)
 
 
+def poor(kind: str) -> dict[str, Any]:
+    """An egress that lacks an offload."""
+    return generic(kind, "veth", segments_all=False)
+
+
+def generic_or_native(kind: str) -> dict[str, Any]:
+    """Nobody knows yet."""
+    return {"links": {"in": {"kind": kind, "xdp_mode": ""}}}
+
+
 def rows() -> list[Case]:
     cases = []
     for family in (4, 6):
         for name, packet in packets(family).items():
             for where, setup, reason in (
                 ("native veth", NATIVE, "PARTIAL_CHECKSUM"),
-                ("generic veth", GENERIC, "FORWARDED"),
                 ("native tap", TAP, "PARTIAL_CHECKSUM"),
-                ("generic veth to such a device", UNABLE["veth"], "PARTIAL_CHECKSUM"),
-                ("generic tap to such a device", UNABLE["tun"], "PARTIAL_CHECKSUM"),
-                ("generic NIC to such a device", UNABLE[""], "FORWARDED"),
                 ("NIC", PHYSICAL, "FORWARDED"),
+                ("about to be attached", generic_or_native(""), "PARTIAL_CHECKSUM"),
+                ("generic veth", GENERIC, "FORWARDED"),
+                ("generic NIC to a veth", generic("", "veth"), "FORWARDED"),
+                ("generic tap to a veth", generic("tun", "veth"), "FORWARDED"),
+                ("generic NIC to a NIC", HARDWARE, "PARTIAL_CHECKSUM"),
+                ("generic veth to a tap", generic("veth", "tun"), "PARTIAL_CHECKSUM"),
+                *(
+                    (f"generic {kind} to a poor veth", poor(kind), "PARTIAL_CHECKSUM")
+                    for kind in ("", *SOFTWARE)
+                ),
             ):
                 cases.append(pass_or_not(f"{name}, {where}", family, packet, reason, setup))
         head = to("single", family)
@@ -85,9 +106,15 @@ def rows() -> list[Case]:
         }
         for name, packet in whole.items():
             cases.append(pass_or_not(name, family, packet, "FORWARDED", NATIVE))
-            cases.append(
-                pass_or_not(f"{name}, to such", family, packet, "FORWARDED", UNABLE["veth"])
-            )
+            cases.append(pass_or_not(f"{name}, NICs", family, packet, "FORWARDED", HARDWARE))
+            cases.append(pass_or_not(f"{name}, NIC", family, packet, "FORWARDED", poor("")))
+            for kind in SOFTWARE:  # several, maybe
+                title = f"{name}, {kind} to a poor veth"
+                cases.append(pass_or_not(title, family, packet, "PARTIAL_CHECKSUM", poor(kind)))
+                setup = generic(kind, "veth")
+                cases.append(
+                    pass_or_not(f"{name}, {kind} to a veth", family, packet, "FORWARDED", setup)
+                )
         tunnels = {f"UDP to {port}": head / UDP(dport=port) for port in (4789, 8472, 6081)}
         tunnels["UDP, without"] = head / UDP(dport=53, chksum=0)
         for name, packet in tunnels.items():

@@ -71,6 +71,21 @@ CASES = {
         lambda world: world.links(IN, kind="tun"),
         *("note", "mode", "generic mode on a tap keeps checksum offload working", ""),
     ),
+    "merged packets": Case(
+        lambda world: world.links(IN, kind="veth"),
+        *("note", "egress", "leaves by eth2 passes to Linux: in generic mode", ""),
+    ),
+    "no offloads": Case(
+        lambda world: (
+            world.links(IN, kind="veth"),
+            world.links(OUT, kind="veth", segments_all=False),
+        ),
+        *("note", "egress", "leaves by eth2 passes to Linux", "ethtool -K eth2 tx on sg on"),
+    ),
+    "lists": Case(
+        lambda world: world.links(IN, xdp_mode="generic", merges_lists=True),
+        *("note", "forwarding", "merges packets into lists", "ethtool -K eth1 rx-gro-list off"),
+    ),
     "TSO": Case(
         lambda world: (world.links(IN, kind="veth"), world.device(peer="p")),
         *("note", "tso", "larger than the egress MTU", "ethtool -K p tso off gso off"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..abi import Reason
 from ..model import NextHop, Snapshot
+from .offloads import takes_anything
 from .tables import Adjacency
 from .tags import tag_stack
 
@@ -39,5 +40,5 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         device_mac=link.mac if len(link.mac) == 6 else bytes(6),
         mtu=mtu,
         tags=tags,
-        finishes_checksums=device.finishes_checksums,
+        takes_anything=takes_anything(link, device, bool(tags)),
     )

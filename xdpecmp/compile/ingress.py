@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from ..abi import INTERFACE_FLAGS
 from ..model import InterfaceSettings, Link, Snapshot
+from .offloads import merges_lists, merges_unseen
 from .tables import Interface, VlanKey
 from .tags import tag_stack
 
@@ -40,19 +41,24 @@ def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[in
         rp_filter = settings.rp_filter
         if rp_filter == 2 and not link.has_address4:
             rp_filter = 1  # loose turns strict on an interface without an IPv4 address
-        flags = _flags(settings, links[stack[0]])
+        device = links[stack[0]]
+        if device.xdp_mode != "native" and merges_lists(links, device):
+            continue  # no one could take such a list apart again
+        flags = _flags(settings, device, merges_unseen(links, device))
         interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
     return interfaces
 
 
-def _flags(settings: InterfaceSettings, device: Link) -> int:
-    generic = device.xdp_mode == "generic"
+def _flags(settings: InterfaceSettings, device: Link, merges: bool) -> int:
+    generic, native = device.xdp_mode == "generic", device.xdp_mode == "native"
+    unknown = not (generic or native)  # about to be attached: what holds in either mode
     chosen = {
         "FORWARD4": settings.forwarding4,
         "FORWARD6": settings.forwarding6,
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
-        "PARTIAL_CHECKSUMS": device.leaves_checksums and not generic,
-        "UNFINISHED": device.leaves_checksums and generic,
+        "PARTIAL_CHECKSUMS": unknown or (native and device.leaves_checksums),
+        "UNFINISHED": generic,
+        "MERGES": merges and not native,
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

@@ -86,7 +86,8 @@ class Adjacency(NamedTuple):
     device_mac: bytes = bytes(6)
     mtu: int = 0
     tags: tuple[Tag, ...] = ()
-    finishes_checksums: bool = True
+    takes_anything: bool = True
+    """Merged and unfinished packets too: see `offloads`."""
 
 
 class Config(NamedTuple):

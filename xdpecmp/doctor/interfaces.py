@@ -288,6 +288,9 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     links = {**facts.snapshot.links, **{each.ifindex: each for each in facts.interfaces}}
     snapshot = replace(facts.snapshot, links=links)
     deaf = notes.deaf_names(notes.World(snapshot, facts.tables, ()))
+    attached = {link.ifindex for link in facts.interfaces}
+    for name, found in notes.whole_only(notes.World(snapshot, facts.tables, attached)):
+        yield from_note("egress", found, interface=name)
     for link in sorted(links.values(), key=lambda link: link.ifindex):
         if link.name not in deaf:
             continue

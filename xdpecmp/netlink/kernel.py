@@ -52,6 +52,7 @@ class Kernel:
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
             self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            self._offloads = features.OffloadReader(self._control)
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
@@ -78,7 +79,7 @@ class Kernel:
             self._route,
             transmits,
             partial(features.strips_tags, self._control),
-            partial(features.finishes_checksums, self._control),
+            self._offloads,
             partial(merging.merges, self._control),
         )
         for ifindex in addresses.read_devices_with_address4(self._route) & found.keys():
