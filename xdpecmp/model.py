@@ -240,6 +240,10 @@ class InterfaceSettings:
     forwarding6: bool = False
     rp_filter: int = 0
     """max(all, interface): 0 off, 1 strict, 2 loose."""
+    learns_redirects4: bool = False
+    """Whether Linux heeds ICMP redirects that come in there, or did a while ago: then its next hops
+    behind the interface are not only what routes say."""
+    learns_redirects6: bool = False
     send_redirects: bool = True
     """all or interface."""
     ignore_linkdown4: bool = False
@@ -268,6 +272,8 @@ class Settings:
     ipsec: bool = False
     """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
     `ip xfrm policy getdefault`)."""
+    learned: frozenset[bytes] = frozenset()
+    """Packed addresses for which Linux goes by what ICMP errors told it rather than by routes."""
     defragments4: bool = False
     """Whether Linux reassembles IPv4 fragments before it routes them (connection tracking)."""
     defragments6: bool = False

@@ -55,7 +55,7 @@ def notes(mirror: Mirror) -> list[str]:
         *_generic_mode(world),
         *_passed(world.tables, world.snapshot.links),
         *_deaf_egress(world, mirror.kernel.tells_features),
-        *(found for _, found in whole_only(world)),
+        *(found for _, found in (*heeding(world), *whole_only(world))),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
@@ -165,6 +165,29 @@ def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
     if names:
         links = [link for link in world.snapshot.links.values() if link.name in names]
         yield Note(f"{deaf_text(names)} ({deaf_remedy(links, tells)})")
+
+
+def heeding(world: World) -> Iterator[tuple[str, Note]]:
+    """Devices that packets leave by, and whose redirects Linux heeds."""
+    links = world.snapshot.links
+    found = {
+        (nexthop.ifindex, 6 if len(nexthop.via) == 16 else 4)
+        for nexthop, adjacency in world.tables.nexthops.items()
+        if adjacency.reason == Reason.LEARNED
+    }
+    for ifindex, family in sorted(found):
+        name = links[ifindex].name
+        which = (name,) if family == 6 else ("all", name)
+        keys = " ".join(f"net.ipv{family}.conf.{each}.accept_redirects=0" for each in which)
+        late = "; IPv4 is forwarded here five minutes later" if family == 4 else ""
+        yield (
+            name,
+            Note(
+                f"IPv{family} that leaves by {name} passes to Linux, which heeds ICMP redirects "
+                f"there{late}",
+                f"sysctl -w {keys}",
+            ),
+        )
 
 
 def whole_only(world: World) -> Iterator[tuple[str, Note]]:

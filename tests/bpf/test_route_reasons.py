@@ -49,6 +49,16 @@ def on_in(**settings: Any) -> Setup:
     return {"interfaces": {"in": settings}}
 
 
+def on_out(**settings: Any) -> Setup:
+    return {"interfaces": {"out": settings}}
+
+
+def learned(family: int) -> Setup:
+    """What ICMP errors have said of the destination."""
+    address = ipaddress.ip_address(to("single", family).dst).packed
+    return {"settings": {"learned": frozenset({address})}}
+
+
 # --- settings of the namespace and the interface -------------------------------------------------
 
 SETTINGS = [
@@ -63,6 +73,23 @@ SETTINGS = [
         to("single"),
         "SETTING",
         {"settings": {"ip_forward_use_pmtu": True}},
+    ),
+    bad("redirects heeded", to("single"), "LEARNED", on_out(learns_redirects4=True)),
+    bad("IPv6 redirects heeded", to("single", 6), "LEARNED", on_out(learns_redirects6=True)),
+    good("IPv6 redirects heeded, IPv4", to("single"), setup=on_out(learns_redirects6=True)),
+    good("redirects heeded, IPv6", to("single", 6), setup=on_out(learns_redirects4=True)),
+    good("redirects heeded elsewhere", to("single"), setup=on_in(learns_redirects4=True)),
+    *(
+        row
+        for family in (4, 6)
+        for row in (
+            bad(f"IPv{family} exception", to("single", family), "LEARNED", learned(family)),
+            good(
+                f"IPv{family} exception of another",
+                to("single", 10 - family),
+                setup=learned(family),
+            ),
+        )
     ),
     bad("IPv4 forwarding off", to("single"), "FORWARDING_OFF", on_in(forwarding4=False)),
     good("IPv4 forwarding off, IPv6", to("single", 6), setup=on_in(forwarding4=False)),

@@ -82,6 +82,15 @@ CASES = {
         ),
         *("note", "egress", "leaves by eth2 passes to Linux", "ethtool -K eth2 tx on sg on"),
     ),
+    "redirects heeded": Case(
+        lambda world: world.settings(interfaces={OUT: InterfaceSettings(learns_redirects4=True)}),
+        *(
+            "note",
+            "egress",
+            "IPv4 that leaves by eth2 passes to Linux",
+            "conf.eth2.accept_redirects=0",
+        ),
+    ),
     "lists": Case(
         lambda world: world.links(IN, xdp_mode="generic", merges_lists=True),
         *("note", "forwarding", "merges packets into lists", "ethtool -K eth1 rx-gro-list off"),

@@ -289,7 +289,8 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     snapshot = replace(facts.snapshot, links=links)
     deaf = notes.deaf_names(notes.World(snapshot, facts.tables, ()))
     attached = {link.ifindex for link in facts.interfaces}
-    for name, found in notes.whole_only(notes.World(snapshot, facts.tables, attached)):
+    world = notes.World(snapshot, facts.tables, attached)
+    for name, found in (*notes.heeding(world), *notes.whole_only(world)):
         yield from_note("egress", found, interface=name)
     for link in sorted(links.values(), key=lambda link: link.ifindex):
         if link.name not in deaf:

@@ -27,6 +27,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .learned import Learned
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
@@ -56,6 +57,7 @@ class Kernel:
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
+            self._learned = Learned(self._route)
             self._writer = Writer(self._namespace)
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
@@ -115,10 +117,11 @@ class Kernel:
         return nexthops.read_nexthops(self._route)
 
     def settings(self, links: Iterable[Link]) -> Settings:
-        """The sysctls, those of interfaces for these links."""
+        """The sysctls, those of interfaces for these links, and what ICMP errors have said."""
         with inside(self._namespace):
-            settings = sysctl.read_settings(links)
-        return replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
+            settings = self._learned.remember(sysctl.read_settings(links))
+            learned = self._learned.read()
+        return replace(settings, learned=learned, ipsec=xfrm.read_has_a_say(self._xfrm))
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""
