@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 from scapy.utils import checksum
@@ -129,6 +129,18 @@ def rows() -> list[Case]:
 
 
 ROWS = rows()
+
+
+@pytest.mark.parametrize("kind", SOFTWARE)
+def test_icmp_errors_are_never_merged(plane: Plane, kind: str) -> None:
+    """They go on where they follow their flow."""
+    quote = to("single") / UDP(sport=1, dport=2)
+    for error, icmp in ((ICMP(type=3, code=4), "V4_FRAG_NEEDED"), (ICMP(type=8), "")):
+        l3 = bytes(to("single") / error / quote)
+        via = VIA[4]["single"]
+        reason = "FORWARDED" if icmp else "PARTIAL_CHECKSUM"
+        case = Case(kind, frame(l3), reason, forwarded(l3, via), via, icmp, poor(kind))
+        plane.check(case)
 
 
 @pytest.mark.parametrize("case", ROWS, ids=str)
