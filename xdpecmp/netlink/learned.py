@@ -41,7 +41,11 @@ class Learned:
         self._known: frozenset[bytes] = frozenset()
         self._next = now()
         self._heeded: dict[int, float] = {}
-        """When redirects were last known to be heeded, by interface."""
+        """When redirects that came may last have been heeded, by interface."""
+        self._heeding: set[int] = set()
+        """Interfaces where they were, when last looked at."""
+        self._before: dict[int, int] = {}
+        """How many redirects had come when they were last not heeded there."""
 
     def read(self) -> frozenset[bytes]:
         """Destinations, packed, of which exceptions are known. The calling thread must be in the
@@ -62,14 +66,19 @@ class Learned:
 
     def remember(self, settings: Settings) -> Settings:
         """The settings, those of interfaces that heeded redirects a while ago as if they still
-        did."""
-        now = self._now()
+        did, if any redirect came meanwhile. The calling thread must be in the namespace."""
+        now, redirects = self._now(), read_errors()[0]
         interfaces = settings.interfaces
-        self._heeded |= {i: now for i, each in interfaces.items() if each.learns_redirects4}
+        heeding = {ifindex for ifindex, each in interfaces.items() if each.learns_redirects4}
+        for ifindex in heeding | self._heeding:
+            if redirects > self._before.get(ifindex, 0):
+                self._heeded[ifindex] = now
+        self._before |= dict.fromkeys(interfaces.keys() - heeding, redirects)
+        self._heeding = heeding
         late = {
             ifindex: replace(interfaces[ifindex], learns_redirects4=True)
             for ifindex, when in self._heeded.items()
-            if ifindex in interfaces and when < now < when + LIFETIME_S
+            if ifindex in interfaces.keys() - heeding and now < when + LIFETIME_S
         }
         return replace(settings, interfaces={**interfaces, **late}) if late else settings
 
