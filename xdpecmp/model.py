@@ -189,6 +189,10 @@ class Link:
     """Whether it has all offloads that merged and unfinished packets can ask of it: it finishes
     checksums and splits what was merged (`ethtool -k`), of any size."""
 
+    offloads_received: bool = False
+    """Whether what it receives comes with word of its checksum (`ethtool -k`: rx-checksumming),
+    with a hypervisor behind it perhaps that it is unfinished."""
+
     merges_lists: bool = False
     """Whether it merges received packets into lists (`ethtool -k`: rx-gro-list)."""
 

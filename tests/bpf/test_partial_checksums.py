@@ -28,7 +28,8 @@ PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
 
 def generic(kind: str, out: str, **features: Any) -> dict[str, Any]:
     """Generic mode, by the kinds of devices."""
-    links = {"in": {"kind": kind, "xdp_mode": "generic"}, "out": {"kind": out, **features}}
+    ingress = {"kind": kind, "xdp_mode": "generic", "offloads_received": not kind}
+    links = {"in": ingress, "out": {"kind": out, **features}}
     return {"links": links}
 
 
@@ -36,6 +37,8 @@ GENERIC = generic("veth", "veth")
 SOFTWARE = ("veth", "tun", "macvlan", "bridge", "ipvlan", "what comes with Linux 8")
 """Kinds of devices whose packets may be merged without a mark."""
 HARDWARE = generic("", "")
+PLAIN = {"links": {"in": {"kind": "", "xdp_mode": "generic"}, "out": {"kind": ""}}}
+"""A NIC that says nothing of checksums leaves none for later."""
 PROTO = {TCP: 6, UDP: 17}
 
 
@@ -90,6 +93,7 @@ def rows() -> list[Case]:
                 ("generic NIC to a veth", generic("", "veth"), "FORWARDED"),
                 ("generic tap to a veth", generic("tun", "veth"), "FORWARDED"),
                 ("generic NIC to a NIC", HARDWARE, "PARTIAL_CHECKSUM"),
+                ("generic NIC without offloads to a NIC", PLAIN, "FORWARDED"),
                 ("generic veth to a tap", generic("veth", "tun"), "PARTIAL_CHECKSUM"),
                 *(
                     (f"generic {kind} to a poor veth", poor(kind), "PARTIAL_CHECKSUM")

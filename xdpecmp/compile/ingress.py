@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from ..abi import INTERFACE_FLAGS
 from ..model import InterfaceSettings, Link, Snapshot
-from .offloads import merges_lists, merges_unseen
+from .offloads import may_be_unfinished, merges_lists, merges_unseen
 from .tables import Interface, VlanKey
 from .tags import tag_stack
 
@@ -44,12 +44,12 @@ def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[in
         device = links[stack[0]]
         if device.xdp_mode != "native" and merges_lists(links, device):
             continue  # no one could take such a list apart again
-        flags = _flags(settings, device, merges_unseen(links, device))
+        flags = _flags(settings, links, device)
         interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
     return interfaces
 
 
-def _flags(settings: InterfaceSettings, device: Link, merges: bool) -> int:
+def _flags(settings: InterfaceSettings, links: Mapping[int, Link], device: Link) -> int:
     generic, native = device.xdp_mode == "generic", device.xdp_mode == "native"
     unknown = not (generic or native)  # about to be attached: what holds in either mode
     chosen = {
@@ -58,7 +58,7 @@ def _flags(settings: InterfaceSettings, device: Link, merges: bool) -> int:
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
         "PARTIAL_CHECKSUMS": unknown or (native and device.leaves_checksums),
-        "UNFINISHED": generic,
-        "MERGES": merges and not native,
+        "UNFINISHED": generic and may_be_unfinished(links, device),
+        "MERGES": not native and merges_unseen(links, device),
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

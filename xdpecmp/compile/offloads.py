@@ -7,10 +7,10 @@ not: validate_xmit_skb() in net/core/dev.c. generic_xdp_tx() leaves that out. So
 where the device takes everything that can come, or the device would send one packet for three, or
 one with a wrong checksum.
 
-A program cannot see whether a packet is merged. Of hardware GRO's mark can be seen: the checksum is
-then the sum over the pseudo-header (tcp_gro_complete()), and stays as it was where nothing was
-merged. What senders on this machine and tunnels make has no mark that could be relied on: from
-guests it has the one that the guest chooses.
+A program cannot see whether a packet is merged. Of what a NIC receives the mark can be seen: the
+checksum is then the sum over the pseudo-header (tcp_gro_complete(), virtio_net_hdr_to_skb()). What
+senders on this machine and tunnels make has no mark that could be relied on: from guests it has the
+one that the guest chooses.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ def takes_anything(link: Link, device: Link, tagged: bool) -> bool:
 def merges_unseen(links: Mapping[int, Link], device: Link) -> bool:
     """Whether what it receives in generic mode may be merged or unfinished without a mark."""
     return not all(_is_hardware(links, each) for each in _receivers(links, device))
+
+
+def may_be_unfinished(links: Mapping[int, Link], device: Link) -> bool:
+    """Whether a checksum of what it receives may be left for later."""
+    receivers = _receivers(links, device)
+    return merges_unseen(links, device) or any(each.offloads_received for each in receivers)
 
 
 def merges_lists(links: Mapping[int, Link], device: Link) -> bool:

@@ -143,6 +143,7 @@ SEGMENTS_ALL = (
 """The features that packets merged by GRO or by a sender can ask for. Where this kernel does not
 know one, it makes no such packets. Source: netdev_features_strings in net/ethtool/common.c."""
 _MERGES_LISTS = "rx-gro-list"
+_OFFLOADS_RECEIVED = "rx-checksum"
 
 
 class Offloads(NamedTuple):
@@ -150,6 +151,7 @@ class Offloads(NamedTuple):
 
     segments_all: bool
     merges_lists: bool
+    offloads_received: bool = False
 
 
 class OffloadReader:
@@ -167,10 +169,10 @@ class OffloadReader:
         words = (len(self._names) + 31) // 32
         active = _features(self._control, name, words) if words else None
         if active is None:
-            return Offloads(segments_all=False, merges_lists=True)
+            return Offloads(segments_all=False, merges_lists=True, offloads_received=True)
         on = {name for bit, name in enumerate(self._names) if active >> bit & 1}
         wanted = {name for name in SEGMENTS_ALL if name in self._names}
-        return Offloads(wanted <= on, _MERGES_LISTS in on)
+        return Offloads(wanted <= on, _MERGES_LISTS in on, _OFFLOADS_RECEIVED in on)
 
 
 def _feature_names(control: socket.socket, name: str) -> list[str]:

@@ -140,6 +140,7 @@ def read_links(
                 link,
                 segments_all=link.segments_all and found.segments_all,
                 merges_lists=found.merges_lists,
+                offloads_received=found.offloads_received,
             )
         if link.mac and not link.kind and (how := merges(link.name)):
             link = replace(link, merges=how)

@@ -212,9 +212,11 @@ def test_whether_a_device_merges_packets_into_lists(router: Namespace, kernel: K
 def test_of_a_device_that_has_gone_the_worst_is_taken(router: Namespace) -> None:
     with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         offloads = features.OffloadReader(control)
-        assert offloads("nosuch0") == (False, True)
-        assert offloads("eth0") == (True, False)
-        assert offloads("nosuch0") == (False, True)
+        assert offloads("nosuch0") == (False, True, True)
+        assert offloads("eth0") == (True, False, True)
+        router.run("ethtool", "-K", "eth0", "rx", "off")
+        assert offloads("eth0") == (True, False, False)
+        assert offloads("nosuch0") == (False, True, True)
 
 
 def test_this_kernel_knows_the_features_asked_for(router: Namespace) -> None:

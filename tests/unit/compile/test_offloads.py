@@ -65,7 +65,7 @@ def flags(mode: str, kind: str, *others: Link, ifindex: int = 2, attached: int =
     [
         ("native", "", set()),
         ("native", "veth", {"PARTIAL_CHECKSUMS"}),
-        ("generic", "", {"UNFINISHED"}),
+        ("generic", "", set()),
         ("generic", "veth", {"UNFINISHED", "MERGES"}),
         ("generic", "tun", {"UNFINISHED", "MERGES"}),
         ("generic", "macvlan", {"UNFINISHED", "MERGES"}),
@@ -76,6 +76,16 @@ def flags(mode: str, kind: str, *others: Link, ifindex: int = 2, attached: int =
 )
 def test_what_an_ingress_may_bring(mode: str, kind: str, expected: set[str]) -> None:
     assert flags(mode, kind) == expected
+
+
+def test_a_nic_may_bring_unfinished_checksums() -> None:
+    eth0 = replace(links()[2], xdp_mode="generic", offloads_received=True)
+    found = compile_tables(snapshot(links=links(eth0)), {2}).interfaces[2].flags
+    assert found & INTERFACE_FLAGS["UNFINISHED"]
+    assert not found & INTERFACE_FLAGS["MERGES"]
+    port = replace(PORT, offloads_received=True)
+    tables = compile_tables(snapshot(links=links(UPPER, port)), {7})
+    assert tables.interfaces[7].flags & INTERFACE_FLAGS["UNFINISHED"]
 
 
 UPPER = Link(7, "br0", MAC1, 1500, True, "bridge", xdp_prog_id=9, xdp_mode="generic")
