@@ -26,7 +26,7 @@ CAPACITY = {
     "PATHS_MAX": 1 << 20,
     "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 32_768,
-    "PATH_STATS_MAX": 32_768,
+    "PATH_STATS_MAX": 32_768 + 1,
     "DEVICES_MAX": 1024,
     "DIRECT16_MAX": 1 << 8,
     "DIRECT24_MAX": 1 << 16,
@@ -104,7 +104,9 @@ INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
 FRAGMENTS_OF: dict[str, int] = _defines("FRAGMENTS_OF_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
-"""Entries of `reason_stats`."""
+"""Entries of `reason_stats` that the program counts in."""
+STAT_ENTRIES: int = int(_define("STAT_ENTRIES"), 0)
+"""Entries with those behind them, of what earlier layouts counted."""
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
 DIRECT_BLOCK: int = int(_define("DIRECT_BLOCK"), 0)
 """In an entry of `direct24`: the rest is the number of a block of `direct32`."""

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import libbpf
+from . import counters, libbpf
 from .abi import CAPACITY, FRAGMENTS_OF, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
@@ -61,8 +61,11 @@ class Dataplane:
 
     def _adopt(self) -> None:
         maps = self._maps
-        for slot, nexthop in maps.nexthops():
-            self._nexthop_slots.adopt(nexthop, slot)
+        for owner in sorted(counters.owners(maps), key=lambda owner: not owner.in_use):
+            if owner.in_use:
+                self._nexthop_slots.adopt(owner.nexthop, owner.slot)
+            else:  # its counters go on should it come back
+                self._nexthop_slots.remember(owner.nexthop, owner.slot)
         self._nexthop_slots.used = max(
             self._nexthop_slots.used, maps["control"].entries[0].nexthops_used
         )
@@ -192,8 +195,7 @@ class Dataplane:
     def _store_nexthop(self, nexthop: NextHop, adjacency: Adjacency) -> None:
         device = self._device_slot(adjacency.device)
         slot, recycled = self._nexthop_slots.acquire(nexthop)
-        if recycled:
-            self._maps.clear_per_cpu("path_stats", slot)
+        base = self._base(slot, recycled)
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
@@ -201,6 +203,8 @@ class Dataplane:
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,
+            base_packets=base.packets,
+            base_bytes=base.bytes,
         )
         struct.neighbour_mac[:] = adjacency.mac
         struct.device_mac[:] = adjacency.device_mac
@@ -210,6 +214,17 @@ class Dataplane:
             setattr(struct, f"{side}_tci", _swap16(tag.vid))
         self._maps["nexthops"].store(slot, struct, publish=NEIGHBOUR_WORD)
         self._maps["control"].entries[0].nexthops_used = self._nexthop_slots.used
+
+    def _base(self, slot: int, recycled: bool) -> counters.Traffic:
+        """What the slot counted before it became its owner's: see `counters`. Nobody counts in one
+        that changes hands."""
+        if not recycled:
+            entry = self._maps["nexthops"].entries[slot]
+            return counters.Traffic(entry.base_packets, entry.base_bytes)
+        counts = self._maps.per_cpu("path_stats", slot)
+        return counters.Traffic(
+            sum(count.packets for count in counts), sum(count.bytes for count in counts)
+        )
 
     def _sync_devices(self) -> None:
         """A device that left and came back is no longer in the devmap: the kernel took it out."""

@@ -58,16 +58,10 @@ def check_interface(link: Link, links: Mapping[int, Link], ours: Collection[int]
         )
     if link.xdp_prog_id and link.xdp_prog_id not in ours:
         raise ForeignProgram(
-            f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id})",
-            f"see it: bpftool prog show id {link.xdp_prog_id}; remove it: {removal(link)}",
+            f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id}), and "
+            "two cannot share an interface",
+            f"see whose it is: bpftool prog show id {link.xdp_prog_id}",
         )
-
-
-def removal(link: Link) -> str:
-    """The command that takes an XDP program off. `xdp off` means native mode where the driver has
-    it, and detaches nothing else."""
-    mode = {"generic": "xdpgeneric", "offload": "xdpoffload"}.get(link.xdp_mode, "xdp")
-    return f"ip link set dev {link.name} {mode} off"
 
 
 def attach_all(kernel: Kernel, links: Sequence[Link], program: int, mode: str) -> Attached:
@@ -121,8 +115,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             kernel.attach_xdp(link.ifindex, program, "native")
             return "native"
         except KernelRefused as error:
-            why = os.strerror(error.errno).lower()
-            notes.append(f"{link.name}: no native XDP ({why}); generic mode")
+            notes.append(f"{link.name}: no native XDP ({error.why}); generic mode")
             mode = "generic"
     kernel.attach_xdp(link.ifindex, program, mode)
     return mode

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import netns
+from . import counters, libbpf, losses, netns
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import Busy, Instance, NotAttached, machine_seed
 from .interfaces import Attached, attach_all, check_interfaces, detach_one
@@ -138,11 +138,28 @@ def _start(
     mirror.push()
     mirror.keep_resolved()
     mirror.renew_lease()
+    _carry_counters(instance)
     instance.remove_other_versions(generation)
+    _record_losses(instance, kernel)
     instance.record_source()
     instance.record_options(options)
     result.notes += notes(mirror)
     return mirror, result
+
+
+def _carry_counters(instance: Instance) -> None:
+    """Of programs with another layout of the maps, which run on no interface any more."""
+    others = instance.other_versions()
+    if others:
+        libbpf.wait_for_readers()  # of packets that they still have in hand
+        with instance.open_maps() as maps:
+            for directory, layout in others:
+                counters.carry_over(directory, layout, maps)
+
+
+def _record_losses(instance: Instance, kernel: Kernel) -> None:
+    with suppress(XdpecmpError, OSError), instance.open_maps() as maps:
+        losses.record(kernel, maps, instance.program_ids(), instance.run)
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str, options: Options) -> Mirror:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Config, Tables, ownseed
+from .compile import Config, Resilient, Tables, ownseed
 from .compile.offloads import merges_lists, merges_unseen
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
-from .model import Link, NextHop, Prefix, Snapshot
+from .model import Link, Prefix, Snapshot
 from .netlink import has_seed
 from .netlink.features import SEGMENTS_ALL
 from .options import FOLLOW, IGNORE
@@ -95,9 +95,10 @@ def own_seed_passes(config: Config, links: Mapping[int, Link]) -> Iterator[Note]
 
 def seed_unknown(has_setting: bool) -> Note:
     """`has_setting`: whether this kernel lets its seed be set, and so be known."""
+    price = "" if has_setting else ", and what passes to Linux goes by another hash"
     return Note(
         "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
-        "forwarded here (flows move once)",
+        f"forwarded here (flows move once{price})",
         f"xdpecmp attach IFACE {'--set-seed' if has_setting else '--own-seed'}",
     )
 
@@ -110,16 +111,29 @@ def policy_unsupported(family: int) -> Note:
     )
 
 
+def multipath_families(tables: Tables) -> set[int]:
+    """The families that have routes with a choice of next hops: notes about how that is made
+    concern nobody else."""
+
+    def has_choice(target: object) -> bool:
+        group = tables.groups.get(target) if isinstance(target, tuple) else None
+        return isinstance(group, Resilient) or (group is not None and len(group) > 1)
+
+    return {f for f in (4, 6) if any(True for _ in tables.targets.where(has_choice, [f]))}
+
+
 def _passed(tables: Tables, links: Mapping[int, Link]) -> Iterator[Note]:
     config = tables.config
     for family, reason in ((4, config.pass4), (6, config.pass6)):
         if reason:
             yield passed_whole(family, reason)
-    if tables.groups:
+    families = multipath_families(tables)
+    if families:
         yield from own_seed_passes(config, links)
         if ownseed.in_force(config):
             yield OWN_SEED
     reasons = {4: config.pass_multipath4, 6: config.pass_multipath6}
+    reasons = {family: reasons[family] for family in sorted(families)}
     if Reason.SEED_UNKNOWN in reasons.values():
         yield seed_unknown(has_seed())
     for family, reason in reasons.items():
@@ -143,28 +157,32 @@ def deaf_text(names: Collection[str]) -> str:
     return f"what leaves by {', '.join(names)} passes to Linux: it cannot transmit XDP frames"
 
 
-def deaf_remedy(links: Collection[Link], tells: bool) -> Note:
-    """What helps devices that frames cannot be redirected to. `tells`: whether the kernel knows of
-    them at all (Linux 6.3)."""
-    hardware = [link.name for link in links if not link.kind]
-    if hardware:
-        return Note(
-            "many a NIC sends XDP frames only while it runs a program itself",
-            f"xdpecmp attach {' '.join(hardware)}",
-        )
-    if tells:
-        return Note("a veth can once its peer has GRO on", "ethtool -K PEER gro on")
-    return Note(
-        "before Linux 6.3 nobody can tell; generic mode asks nothing of them",
-        "xdpecmp attach IFACE --mode generic",
-    )
+def deaf_remedies(
+    links: Collection[Link], tells: bool, ours: Collection[str] = ()
+) -> Iterator[tuple[list[str], Note]]:
+    """What helps devices that frames cannot be redirected to, by their names. `tells`: whether the
+    kernel knows of them at all (Linux 6.3); `ours`: the interfaces that native programs run on."""
+    generic = f"xdpecmp attach {' '.join(sorted(ours)) or 'IFACE'} --mode generic"
+    idle = [link.name for link in links if not link.kind and link.xdp_mode != "native"]
+    if idle:
+        text = "many a NIC sends XDP frames only while it runs a program itself"
+        yield idle, Note(text, f"xdpecmp attach {' '.join(idle)}")
+    veths = [link.name for link in links if link.kind == "veth"]
+    if veths and tells:
+        yield veths, Note("a veth can once its peer has GRO on", "ethtool -K PEER gro on")
+    elif veths:
+        yield veths, Note("before Linux 6.3 nobody can tell; generic mode asks nothing", generic)
+    others = [link.name for link in links if link.name not in {*idle, *veths}]
+    if others:
+        yield others, Note("in generic mode it can, which is slower", generic)
 
 
 def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
-    names = sorted(deaf_names(world))
-    if names:
-        links = [link for link in world.snapshot.links.values() if link.name in names]
-        yield Note(f"{deaf_text(names)} ({deaf_remedy(links, tells)})")
+    names = deaf_names(world)
+    links = [link for link in world.snapshot.links.values() if link.name in names]
+    ours = [link.name for link in world.links() if link.xdp_mode == "native"]
+    for those, remedy in deaf_remedies(links, tells, ours):
+        yield Note(f"{deaf_text(sorted(those))} ({remedy})")
 
 
 def heeding(world: World) -> Iterator[tuple[str, Note]]:
@@ -246,7 +264,8 @@ def idle_interfaces(world: World) -> Iterator[Note]:
             )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(
-                f"{link.name} does not forward", f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
+                f"{link.name} does not forward; if this host is to be a router",
+                f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1",
             )
 
 
@@ -254,7 +273,8 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     """Under policy 1 Linux takes a hash that came with the packet (skb->l4_hash) for its own, and
     there is no way for us to see it: fib_multipath_hash(), rt6_multipath_hash()."""
     config = world.tables.config
-    if not world.tables.groups or 1 not in (config.policy4, config.policy6):
+    policies = {4: config.policy4, 6: config.policy6}
+    if not any(policies[family] == 1 for family in multipath_families(world.tables)):
         return
     links = world.links()
     if any(link.kind == "veth" for link in links):
@@ -266,17 +286,15 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     if others:
         yield Note(
             "under hash policy 1 Linux goes by the NIC's own hash where it supplies one (or RPS "
-            "does), and flows move: turn it off",
-            f"ethtool -K {others[0]} rxhash off",
+            "does), and flows move; policies 0, 2 and 3 do not. rxhash off ends it, but with some "
+            "drivers also the spreading over receive queues",
+            f"ethtool -k {others[0]} | grep receive-hashing",
         )
 
 
 def flow_label_use(tables: Tables) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
-    if not _hashes_label(tables.config) or not tables.groups:
-        return
-    multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
-    if any(True for _ in multipath6):
+    if _hashes_label(tables.config) and 6 in multipath_families(tables):
         choice = FOLLOW if tables.config.follow_label else IGNORE
         yield Note(FLOW_LABEL_TEXT[choice]) if tables.config.policy6 == 0 else LABEL_IN_KEY
 

@@ -23,3 +23,17 @@ def test_a_missing_python_module_is_named_with_what_installs_it() -> None:
     assert done.stderr.startswith("xdpecmp: the Python module xdpecmp.view is missing")
     assert done.stderr.endswith("; install it: vagrant/provision.sh\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_named() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "xdpecmp", "doctor", "lo"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "xdpecmp: standard output: No space left on device\n"

@@ -16,8 +16,9 @@ from ..explain import Explainer
 from ..instance import Instance
 from ..model import Prefix
 from ..netlink import Kernel
+from ..tables import Columns
 from ..verify import Result, Verifier, entrances, multipath_routes
-from .common import json_option
+from .common import NumberType, json_option
 from .explain import Names, lines, row
 from .routes import PREFIX
 
@@ -28,12 +29,14 @@ _MOST_SHOWN = 3
 @click.argument("prefix", type=PREFIX, required=False)
 @click.option(
     "--flows",
-    type=click.IntRange(1, 1_000_000),
+    type=NumberType(1, 1_000_000),
     default=100,
     show_default=True,
     help="Random flows on each route.",
 )
-@click.option("--seed", type=int, help="Draw the same flows as an earlier run.")
+@click.option(
+    "--seed", type=NumberType(0, (1 << 64) - 1), help="Draw the same flows as an earlier run."
+)
 @json_option
 @click.pass_context
 def command(
@@ -99,7 +102,7 @@ def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: 
         if any(each[key] for each in rows):
             columns[key] = heading
             shown = [each | {key: _counts(each[key])} for each in shown]
-    output.print_table(shown, columns)
+    output.print_table(shown, Columns(columns, lead=True))
     if not differences:
         return
     click.echo(f"\nThe first differences (again: --seed {seed}):")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .. import notes
 from ..errors import XdpecmpError
-from ..interfaces import check_interface, is_better_generic, removal
+from ..interfaces import check_interface, is_better_generic
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
 from .finding import Finding, from_error, from_note, note, ok, problem
@@ -60,7 +60,7 @@ def _refused(facts: Facts, link: Link) -> Finding | None:
                 "interface",
                 f"the kernel refuses a program while {upper.name}, on top of it, has one "
                 f"(id {upper.xdp_prog_id})",
-                removal(upper),
+                f"bpftool prog show id {upper.xdp_prog_id}",
                 link.name,
             )
     return None
@@ -116,14 +116,12 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
     name = device.driver or link.kind or "device"
     attached = facts.snapshot.links[link.ifindex].xdp_mode
     too_large = link.mtu > VIRTIO_LARGEST_MTU
-    smaller = f"ip link set dev {link.name} mtu {VIRTIO_LARGEST_MTU}"
     if link.xdp_mode == "generic":
         if link.leaves_checksums:
             return note("mode", notes.keeps_offload(link), interface=link.name)
         _, why = expected_mode(facts.snapshot.links[link.ifindex], device)
         found = f"{name}: generic XDP, slower" + (f": {why}" if why else "")
-        helps = too_large and device.native_xdp is not False
-        return note("mode", found, smaller if helps else "", link.name)
+        return note("mode", found, interface=link.name)
     if attached:
         return ok("mode", f"{name}: {attached} XDP", link.name)
     if too_large:
@@ -131,7 +129,7 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
             f"{name}: with an MTU of {link.mtu} most drivers refuse native XDP, for which a frame "
             "must fit into a page; then generic, slower"
         )
-        return note("mode", found, smaller, link.name)
+        return note("mode", found, interface=link.name)
     if "rx-lro" in device.features:
         found = f"{name}: many drivers refuse native XDP while they merge packets (LRO)"
         return note("mode", found, f"ethtool -K {link.name} lro off", link.name)
@@ -192,24 +190,22 @@ def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:
         return
-    off, fix = (
-        ("IPv6", "sysctl -w net.ipv6.conf.all.forwarding=1")
-        if settings.forwarding4
-        else ("IPv4", f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1")
-    )
+    if settings.forwarding4:
+        off = (
+            "IPv6; if it is to, and its own routes come by router advertisements, accept_ra=2 first"
+        )
+        fix = "sysctl -w net.ipv6.conf.all.forwarding=1"
+    else:
+        off = "IPv4; if it is to"
+        fix = f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
     yield note("forwarding", f"{link.name} does not forward {off}", fix, link.name)
 
 
 def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     number = _settings(facts, link).rp_filter
     if number and not link.master:
-        yield note(
-            "rp_filter",
-            f"the reverse-path check (rp_filter {number}) costs one more look-up for each IPv4 "
-            "packet",
-            f"sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{link.name}.rp_filter=0",
-            link.name,
-        )
+        found = f"the reverse-path check (rp_filter {number}) is made here too, as by Linux"
+        yield ok("rp_filter", found, link.name)
 
 
 def _redirects(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
@@ -238,9 +234,8 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
         yield note(
             "tso",
             "its peer hands over TCP segments in bulk (TSO); what is larger than the egress MTU "
-            "passes to Linux",
-            f"ethtool -K {device.peer or 'PEER'} tso off gso off",
-            link.name,
+            "passes to Linux, which forwards it in bulk",
+            interface=link.name,
         )
     vlans = [name for name, kind in device.stacked.items() if kind == "vlan"]
     if vlans and link.kind == "veth":
@@ -292,14 +287,14 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     world = notes.World(snapshot, facts.tables, attached)
     for name, found in (*notes.heeding(world), *notes.whole_only(world)):
         yield from_note("egress", found, interface=name)
+    ours = [link.name for link in facts.interfaces if link.xdp_mode == "native"]
     for link in sorted(links.values(), key=lambda link: link.ifindex):
         if link.name not in deaf:
             continue
         device = facts.devices.get(link.ifindex, Device())
-        if link.kind == "veth" and device.native_xdp is not None:
-            fix = f"ethtool -K {device.peer or 'PEER'} gro on"
-        elif expected_mode(link, device)[0] == "native":  # then it transmits, being attached
-            fix = f"xdpecmp attach {link.name}"
-        else:
-            fix = "xdpecmp attach IFACE --mode generic"
-        yield note("egress", notes.deaf_text([link.name]), fix, link.name)
+        if not link.kind and device.native_xdp is False:  # attaching to it would not help
+            link = replace(link, kind=device.driver or "nic")
+        tells = device.native_xdp is not None
+        for _, remedy in notes.deaf_remedies([link], tells, ours):
+            fix = remedy.fix.replace("PEER", device.peer or "PEER")
+            yield note("egress", notes.deaf_text([link.name]), fix, link.name)

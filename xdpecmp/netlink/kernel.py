@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Self
 from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
     addresses,
+    devicestats,
     features,
     getroute,
+    groupweights,
     links,
     merging,
     neighbours,
@@ -97,6 +99,23 @@ class Kernel:
         """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
         return features.read_native(self._generic, self._netdev)
 
+    def device_counters(self, links: Iterable[Link]) -> dict[int, devicestats.DeviceCounters]:
+        """By index, what these devices have counted: see `devicestats`."""
+        unsent = devicestats.read_unsent(self._route)
+        found = {}
+        for link in links:
+            dropped, errors = unsent.get(link.ifindex, (0, 0))
+            statistics = devicestats.read_driver(self._control, link.name)
+            is_veth = link.kind == "veth"
+            found[link.ifindex] = devicestats.DeviceCounters(
+                link.name,
+                dropped,
+                errors,
+                devicestats.xdp_drops(statistics, is_veth),
+                devicestats.xdp_sent(statistics, is_veth),
+            )
+        return found
+
     def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
         """All neighbours of both families, by (packed address, ifindex)."""
         return neighbours.read_neighbours(self._route)
@@ -172,6 +191,18 @@ class Kernel:
         """Change a multipath route's weights and nothing else: see `weights.set_weights`."""
         weights.set_weights(self._route, route, new)
 
+    def group_members(self, nhid: int) -> groupweights.GroupMembers:
+        """What a nexthop group says of itself: see `groupweights.read_group`."""
+        return groupweights.read_group(self._route, nhid)
+
+    def group_users(self, nhid: int, most: int) -> groupweights.Users:
+        """The routes that use it: see `groupweights.read_users`."""
+        return groupweights.read_users(self._bulk, nhid, most)
+
+    def set_group_weights(self, nhid: int, members: Sequence[int], new: Sequence[int]) -> None:
+        """Change a nexthop group's weights and nothing else: see `groupweights`."""
+        groupweights.set_group_weights(self._route, nhid, members, new)
+
     def set_seed(self, seed: int) -> None:
         """Make the multipath hash seed known: see `sysctl.write_seed`."""
         with inside(self._namespace):
@@ -181,8 +212,8 @@ class Kernel:
         self, ifindex: int, prog_fd: int, mode: str, expected_fd: int | None = None
     ) -> int:
         """Attach an XDP program and return its id: see `xdp.attach`."""
-        return xdp.attach(self._route, self._namespace, ifindex, prog_fd, mode, expected_fd)
+        return xdp.attach(self._route, ifindex, prog_fd, mode, expected_fd)
 
     def detach_xdp(self, ifindex: int, mode: str, expected_fd: int) -> None:
         """Detach that very XDP program: see `xdp.detach`."""
-        xdp.detach(self._route, self._namespace, ifindex, mode, expected_fd)
+        xdp.detach(self._route, ifindex, mode, expected_fd)

@@ -30,7 +30,7 @@ _IFLA_EXT_MASK = 29
 _IFLA_LINK_NETNSID = 37
 _IFLA_GSO_MAX_SEGS = 40
 _IFLA_GSO_MAX_SIZE = 41
-_IFLA_XDP = 43
+IFLA_XDP = 43
 _IFLA_GSO_IPV4_MAX_SIZE = 63
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
@@ -63,7 +63,7 @@ def parse_link(message: bytes) -> Link:
     mac = found.get(_IFLA_ADDRESS, b"")
     kind, vlan = _kind(found.get(_IFLA_LINKINFO, b""))
     lower = found.get(_IFLA_LINK) if kind == "vlan" and _IFLA_LINK_NETNSID not in found else None
-    mode, program = _xdp(found.get(_IFLA_XDP, b""))
+    mode, program = _xdp(found.get(IFLA_XDP, b""))
     return Link(
         ifindex=ifindex,
         name=_text(found.get(_IFLA_IFNAME, b"")),

@@ -35,7 +35,7 @@ NHA_OIF = 5
 NHA_GATEWAY = 6
 _NHA_RES_GROUP = 12
 _NHA_RES_BUCKET = 13
-_NHA_OP_FLAGS = 14
+NHA_OP_FLAGS = 14
 _NHA_GROUP_STATS = 15
 _NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
@@ -58,13 +58,13 @@ may be tens of thousands; in another order they are read the slow way."""
 
 _GROUP_TYPE_MPATH = 0
 _GROUP_TYPE_RES = 1
-_RESERVED_ARE_ZERO = 1 << 31
+RESERVED_ARE_ZERO = 1 << 31
 """NHA_OP_FLAG_RESP_GRP_RESVD_0. Kernels that do not set it have no 16-bit weights, and may leave
 anything in the high byte."""
 
 _OF_A_SINGLE = frozenset({NHA_ID, NHA_OIF, NHA_GATEWAY})
 _OF_A_GROUP = frozenset(
-    {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, _NHA_OP_FLAGS, _NHA_GROUP_STATS}
+    {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, NHA_OP_FLAGS, _NHA_GROUP_STATS}
     | {_NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
 )
 """Attributes that we understand. Any other may change where packets go: NHA_FDB, NHA_ENCAP …"""
@@ -128,8 +128,8 @@ def _group(found: Mapping[int, bytes]) -> Group:
     entries = found[NHA_GROUP]
     if len(entries) % GROUP_ENTRY.size:
         raise MalformedMessage(f"nexthop group of {len(entries)} bytes")
-    op_flags = wire.number(found.get(_NHA_OP_FLAGS, bytes(4)))
-    high_counts = bool(op_flags & _RESERVED_ARE_ZERO)
+    op_flags = wire.number(found.get(NHA_OP_FLAGS, bytes(4)))
+    high_counts = bool(op_flags & RESERVED_ARE_ZERO)
     members = tuple(
         (member, (low | (high << 8 if high_counts else 0)) + 1)
         for member, low, high in GROUP_ENTRY.iter_unpack(entries)

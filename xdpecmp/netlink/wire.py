@@ -124,7 +124,7 @@ def refused(what: str, errno: int, reason: str = "") -> XdpecmpError:
         return NotPermitted(what)
     if errno == ENODEV:
         return NoSuchInterface(f"for the {what}")
-    return KernelRefused(f"{what}: {reason or os.strerror(errno)}", errno)
+    return KernelRefused(f"{what}: {reason or os.strerror(errno)}", errno, reason=reason)
 
 
 def raise_error(datagram: bytes, start: int, end: int, what: str) -> None:
