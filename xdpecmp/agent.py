@@ -41,6 +41,7 @@ EVERYTHING = Changes(
     rules=True,
     settings=True,
     nexthops=True,
+    filters=True,
     lost=True,
 )
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
+from ..model import Filters, Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
     devicestats,
     features,
@@ -28,6 +28,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .firewall import Reader
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
@@ -56,6 +57,8 @@ class Kernel:
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
+            self._firewall = Reader(self._namespace, self._route)
+            undo.callback(self._firewall.close)
             self._writer = Writer(self._namespace)
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
@@ -138,18 +141,28 @@ class Kernel:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""
         return rules.read_custom_rules(self._route)
 
+    def filters(self, links: Iterable[Link]) -> Filters:
+        """What may drop, change or track forwarded packets, on these links: see `firewall`."""
+        return self._firewall.read(list(links))
+
+    def filters_changed(self) -> bool:
+        """Whether `filters` may say something else now of what the monitor does not hear; cheap."""
+        return self._firewall.changed()
+
     def snapshot(self) -> Snapshot:
         """All of the above. Not at one instant: have a monitor running to see what changed."""
         found = self.links()
         custom4, custom6 = self.custom_rules()
+        filters = self.filters(found.values())
         return Snapshot(
             links=found,
             neighbours=self.neighbours(),
             routes=self.routes(),
             nexthop_groups=self.nexthops(),  # after the routes, so that theirs are among them
-            settings=self.settings(found.values()),
+            settings=filters.settings(self.settings(found.values())),
             custom_rules4=custom4,
             custom_rules6=custom6,
+            filters=filters,
         )
 
     def route_get(self, query: getroute.Query) -> getroute.Answer:

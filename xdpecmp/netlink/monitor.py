@@ -27,6 +27,8 @@ from typing import Self
 from ..errors import MalformedMessage
 from ..model import RouteUpdate
 from . import features, wire, xfrm
+from .firewall import nftables, traffic
+from .firewall.message import NETLINK_NETFILTER, skip_elements
 from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
@@ -35,6 +37,7 @@ _GROUPS = sum(
     for group in (
         1,  # RTNLGRP_LINK
         3,  # RTNLGRP_NEIGH
+        traffic.GROUP,
         5,  # RTNLGRP_IPV4_IFADDR
         7,  # RTNLGRP_IPV4_ROUTE
         8,  # RTNLGRP_IPV4_RULE
@@ -72,6 +75,8 @@ class Changes:
     settings: bool = False
     lost: bool = False
     nexthops: bool = False
+    filters: bool = False
+    """Of netfilter or traffic control."""
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
 
@@ -87,6 +92,7 @@ class Changes:
             settings=self.settings or other.settings,
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
+            filters=self.filters or other.filters,
             updates=self.updates + other.updates,
         )
 
@@ -99,6 +105,7 @@ _NEXTHOPS = Changes(nexthops=True, routes=True)
 _NEIGHBOURS = Changes(neighbours=True)
 _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
+_FILTERS = Changes(filters=True)
 _LOST = Changes(lost=True)
 
 _Classify = Callable[[bytes, list[RouteUpdate]], Changes]
@@ -128,7 +135,14 @@ _CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
     104: lambda _: _NEXTHOPS,  # RTM_NEWNEXTHOP
     105: lambda _: _NEXTHOPS,  # RTM_DELNEXTHOP
     116: lambda _: Changes(nexthops=True),  # RTM_NEWNEXTHOPBUCKET
+    **dict.fromkeys(traffic.EVENTS, lambda _: _FILTERS),
 }
+
+
+def _ruleset(datagram: bytes, _updates: list[RouteUpdate]) -> Changes:
+    """Of nftables: elements of sets come and go by the thousand, and bear on nothing here."""
+    kinds = {kind for kind, *_ in wire.messages(datagram)}
+    return _FILTERS if kinds - nftables.UNINTERESTING else _NOTHING
 
 
 class Classifier:
@@ -170,24 +184,33 @@ class Monitor:
         """`family`: what `features.find_family` found; None = no notices of XDP features."""
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
-            self._sources: list[tuple[socket.socket, _Classify]] = []
+            self._sources: list[tuple[socket.socket, _Classify, Changes]] = []
             self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
             with suppress(OSError):  # a kernel built without IPsec
                 policies = 1 << (xfrm.XFRMNLGRP_POLICY - 1)
                 self._subscribe(undo, xfrm.NETLINK_XFRM, policies, lambda *_: _SETTINGS)
+            with suppress(OSError):  # a kernel without nftables
+                rulesets = 1 << (nftables.GROUP - 1)
+                made = self._subscribe(undo, NETLINK_NETFILTER, rulesets, _ruleset, _FILTERS)
+                skip_elements(made)
             if family is not None:
                 made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda *_: _LINKS)
                 made.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, family.group)
             self._close = undo.pop_all().close
 
     def _subscribe(
-        self, undo: ExitStack, protocol: int, groups: int, look: _Classify
+        self,
+        undo: ExitStack,
+        protocol: int,
+        groups: int,
+        look: _Classify,
+        lost: Changes = _LOST,
     ) -> socket.socket:
-        """Open a socket and have `drain` read it."""
+        """Open a socket and have `drain` read it. `lost`: what dropped events may have said."""
         made = undo.enter_context(_socket(protocol))
         made.bind((0, groups))
         self._poll.register(made, select.EPOLLIN)
-        self._sources.append((made, look))
+        self._sources.append((made, look, lost))
         return made
 
     def close(self) -> None:
@@ -206,13 +229,13 @@ class Monitor:
 
     def descriptors(self) -> set[int]:
         """The open files that a forked process needs to go on with it."""
-        return {self._poll.fileno(), *(source.fileno() for source, _ in self._sources)}
+        return {self._poll.fileno(), *(source.fileno() for source, *_ in self._sources)}
 
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
         changes, updates = _NOTHING, list[RouteUpdate]()
-        for source, look in self._sources:
-            changes |= _drain(source, look, updates)
+        for source, look, lost in self._sources:
+            changes |= _drain(source, look, lost, updates)
         return replace(changes, updates=tuple(updates)) if updates else changes
 
 
@@ -228,7 +251,9 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -> Changes:
+def _drain(
+    source: socket.socket, look: _Classify, lost: Changes, updates: list[RouteUpdate]
+) -> Changes:
     changes = _NOTHING
     for _ in range(_MOST):
         try:
@@ -241,5 +266,5 @@ def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -
             if error.errno != ENOBUFS:
                 raise
             # The socket stays usable; what it dropped is made good by dumping everything.
-            changes |= _LOST
+            changes |= lost
     return changes
