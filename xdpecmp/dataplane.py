@@ -118,6 +118,17 @@ class Dataplane:
         """Let the program work until bpf_jiffies64() reaches `jiffies`."""
         self._maps["control"].store_word(0, 0, jiffies)
 
+    def pass_at_once(self, pass4: int, pass6: int) -> None:
+        """Have the families that have a reason here pass to Linux, by one store each, until the
+        next `sync`."""
+        if self._config is None:
+            return
+        config = self._config
+        self._config = config._replace(pass4=pass4 or config.pass4, pass6=pass6 or config.pass6)
+        slot = self._maps["control"].entries[0].config_slot
+        entry = self._maps["config"].entries[slot]
+        entry.pass4, entry.pass6 = self._config.pass4, self._config.pass6
+
     def settle_buckets(self, now: Jiffies) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""
         self._groups.settle(now)

@@ -103,7 +103,7 @@ def _compile_change(
     return Change(
         routes=routes,
         nexthops={
-            nexthop: compile_adjacency(snapshot, nexthop)
+            nexthop: compile_adjacency(snapshot, nexthop, tables.guarded)
             for nexthop in resolver.nexthops
             if nexthop not in tables.nexthops
         },
