@@ -40,6 +40,8 @@ class Since(Enum):
     """What Linux has learned since 6.1, the oldest that the tests run on: the only list."""
 
     XDP_FEATURES = "netlink's word on which devices take redirected frames", (6, 3)
+    BPF_NETFILTER = "BPF programs on netfilter's hooks", (6, 4)
+    TCX = "tcx programs", (6, 6)
     LARGE_METADATA = "more than 32 bytes of metadata in a test run", (6, 12)
     HASH_SEED = "net.ipv4.fib_multipath_hash_seed", (6, 11)
     WIDE_WEIGHTS = "nexthop weights of 16 bits", (6, 12)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xdpecmp.compile import compile_tables
 from xdpecmp.doctor import Facts, Verdict, examine
-from xdpecmp.doctor.facts import Device, Firewall, Host, Running, Trial
+from xdpecmp.doctor.facts import Device, Host, Running, Trial
 from xdpecmp.doctor.interfaces import assumed
 from xdpecmp.model import (
     InterfaceSettings,
@@ -75,7 +75,7 @@ class World:
         self.host = HOST
         self.snapshot = SNAPSHOT
         self.devices = {IN: NIC, OUT: NIC}
-        self.other: dict[str, Any] = {"running": Running(), "firewall": Firewall()}
+        self.other: dict[str, Any] = {"running": Running()}
         self.chosen = (IN,)
         self.options = Options()
 

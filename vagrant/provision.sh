@@ -14,7 +14,8 @@ vm_packages=()
 for argument in "$@"; do
     case "$argument" in
         --no-test) extra='' ;;
-        --vm) vm_packages=(qemu-system-x86 busybox-static cpio kmod) ;; # make test-vm
+        --vm) vm_packages=(qemu-system-x86 busybox-static cpio kmod) # make test-vm
+            vm_packages+=(ipvsadm ebtables) ;; # for tests/vm
         *) die 2 "unknown argument: $argument; usage: vagrant/provision.sh [--no-test] [--vm]" ;;
     esac
 done
@@ -41,7 +42,8 @@ packages=(
     iputils-ping  # tests ask Linux which way a ping goes
     procps        # sysctl: forwarding, hash policy
     make          # the Makefile is the front door
-    nftables      # make bench: what a firewall costs
+    nftables      # firewalls, of the tests and of make bench
+    iptables      # tests: the old tables, too
     "${vm_packages[@]}"
 )
 missing=()

@@ -45,6 +45,7 @@ EVERYTHING = Changes(
     rules=True,
     settings=True,
     nexthops=True,
+    filters=True,
     lost=True,
     silent=frozenset({ANYWHERE}),
 )

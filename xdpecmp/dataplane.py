@@ -174,6 +174,15 @@ class Dataplane:
     def _reason_to_pass(self, reason: int) -> int:
         return reason or int(Reason.BEHIND if self._behind else Reason.FORWARDED)
 
+    def pass_at_once(self, pass4: int, pass6: int) -> None:
+        """Have the families that have a reason here pass to Linux, by one store each, until the
+        next `sync`."""
+        with self._config_lock:
+            if self._config is not None:
+                old = self._config
+                self._config = old._replace(pass4=pass4 or old.pass4, pass6=pass6 or old.pass6)
+                self._store_passing()
+
     def settle_buckets(self, now: Jiffies) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""
         self._groups.settle(now)

@@ -124,6 +124,61 @@ def program_by_id(number: int) -> int:
     return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
 
 
+def attached_programs(target: int, attach_type: int) -> int:
+    """How many programs are attached: for tcx `target` is the index of a device of the caller's
+    namespace. EINVAL where the kernel does not know `attach_type` (BPF_*)."""
+    count = ctypes.c_uint32()
+    _check(
+        _library().bpf_prog_query(target, attach_type, 0, None, None, ctypes.byref(count)),
+        f"device #{target}",
+    )
+    return count.value
+
+
+def next_link(number: int) -> int | None:
+    """The id of the BPF link behind that one, None behind the last."""
+    following = ctypes.c_uint32()
+    if _library().bpf_link_get_next_id(ctypes.c_uint32(number), ctypes.byref(following)) < 0:
+        errno = ctypes.get_errno()
+        if errno == ENOENT:
+            return None
+        raise OSError(errno, os.strerror(errno), "BPF links")
+    return following.value
+
+
+class _LinkInfo(ctypes.Structure):
+    """The beginning of struct bpf_link_info, with what it says of a netfilter link."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("type", "id", "prog_id", "pad", "pf", "hook")),
+        ("priority", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+    ]
+
+
+BPF_LINK_TYPE_NETFILTER = 10
+
+
+def netfilter_link(number: int) -> tuple[int, int, int] | None:
+    """Family (NFPROTO_*), hook and flags of a netfilter program's link; None for another link, or
+    one that has gone."""
+    fd = _library().bpf_link_get_fd_by_id(ctypes.c_uint32(number))
+    if fd < 0:
+        errno = ctypes.get_errno()
+        if errno == ENOENT:
+            return None
+        raise OSError(errno, os.strerror(errno), f"BPF link {number}")
+    try:
+        info, length = _LinkInfo(), ctypes.c_uint32(ctypes.sizeof(_LinkInfo))
+        result = _library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length))
+        _check(result, f"BPF link {number}")
+    finally:
+        os.close(fd)
+    if info.type != BPF_LINK_TYPE_NETFILTER:
+        return None
+    return info.pf, info.hook, info.flags
+
+
 class RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts (libbpf's bpf.h)."""
 

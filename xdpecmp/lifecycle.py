@@ -42,10 +42,12 @@ class Wishes(NamedTuple):
     """One of options.FLOW_LABEL."""
     own_seed: bool | None = None
     """Whether to hash with a seed of ours where Linux's is not known."""
+    bypass_firewall: bool | None = None
+    """Whether to forward past a firewall, NAT, connection tracking and traffic control."""
 
     def options(self, before: Options) -> Options:
         """What holds from now on."""
-        options = before.updated(flow_label=self.flow_label)
+        options = before.updated(flow_label=self.flow_label, bypass_firewall=self.bypass_firewall)
         if self.own_seed is not None:
             options = replace(options, own_seed=machine_seed() if self.own_seed else None)
         return options

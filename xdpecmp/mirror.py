@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 
 from .clock import HZ, Jiffies, read_jiffies
-from .compile import Change, Config, Tables, compile_tables, needs_walk, ownseed
+from .compile import Change, Config, Tables, bearing, compile_tables, needs_walk, ownseed
 from .compile.change import compile_updates
+from .compile.config import stop_at_firewall
 from .compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
 from .dataplane import Dataplane
 from .errors import XdpecmpError
@@ -46,7 +47,9 @@ class Mirror:
     ) -> None:
         """Reads the kernel. `record_managed` is told of each neighbour that is made managed.
         `build_deep` begins to build what some hash policies need."""
-        self._options = options
+        self.options = options
+        self._is_open = False
+        """Whether there are maps yet."""
         self.kernel = kernel
         self._keeper = Keeper(record_managed)
         self._build_deep = build_deep
@@ -92,6 +95,7 @@ class Mirror:
     ) -> None:
         """Take the maps over, with what an earlier agent left in them. `ours(prog_id)`: whether an
         XDP program is this instance's."""
+        self._is_open = True
         self._ours = ours
         self._maps = maps
         self._clock_fd = clock_fd
@@ -146,6 +150,12 @@ class Mirror:
             new = replace(new, links=self.kernel.links())
         if changes.settings or changes.links or changes.lost:
             new = replace(new, settings=self.kernel.settings(new.links.values()))
+        if self._may_have_filters(changes):
+            new = replace(new, filters=self.kernel.filters(new.links.values()))
+        if new.filters is not old.filters or new.settings is not old.settings:
+            new = replace(new, settings=new.filters.settings(new.settings))
+        if new.filters != old.filters:
+            self._stop_at_firewall(new)
         if changes.rules or changes.lost:
             rules4, rules6 = self.kernel.custom_rules()
             new = replace(new, custom_rules4=rules4, custom_rules6=rules6)
@@ -155,6 +165,22 @@ class Mirror:
             new = replace(new, neighbours=self.kernel.neighbours(old.neighbours))
         self.snapshot = new
         return differs or differ(old, new)
+
+    def _may_have_filters(self, changes: Changes) -> bool:
+        """Whether what Linux filters by may be different now."""
+        if changes.filters or changes.links or changes.lost:
+            return True
+        return changes.settings and self.kernel.filters_changed()
+
+    def _stop_at_firewall(self, new: Snapshot) -> None:
+        """Have the families pass at once that are filtered now. Compiling all may take a second
+        where there are a million routes."""
+        if not self._is_open or self.tables is None or self.options.bypass_firewall:
+            return
+        egress = {nexthop.ifindex for nexthop in self.tables.nexthops}
+        findings = bearing(new.filters, new.links, self.attached(), egress)
+        config = stop_at_firewall(self.tables.config, findings)
+        self._dataplane.pass_at_once(config.pass4, config.pass6)
 
     def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
         """All routes as they are now, with what was followed while they were read; and whether they
@@ -201,7 +227,7 @@ class Mirror:
         self._used_objects = RouteTable.of(self.snapshot.routes).nexthop_ids()
         self._read_buckets()
         snapshot, ours, deep = source
-        self.tables = compile_tables(snapshot, ours, self._options, deep)
+        self.tables = compile_tables(snapshot, ours, self.options, deep)
         self.tables.doubt(self._doubtful, self._hubs)
         self._compiled = source
 

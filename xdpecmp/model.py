@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -304,6 +304,41 @@ class Settings:
     interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
 
 
+INGRESS, EGRESS = "ingress", "egress"
+
+
+class Filter(NamedTuple):
+    """One thing in Linux that may drop, change, translate, delay or track what is forwarded, and
+    that a packet forwarded by XDP never meets."""
+
+    what: str
+    """In the words of the tool that shows it: "nftables chain inet filter forward"."""
+    ipv4: bool = True
+    ipv6: bool = True
+    ifindex: int = 0
+    """The one device that it is on; 0 = it looks at what all devices forward."""
+    side: str = ""
+    """On a device: INGRESS or EGRESS."""
+    bridged: bool = False
+    """It only looks at frames that pass through a bridge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Everything of the kind that the namespace has, whether or not it bears on our interfaces."""
+
+    found: tuple[Filter, ...] = ()
+    unread: tuple[str, ...] = ()
+    """What could not be read, and why: it may hold anything."""
+    defragments4: bool = False
+    """Whether IPv4 fragments are reassembled before they are routed."""
+    defragments6: bool = False
+
+    def settings(self, settings: Settings) -> Settings:
+        """With what is to be known of them there."""
+        return replace(settings, defragments4=self.defragments4, defragments6=self.defragments6)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that decides where a packet goes, at one moment."""
@@ -318,5 +353,6 @@ class Snapshot:
     custom_rules4: bool = False
     """Policy rules other than the three (IPv6: two) default ones exist."""
     custom_rules6: bool = False
+    filters: Filters = Filters()
     nexthop_groups: Mapping[int, NexthopGroup] = field(default_factory=dict)
     """By id, which is what `Route.nhid` refers to. One that is not here has just gone or come."""

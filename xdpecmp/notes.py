@@ -14,6 +14,7 @@ from .agent import EVERYTHING
 from .compile import Config, Resilient, Tables, ownseed
 from .compile.offloads import merges_lists, merges_unseen
 from .errors import XdpecmpError
+from .firewall import sentences
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, Prefix, Snapshot
@@ -52,9 +53,11 @@ def notes(mirror: Mirror) -> list[str]:
     if mirror.tables is None:
         return []
     world = World(mirror.snapshot, mirror.tables, mirror.attached())
+    bypassed = mirror.options.bypass_firewall
     found = [
         *_generic_mode(world),
         *_passed(world.tables, world.snapshot.links),
+        *firewall(world.tables, bypassed),
         *_deaf_egress(world, mirror.kernel.tells_features),
         *(found for _, found in (*heeding(world), *whole_only(world))),
         *idle_interfaces(world),
@@ -126,7 +129,7 @@ def multipath_families(tables: Tables) -> set[int]:
 def _passed(tables: Tables, links: Mapping[int, Link]) -> Iterator[Note]:
     config = tables.config
     for family, reason in ((4, config.pass4), (6, config.pass6)):
-        if reason:
+        if reason not in (Reason.FORWARDED, Reason.FIREWALL):  # of which there is more to say
             yield passed_whole(family, reason)
     families = multipath_families(tables)
     if families:
@@ -140,6 +143,12 @@ def _passed(tables: Tables, links: Mapping[int, Link]) -> Iterator[Note]:
     for family, reason in reasons.items():
         if reason == Reason.POLICY_UNSUPPORTED:
             yield policy_unsupported(family)
+
+
+def firewall(tables: Tables, bypassed: bool) -> Iterator[Note]:
+    """What of Linux would see forwarded packets, and which of the two holds."""
+    for text, _ in sentences(tables.findings, bypassed):
+        yield Note(text)
 
 
 def deaf_names(world: World) -> set[str]:

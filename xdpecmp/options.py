@@ -22,6 +22,9 @@ class Options:
     own_seed: int | None = None
     """What to hash with where Linux keeps its seed to itself; None: nothing, such routes pass."""
 
+    bypass_firewall: bool = False
+    """Whether to forward what firewalls, NAT and traffic control of Linux will not see then."""
+
     def updated(self, **wishes: Any) -> Options:
         """With what was said; None stands for "as it was"."""
         return replace(self, **{name: wish for name, wish in wishes.items() if wish is not None})

@@ -24,11 +24,11 @@ from .abi import (
     Reason,
 )
 from .clock import HZ, read_jiffies
-from .compile import ownseed
+from .compile import bearing, ownseed
 from .hashing import shares
 from .instance import Instance
 from .maps import Maps
-from .model import Link, NextHop, Prefix
+from .model import Filters, Link, NextHop, Prefix
 from .options import FOLLOW, IGNORE
 
 
@@ -251,8 +251,21 @@ class View:
             return f"it merges packets into lists: ethtool -K {link.name} rx-gro-list off"
         return "it is not mirrored"
 
-    def status(self, instance: Instance) -> dict[str, Any]:
-        """Interfaces, settings, lease, agent, what is held and what passes to Linux."""
+    def firewall(self, instance: Instance, filters: Filters) -> dict[str, Any]:
+        """What of Linux would see what is forwarded, and whether it is bypassed all the same."""
+        ours = instance.program_ids()
+        attached = [link.ifindex for link in self._links.values() if link.xdp_prog_id in ours]
+        egress = {nexthop.ifindex for _, nexthop in self._maps.nexthops()}
+        found = bearing(filters, self._links, attached, egress)
+        return {
+            "ipv4": list(found.ipv4),
+            "ipv6": list(found.ipv6),
+            "bypassed": instance.options().bypass_firewall,
+        }
+
+    def status(self, instance: Instance, filters: Filters = Filters()) -> dict[str, Any]:  # noqa: B008 (frozen)
+        """Interfaces, settings, lease, agent, what is held and what passes to Linux. `filters`:
+        what Linux has of them now."""
         control = self._maps["control"].entries[0]
         config = self._maps["config"].entries[control.config_slot]
         ours = instance.program_ids()
@@ -273,6 +286,7 @@ class View:
                 for link in attached
             ],
             "passed": self.passed(config, attached, multipath),
+            "firewall": self.firewall(instance, filters),
             "policy4": config.policy4,
             "policy6": config.policy6,
             "flow_label": FOLLOW if config.label_mask else IGNORE,

@@ -19,11 +19,13 @@ from xdpecmp.abi import Reason
 from xdpecmp.clock import read_jiffies
 from xdpecmp.compile import local4_filter
 from xdpecmp.dataplane import Dataplane
-from xdpecmp.model import Prefix
+from xdpecmp.model import Filter, Filters, Prefix
 
 pytestmark = pytest.mark.root
 
 Setup = Mapping[str, Any]
+
+IPV4_CHAIN = Filter("nftables chain ip nat post", ipv6=False)
 
 
 def good(
@@ -68,6 +70,9 @@ SETTINGS = [
     bad("IPv4 IPsec", to("single"), "IPSEC", {"settings": {"ipsec": True}}),
     bad("IPv6 IPsec", to("single", 6), "IPSEC", {"settings": {"ipsec": True}}),
     bad("IPv6 rules", to("single", 6), "POLICY_RULES", {"custom_rules6": True}),
+    bad("IPv4 firewall", to("single"), "FIREWALL", {"filters": Filters((IPV4_CHAIN,))}),
+    good("IPv4 firewall, IPv6", to("single", 6), setup={"filters": Filters((IPV4_CHAIN,))}),
+    bad("firewall unread", to("single", 6), "FIREWALL", {"filters": Filters(unread=("nft",))}),
     good("IPv6 rules do not stop IPv4", to("single"), setup={"custom_rules6": True}),
     bad(
         "path MTU discovery rules forwarding",

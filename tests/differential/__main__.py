@@ -19,6 +19,8 @@ def failures(result: Round) -> list[str]:
         found.append(f"and {len(result.differences) - SHOWN} more differences")
     if result.share < result.wanted_share:
         found.append(f"XDP forwarded {result.share:.0%} only: {result.reasons}")
+    if result.past_firewall:
+        found.append(f"XDP forwarded {result.past_firewall} frames past a firewall")
     return found
 
 

@@ -27,12 +27,15 @@ from tests.differential.design import (
     device_mac,
     link_address,
 )
+from tests.differential.firewalls import FIREWALLS
 from tests.differential.frames import Frame, Frames, Key, key_of
 from tests.differential.routers import Lab
 from tests.differential.wire import Out, Wire
 
 Network = IPv4Network | IPv6Network
 
+FILTERED = 8
+"""One in so many frames is sent again with a firewall, first past xdpecmp."""
 FORWARDED_SHARE = 0.6
 """What xdpecmp has to forward itself of what Linux forwards, or a round proves nothing."""
 
@@ -87,6 +90,8 @@ class Round:
     followed: int = 0
     """How many of them had to leave by the path of a flow that was seen; of the others, whose quote
     is cut before it tells the flow, only the bytes are compared."""
+    past_firewall: int = 0
+    """Frames that XDP forwarded while Linux had a firewall."""
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -115,12 +120,26 @@ def run_round(seed: int, count: int) -> Round:
         linux = wire.send(frames)
         lab.run("attach", INGRESS, "--mode", made.mode)
         lab.wait_for_status(policy4=made.policy, policy6=made.policy)
+        rounds = wire.rounds
         xdpecmp = wire.send(frames)
         reasons = lab.json("stats")["reasons"]
+        part = frames[: len(frames) // FILTERED]
+        lab.load_firewall(FIREWALLS[seed % len(FIREWALLS)])
+        filtered = wire.send(part)
+        more = lab.reason("FORWARDED") - reasons["FORWARDED"]
+        lab.detach()
+        alone = wire.send(part)
     result = Round(made, len(frames), reasons=reasons, by_xdp=reasons["FORWARDED"])
     # all sentinels are taken off, those that Linux forwarded too: the share is at least this
-    result.by_xdp -= len(DEVICES) * wire.rounds // 2
+    result.by_xdp -= len(DEVICES) * rounds
     _compare(result, frames, *(_by_frame(made, frames, outs) for outs in (linux, xdpecmp)))
+    both = (_by_frame(made, part, outs) for outs in (alone, filtered))
+    for frame, before, after in zip(part, *both, strict=True):
+        result.differences += [
+            Difference(f"behind a firewall: {why}", frame, before, after)
+            for why in _complaints(before, after, [], False)
+        ]
+    result.past_firewall = more
     return result
 
 

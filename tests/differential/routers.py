@@ -18,8 +18,8 @@ from tests.differential.design import (
     neighbour_mac,
     sentinel_target,
 )
-from tests.net.topology import Router
-from tests.netns import Namespace, veth
+from tests.net.topology import DEADLINE, Router
+from tests.netns import Namespace, veth, wait_until
 from xdpecmp.netlink import wire
 
 _RTM_NEWNEXTHOP, _NHA_ID, _NHA_GROUP = 104, 1, 2
@@ -49,6 +49,15 @@ class Lab(Router):
     def _detach(self) -> None:
         if self.ns.path.exists() and self.instance.present():
             self.detach()
+
+    def load_firewall(self, ruleset: str) -> None:
+        """Have Linux filter, and wait until xdpecmp knows."""
+        self.ns.run("nft", "-f", "-", input=ruleset)
+
+        def known() -> bool:
+            return [row["reason"] for row in self.status()["passed"]][:2] == ["FIREWALL"] * 2
+
+        wait_until(known, "both families pass to Linux", DEADLINE)
 
     def _build(self) -> None:
         made = self.design

@@ -30,10 +30,19 @@ from tests.unit.test_doctor_interfaces import CASES as INTERFACE_CASES
 from xdpecmp import doctor
 from xdpecmp.abi import MAX_PATHS
 from xdpecmp.doctor import Verdict, examine
-from xdpecmp.doctor.facts import Firewall, Running, Trial
+from xdpecmp.doctor.facts import Running, Trial
 from xdpecmp.errors import XdpecmpError
 from xdpecmp.instance import FLOW_LABEL_TEXT
-from xdpecmp.model import Neighbour, NextHop, NexthopGroup, Prefix, RouteKind
+from xdpecmp.model import (
+    INGRESS,
+    Filter,
+    Filters,
+    Neighbour,
+    NextHop,
+    NexthopGroup,
+    Prefix,
+    RouteKind,
+)
 
 
 def test_all_is_well() -> None:
@@ -57,6 +66,16 @@ def own_seed(world: World, *chosen: int) -> None:
     world.option(own_seed=5)
     for ifindex in chosen:
         world.links(ifindex, xdp_mode="native")
+
+
+def filters(*found: Filter) -> Callable[[World], None]:
+    return lambda world: world.snap(filters=Filters(found))
+
+
+def _bypassed(world: World) -> None:
+    filters(Filter("IPVS services"))(world)
+    world.option(bypass_firewall=True)
+    world.other["bypasses_firewall"] = True
 
 
 CASES = {
@@ -183,16 +202,28 @@ CASES = {
         *("note", "agreement", "192.0.2.0/24", ""),
     ),
     "nftables": Case(
-        run(firewall=Firewall(("inet f a", "inet f b", "inet f c", "inet f d"))),
-        *("note", "firewall", "not filtered by inet f a, inet f b, inet f c and 1 more", "nft"),
+        filters(*(Filter(f"nftables chain inet f {name}") for name in "abcdefgh")),
+        *("note", "firewall", "inet f e, nftables chain inet f f and 2 more", "nft list ruleset"),
     ),
     "NAT": Case(
-        run(firewall=Firewall(("ip nat post",), nat=True)),
-        *("note", "firewall", "translated (NAT) by ip nat post", "nft list ruleset"),
+        filters(Filter("nftables chain ip nat post", ipv6=False)),
+        *("note", "firewall", "IPv4 passes to Linux", "nft list ruleset"),
     ),
     "iptables": Case(
-        run(firewall=Firewall(legacy=("iptables filter",))),
-        *("note", "firewall", "iptables filter may have some", "iptables-legacy-save"),
+        filters(Filter("ip6tables-legacy filter FORWARD", ipv4=False)),
+        *("note", "firewall", "would bypass ip6tables-legacy filter", "ip6tables-legacy-save"),
+    ),
+    "IPVS": Case(
+        filters(Filter("IPVS services")),
+        *("note", "firewall", "IPv4 and IPv6 pass to Linux", "ipvsadm -Ln"),
+    ),
+    "tcx": Case(
+        filters(Filter("tcx program on eth1 ingress", True, True, IN, INGRESS)),
+        *("note", "firewall", "tcx program on eth1 ingress", "bpftool net"),
+    ),
+    "bypassed": Case(
+        _bypassed,
+        *("note", "firewall", "forwarded here bypass IPVS services", "ipvsadm -Ln"),
     ),
     "TOS": Case(
         lambda world: world.routes(route("10.9.0.0/16", GATEWAYS[0], tos=8)),

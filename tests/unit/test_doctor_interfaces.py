@@ -168,14 +168,6 @@ CASES = {
         lambda world: world.device(stacked={"ipvl0": "ipvlan"}),
         *("note", "ipvlan", "ipvl0 shares", "ip -d link show dev ipvl0"),
     ),
-    "shaper": Case(
-        lambda world: world.device(qdiscs=("htb", "fq_codel")),
-        *("note", "tc", "shaped by htb", "tc qdisc show dev eth1"),
-    ),
-    "tc filters": Case(
-        lambda world: world.device(qdiscs=("mq", "clsact")),
-        *("note", "tc", "no tc filter (clsact)", "tc filter show dev eth1 ingress"),
-    ),
     "deaf veth": Case(_deaf("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"),
     "deaf veth, before Linux 6.3": Case(
         _deaf("veth", native=None), *("note", "egress", "by eth2", "eth1 --mode generic")

@@ -38,6 +38,14 @@ from ..options import FLOW_LABEL
     "errors follow their flow wherever servers do not reflect it; flows then go otherwise than by "
     "Linux. Kept when attaching again; follow at first.",
 )
+@click.option(
+    "--bypass-firewall/--no-bypass-firewall",
+    default=None,
+    help="Forward even what nftables, iptables, NAT, connection tracking, IPVS or tc of this host "
+    "would see: it is neither filtered nor translated, counted, tracked or shaped then, and what "
+    "passes to Linux meets a firewall that has seen a part of each connection. Without it such a "
+    "family passes to Linux as a whole. Kept when attaching again; off at first.",
+)
 @click.option("--foreground", is_flag=True, help="Keep the agent in front, for a service manager.")
 @click.pass_obj
 def command(
@@ -47,6 +55,7 @@ def command(
     set_seed: bool,
     flow_label: str | None,
     own_seed: bool | None,
+    bypass_firewall: bool | None,
     foreground: bool,
 ) -> None:
     """Forward what these interfaces receive in XDP, as Linux would.
@@ -59,7 +68,7 @@ def command(
         raise click.UsageError(
             "--set-seed makes Linux's hash seed known, --own-seed does without it: choose one"
         )
-    wishes = lifecycle.Wishes(mode, set_seed, flow_label, own_seed)
+    wishes = lifecycle.Wishes(mode, set_seed, flow_label, own_seed, bypass_firewall)
     if foreground:
         lifecycle.attach(interfaces, wishes, netns, foreground=_tell)
     else:

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from .. import losses, output
+from ..compile import Findings
 from ..compile.ownseed import IN_WORDS
+from ..firewall import sentences
 from ..instance import FLOW_LABEL_TEXT, Instance
 from ..netlink import Kernel
 from ..tables import Columns
@@ -21,7 +23,8 @@ def command(as_json: bool) -> None:
     """Show what is attached and how it is doing."""
     instance = Instance()
     with Kernel() as kernel, instance.open_maps() as maps:
-        status = View(maps, kernel.links()).status(instance)
+        links = kernel.links()
+        status = View(maps, links).status(instance, kernel.filters(links.values()))
         rows = losses.report(kernel, maps, instance.program_ids(), instance.run)
         status["losses"] = losses.losing(rows)
     if as_json:
@@ -48,6 +51,8 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     behind = max(status["behind_s"].values())
     if behind:
         lease += f"; {behind:.1f} s behind the kernel"
+    firewall = status["firewall"]
+    found = Findings(tuple(firewall["ipv4"]), tuple(firewall["ipv6"]))
     label = []
     if status["flow_label_matters"]:
         label.append(("label", FLOW_LABEL_TEXT[status["flow_label"]]))
@@ -61,6 +66,7 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "
             f"{status['groups']:,} multipath groups, {status['nexthops']:,} next hops",
         ),
+        *(("firewall", text) for text, _ in sentences(found, firewall["bypassed"])),
         *(("lost", losses.sentence(row)) for row in status["losses"]),
         *(("to Linux", f"{row['what']}: {row['text']}") for row in status["passed"]),
     ]

@@ -17,7 +17,15 @@ from ..options import Options
 from ..prefixes import covers, masked
 from . import ownseed
 from .adjacency import compile_adjacency
-from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
+from .config import (
+    DEEP_POLICIES,
+    SIMPLE_POLICIES,
+    compile_config,
+    local4_filter,
+    needs_walk,
+    stop_at_firewall,
+)
+from .firewall import Findings, bearing, guarded
 from .ingress import compile_interfaces, compile_vlans
 from .tables import (
     LAST_BOUND,
@@ -49,6 +57,7 @@ __all__ = [
     "Adjacency",
     "Change",
     "Config",
+    "Findings",
     "Group",
     "Interface",
     "Key",
@@ -58,6 +67,7 @@ __all__ = [
     "Tag",
     "Target",
     "VlanKey",
+    "bearing",
     "compile_tables",
     "covers",
     "local4_filter",
@@ -91,13 +101,21 @@ def compile_tables(
     targets.changes.update(dict.fromkeys(learned, int(Reason.LEARNED)))
     nexthops = resolver.nexthops.union(hosts.values())
     interfaces = compile_interfaces(snapshot, attached)
-    adjacencies = {nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops}
+    findings = bearing(
+        snapshot.filters, snapshot.links, attached, {nexthop.ifindex for nexthop in nexthops}
+    )
+    watched = frozenset[int]()
+    if not options.bypass_firewall:
+        watched = guarded(snapshot.filters, snapshot.links)
+    adjacencies = {nexthop: compile_adjacency(snapshot, nexthop, watched) for nexthop in nexthops}
     config = ownseed.heed(
         compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),
         ownseed.Plan(snapshot, interfaces, adjacencies, resolver.groups, targets, deep),
     )
     if resolver.groups and ownseed.in_force(config):
         interfaces = ownseed.without_redirects(interfaces)
+    if not options.bypass_firewall:
+        config = stop_at_firewall(config, findings)
     return Tables(
         config=config,
         interfaces=interfaces,
@@ -107,4 +125,6 @@ def compile_tables(
         groups=resolver.groups,
         routes=targets,
         entangled=entangled(table, connected),
+        findings=findings,
+        guarded=watched,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..abi import Reason
 from ..model import InterfaceSettings, NextHop, Snapshot
 from .offloads import takes_anything
@@ -9,8 +11,11 @@ from .tables import Adjacency
 from .tags import tag_stack
 
 
-def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
-    """The entry of a next hop: whether it can be sent to now, and how."""
+def compile_adjacency(
+    snapshot: Snapshot, nexthop: NextHop, guarded: Collection[int] = ()
+) -> Adjacency:
+    """The entry of a next hop: whether it can be sent to now, and how. `guarded`: the devices that
+    nothing may be sent by."""
     links = snapshot.links
     stack = tag_stack(links, nexthop.ifindex)
     if stack is None or len(stack[1]) > 2:
@@ -25,6 +30,8 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         reason = Reason.LEARNED
     elif not link.up or not device.up:
         reason = Reason.EGRESS_DOWN
+    elif nexthop.ifindex in guarded:
+        reason = Reason.FIREWALL
     elif neighbour is None or not neighbour.usable or len(link.mac) != 6:
         reason = Reason.NEIGHBOUR
     elif not device.can_transmit_xdp:

@@ -105,7 +105,7 @@ def compile_touched(
     return Change(
         routes=routes,
         nexthops={
-            nexthop: compile_adjacency(snapshot, nexthop)
+            nexthop: compile_adjacency(snapshot, nexthop, tables.guarded)
             for nexthop in resolver.nexthops
             if nexthop not in tables.nexthops
         },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
 from ..model import Prefix, Route, RouteKind, Settings, Snapshot
 from ..options import FOLLOW, Options
+from .firewall import Findings
 from .tables import TABLE_LOCAL, Config
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ def compile_config(
         config = config._replace(pass4=int(Reason.TABLE_FULL))
     if counts[6] > CAPACITY["ROUTES6_MAX"]:
         config = config._replace(pass6=int(Reason.TABLE_FULL))
+    return config
+
+
+def stop_at_firewall(config: Config, findings: Findings) -> Config:
+    """With the families passing that Linux filters; what else makes one pass goes first."""
+    if findings.ipv4 and config.pass4 == Reason.FORWARDED:
+        config = config._replace(pass4=int(Reason.FIREWALL))
+    if findings.ipv6 and config.pass6 == Reason.FORWARDED:
+        config = config._replace(pass6=int(Reason.FIREWALL))
     return config
 
 

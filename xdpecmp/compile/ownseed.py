@@ -13,7 +13,8 @@ For each reason in reasons.def, why no part of a flow can pass by it:
   NON_IP and carries IP within comes in by another device, which is asked about. NO_HEADROOM takes
   a driver that leaves less than four bytes in native mode, where 192 is the least.
 - All of a family or of its multipath routes passes: POLICY_RULES, IPSEC, SETTING, TABLE_FULL,
-  SEED_UNKNOWN, POLICY_UNSUPPORTED, OWN_SEED; or all packets to a prefix: ROUTE_*, LEARNED.
+  FIREWALL, SEED_UNKNOWN, POLICY_UNSUPPORTED, OWN_SEED; or all packets to a prefix: ROUTE_*,
+  LEARNED.
 - Excluded here: INTERFACE (NOT_ATTACHED, CAPACITY), MTU (MTU, MERGES, INGRESS_KIND),
   PARTIAL_CHECKSUM (CHECKSUMS), ENCAPSULATION (TUNNELS), EGRESS_NO_XDP, ON_LINK and LEARNED
   (CANNOT_SEND), FRAGMENT (FRAGMENTS), RP_FILTER (SOURCE_CHECK), REDIRECT (`without_redirects`).

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from ..abi import Reason
 from ..model import NextHop, Prefix
 from ..prefixes import Networks
+from .firewall import Findings
 
 if TYPE_CHECKING:
     from ..packed import Layered
@@ -157,6 +158,10 @@ class Tables:
     groups: dict[Key, Group] = field(default_factory=dict)
     routes: Mapping[Prefix, Target] = field(default_factory=dict)
     entangled: Entangled = field(default_factory=lambda: Entangled({}, {}, False))
+    findings: Findings = field(default_factory=Findings)
+    """What of Linux's firewall, NAT and traffic control would see what is forwarded."""
+    guarded: frozenset[int] = frozenset()
+    """Devices that nothing may be sent by for that."""
 
     @property
     def targets(self) -> Layered[Target]:

@@ -75,20 +75,6 @@ class Device:
     """Of a veth: its other end, where that is in this namespace too."""
     stacked: Mapping[str, str] = field(default_factory=dict)
     """Devices on top of it, name → kind: VLANs, macvlans, ipvlans."""
-    qdiscs: tuple[str, ...] = ()
-    """Kinds of its queueing disciplines: pfifo_fast, htb, clsact ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class Firewall:
-    """Rules that forwarded packets would meet in Linux."""
-
-    chains: tuple[str, ...] = ()
-    """Of nftables (iptables-nft too) that filter or change them: "inet filter forward"."""
-    nat: bool = False
-    """Whether there are some that translate addresses."""
-    legacy: tuple[str, ...] = ()
-    """Tables of the old iptables and ip6tables that somebody has used, be it to look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +104,8 @@ class Facts:
     devices: Mapping[int, Device]
     """By ifindex."""
     running: Running
-    firewall: Firewall | None = None
+    bypasses_firewall: bool = False
+    """Whether `attach` was told to (--bypass-firewall)."""
     disagreement: Prefix | None = None
     """A route for which Linux chooses otherwise than we reckon."""
     has_seed_setting: bool = True

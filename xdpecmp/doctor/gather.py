@@ -1,8 +1,8 @@
 """Looks at everything that the checks go by. Changes nothing: what the trial build pins is gone
 when it returns.
 
-Small sources of many kinds, so libraries read them where they can (pyroute2: queueing disciplines,
-nftables, ethtool); what a source refuses to tell is left out and named.
+Small sources of many kinds, so libraries read them where they can (pyroute2: ethtool); what a
+source refuses to tell is left out and named.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def gather(names: Sequence[str] = ()) -> Facts:
             interfaces=interfaces,
             devices=found,
             running=running,
-            firewall=devices.read_firewall(unseen),
+            bypasses_firewall=options.bypass_firewall,
             disagreement=_disagreement(kernel, tables),
             has_seed_setting=has_seed(),
             cpus=libbpf.possible_cpus() if host.libbpf else os.cpu_count() or 1,
@@ -64,6 +64,8 @@ def _snapshot(kernel: Kernel, unseen: list[str]) -> Snapshot:
     except NotPermitted:
         unseen.append("IPsec policies")
     links = kernel.links()
+    filters = kernel.filters(links.values())
+    unseen += [what.split(" (")[0] for what in filters.unread]
     custom4, custom6 = kernel.custom_rules()
     settings = sysctl.read_settings(links.values())
     return Snapshot(
@@ -74,6 +76,7 @@ def _snapshot(kernel: Kernel, unseen: list[str]) -> Snapshot:
         settings=settings,
         custom_rules4=custom4,
         custom_rules6=custom6,
+        filters=replace(filters, unread=()),
     )
 
 

@@ -21,10 +21,6 @@ _GUEST_CSUM, _CTRL_GUEST_OFFLOADS, _MRG_RXBUF, _ANY_LAYOUT, _VERSION_1 = 1, 2, 1
 _GUEST_OFFLOADS = {_GUEST_CSUM, 7, 8, 9, 10, 54, 55}
 """VIRTIO_NET_F_GUEST_*: CSUM, TSO4, TSO6, ECN, UFO, USO4, USO6."""
 
-_PLAIN_QDISCS = {"noqueue", "pfifo", "pfifo_fast", "bfifo", "fq", "fq_codel", "mq", "noop"}
-"""Which only queue. All others are there for a purpose that XDP frames miss."""
-_TC_HOOKS = {"clsact", "ingress"}
-
 
 def check_interfaces(facts: Facts) -> Iterator[Finding]:
     """All of them, one interface after the other."""
@@ -255,22 +251,6 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
             f"{', '.join(shared)} shares its MAC address: packets for addresses there that a "
             "route of this namespace covers too go by that route",
             f"ip -d link show dev {shared[0]}",
-            link.name,
-        )
-    hooks = [kind for kind in device.qdiscs if kind in _TC_HOOKS]
-    if hooks:
-        yield note(
-            "tc",
-            f"what is forwarded here meets no tc filter ({', '.join(hooks)})",
-            f"tc filter show dev {link.name} ingress",
-            link.name,
-        )
-    shapers = [kind for kind in device.qdiscs if kind not in _PLAIN_QDISCS | _TC_HOOKS]
-    if shapers:
-        yield note(
-            "tc",
-            f"what is forwarded by it is not queued or shaped by {', '.join(shapers)}",
-            f"tc qdisc show dev {link.name}",
             link.name,
         )
 

@@ -6,7 +6,7 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
 
-from .. import notes
+from .. import firewall, notes
 from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
 from ..compile import ownseed
 from ..model import Prefix, Route, RouteKind
@@ -57,7 +57,7 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
     config = facts.tables.config
     reasons = {4: config.pass4, 6: config.pass6}
     for family, reason in reasons.items():
-        if reason:
+        if reason not in (Reason.FORWARDED, Reason.FIREWALL):  # which has a check of its own
             fix = _SEE.get((family, reason), "")
             yield from_note("passed", notes.passed_whole(family, reason), fix=fix)
     if not any(reasons.values()):
@@ -110,27 +110,12 @@ def _disagreement(facts: Facts) -> Iterator[Finding]:
 
 
 def _firewall(facts: Facts) -> Iterator[Finding]:
-    """XDP comes before netfilter."""
-    firewall = facts.firewall
-    if firewall is None:
-        return
-    if firewall.chains:
-        what = "neither filtered nor translated (NAT)" if firewall.nat else "not filtered"
-        yield note(
-            "firewall",
-            f"what is forwarded here meets no nftables rule and so is {what} by "
-            f"{_some(firewall.chains)}",
-            "nft list ruleset",
-        )
-    if firewall.legacy:
-        yield note(
-            "firewall",
-            f"what is forwarded here meets no iptables rule, and {_some(firewall.legacy)} may have "
-            "some",
-            f"{firewall.legacy[0].split()[0]}-legacy-save",
-        )
-    if not firewall.chains and not firewall.legacy:
-        yield ok("firewall", "no netfilter rules that forwarded packets would miss")
+    """XDP comes before netfilter and traffic control."""
+    found = facts.tables.findings
+    for text, names in firewall.sentences(found, facts.bypasses_firewall):
+        yield note("firewall", text, firewall.command(names))
+    if not found.all() and not facts.unseen:
+        yield ok("firewall", "nothing in netfilter or tc that forwarded packets would bypass")
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@
 | `routes`, `routedump` | route messages; the bulk dump |
 | `nexthops` | nexthop objects: what routes with a nexthop id lead to |
 | `links`, `neighbours`, `rules`, `xfrm`, `features`, `sysctl` | one kind of thing each |
+| `firewall` | netfilter and traffic control: what filters forwarded packets |
 | `getroute` | what the kernel does with one packet |
 | `monitor` | change notifications |
 | `weights`, `xdp`, `writer` | changes |

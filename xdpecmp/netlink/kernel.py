@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from ..errors import XdpecmpError
-from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
+from ..model import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
 from ..nexthoptable import NexthopTable
 from . import (
     addresses,
@@ -31,6 +31,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .firewall import Reader
 from .learned import Learned
 from .monitor import Monitor
 from .namespace import current_namespace, inside
@@ -64,6 +65,9 @@ class Kernel:
             self._watch = sysctl.Watch()
             undo.callback(self._watch.close)
             self._learned = Learned(self._route)
+            self._firewall = Reader(self._namespace, self._route)
+            undo.callback(self._firewall.close)
+            self._filters_differ = False
             self._writer = Writer(self._namespace)
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
@@ -175,24 +179,37 @@ class Kernel:
             with inside(self._namespace):
                 self._watch.open(interfaces)
             return True  # nobody has looked since they were read
-        return self._watch.changed()
+        return self._watch.changed() or self.filters_changed()
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""
         return rules.read_custom_rules(self._route)
 
+    def filters(self, links: Iterable[Link]) -> Filters:
+        """What may drop, change or track forwarded packets, on these links: see `firewall`."""
+        self._filters_differ = False
+        return self._firewall.read(list(links))
+
+    def filters_changed(self) -> bool:
+        """Whether `filters` may say something else now of what the monitor does not hear; cheap.
+        Once it is so it stays so until they are read."""
+        self._filters_differ = self._filters_differ or self._firewall.changed()
+        return self._filters_differ
+
     def snapshot(self) -> Snapshot:
         """All of the above. Not at one instant: have a monitor running to see what changed."""
         found = self.links()
         custom4, custom6 = self.custom_rules()
+        filters = self.filters(found.values())
         return Snapshot(
             links=found,
             neighbours=self.neighbours(),
             routes=self.routes(),
             nexthop_groups=self.nexthops(),  # after the routes, so that theirs are among them
-            settings=self.settings(found.values()),
+            settings=filters.settings(self.settings(found.values())),
             custom_rules4=custom4,
             custom_rules6=custom6,
+            filters=filters,
         )
 
     def route_get(self, query: getroute.Query) -> getroute.Answer:

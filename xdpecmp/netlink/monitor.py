@@ -29,6 +29,8 @@ from ..errors import MalformedMessage
 from ..model import NeighbourUpdate, RouteUpdate
 from ..nexthoptable import BucketUpdate, NexthopUpdate
 from . import features, wire, xfrm
+from .firewall import nftables, traffic
+from .firewall.message import NETLINK_NETFILTER, skip_elements
 from .links import can_send
 from .neighbours import parse_neighbour
 from .nexthops import parse_bucket, parse_or_doubt
@@ -39,6 +41,7 @@ _GROUPS = sum(
     for group in (
         1,  # RTNLGRP_LINK
         3,  # RTNLGRP_NEIGH
+        traffic.GROUP,
         5,  # RTNLGRP_IPV4_IFADDR
         7,  # RTNLGRP_IPV4_ROUTE
         8,  # RTNLGRP_IPV4_RULE
@@ -90,6 +93,8 @@ class Changes:
     settings: bool = False
     lost: bool = False
     nexthops: bool = False
+    filters: bool = False
+    """Of netfilter or traffic control."""
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
     neighbour_updates: tuple[NeighbourUpdate, ...] = ()
@@ -123,6 +128,7 @@ class Changes:
             settings=self.settings or other.settings,
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
+            filters=self.filters or other.filters,
             updates=self.updates + other.updates,
             neighbour_updates=self.neighbour_updates + other.neighbour_updates,
             nexthop_updates=self.nexthop_updates + other.nexthop_updates,
@@ -141,6 +147,7 @@ _NEXTHOPS = Changes(nexthops=True, routes=True, silent=frozenset({ANYWHERE}))
 _NEIGHBOURS = Changes(neighbours=True)
 _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
+_FILTERS = Changes(filters=True)
 _LOST = Changes(lost=True)
 
 
@@ -215,8 +222,15 @@ _KINDS: dict[int, Changes] = {
     _RTM_NEWNEXTHOP: _NEXTHOPS,
     _RTM_DELNEXTHOP: _NEXTHOPS,
     _RTM_NEWNEXTHOPBUCKET: Changes(nexthops=True),
+    **dict.fromkeys(traffic.EVENTS, _FILTERS),
 }
 """What may have changed by an event that doesn't tell it in full, or makes no sense."""
+
+
+def _ruleset(datagram: bytes, _updates: Updates) -> Changes:
+    """Of nftables: elements of sets come and go by the thousand, and bear on nothing here."""
+    kinds = {kind for kind, *_ in wire.messages(datagram)}
+    return _FILTERS if kinds - nftables.UNINTERESTING else _NOTHING
 
 
 class Classifier:
@@ -285,26 +299,35 @@ class Monitor:
         """`family`: what `features.find_family` found; None = no notices of XDP features."""
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
-            self._sources: list[tuple[socket.socket, _Classify]] = []
+            self._sources: list[tuple[socket.socket, _Classify, Changes]] = []
             self.emptied = True
             """Whether the last `drain` read all that had been said when it began."""
             self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
             with suppress(OSError):  # a kernel built without IPsec
                 policies = 1 << (xfrm.XFRMNLGRP_POLICY - 1)
                 self._subscribe(undo, xfrm.NETLINK_XFRM, policies, lambda *_: _SETTINGS)
+            with suppress(OSError):  # a kernel without nftables
+                rulesets = 1 << (nftables.GROUP - 1)
+                made = self._subscribe(undo, NETLINK_NETFILTER, rulesets, _ruleset, _FILTERS)
+                skip_elements(made)
             if family is not None:
                 made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda *_: _LINKS)
                 made.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, family.group)
             self._close = undo.pop_all().close
 
     def _subscribe(
-        self, undo: ExitStack, protocol: int, groups: int, look: _Classify
+        self,
+        undo: ExitStack,
+        protocol: int,
+        groups: int,
+        look: _Classify,
+        lost: Changes = _LOST,
     ) -> socket.socket:
-        """Open a socket and have `drain` read it."""
+        """Open a socket and have `drain` read it. `lost`: what dropped events may have said."""
         made = undo.enter_context(_socket(protocol))
         made.bind((0, groups))
         self._poll.register(made, select.EPOLLIN)
-        self._sources.append((made, look))
+        self._sources.append((made, look, lost))
         return made
 
     def close(self) -> None:
@@ -323,15 +346,15 @@ class Monitor:
 
     def descriptors(self) -> set[int]:
         """The open files that a forked process needs to go on with it."""
-        return {self._poll.fileno(), *(source.fileno() for source, _ in self._sources)}
+        return {self._poll.fileno(), *(source.fileno() for source, *_ in self._sources)}
 
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
         changes, updates = _NOTHING, Updates()
         self.emptied = False
         emptied = True
-        for source, look in self._sources:
-            found, to_the_end = _drain(source, look, updates)
+        for source, look, lost in self._sources:
+            found, to_the_end = _drain(source, look, lost, updates)
             changes |= found
             emptied &= to_the_end
         self.emptied = emptied
@@ -350,7 +373,9 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify, updates: Updates) -> tuple[Changes, bool]:
+def _drain(
+    source: socket.socket, look: _Classify, lost: Changes, updates: Updates
+) -> tuple[Changes, bool]:
     """What events of this source mean, and whether no more wait."""
     changes = _NOTHING
     for _ in range(_MOST):
@@ -364,5 +389,5 @@ def _drain(source: socket.socket, look: _Classify, updates: Updates) -> tuple[Ch
             if error.errno != ENOBUFS:
                 raise
             # The socket stays usable; what it dropped is made good by dumping everything.
-            changes |= _LOST
+            changes |= lost
     return changes, False

@@ -70,7 +70,7 @@ def test_monitor_ignores_other_tables(router: Namespace, kernel: Kernel) -> None
 
 def test_monitor_survives_an_overrun(router: Namespace, kernel: Kernel) -> None:
     with kernel.monitor() as monitor:
-        rtnetlink, _ = monitor._sources[0]
+        rtnetlink, *_ = monitor._sources[0]
         rtnetlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         batch = "\n".join(f"route add 20.0.{i}.0/24 via 10.0.0.2" for i in range(200))
         router.run("ip", "-batch", "-", input=batch)
