@@ -78,13 +78,16 @@ _Static_assert(sizeof(struct config) == 232, "config");
 #define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
 #define INTERFACE_UNFINISHED 0x20        /* generic XDP there: checksums stay what they are */
 
-/* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
+/*
+ * interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. What a link of
+ * a bond receives comes in by the bond, as Linux has it; of all others `logical` is `ifindex`.
+ */
 struct interface {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 rp_filter; /* 0 off, 1 strict, 2 loose: the greater of `all` and the interface's */
-	__u32 ifindex;  /* 0 = free; stored last */
-	__u32 pad;
+	__u32 ifindex;  /* 0 = free; stored last, in one word with the next */
+	__u32 logical;  /* the device that Linux has its packets come in by */
 };
 _Static_assert(sizeof(struct interface) == 16, "interface");
 

@@ -31,8 +31,8 @@ static __always_inline enum reason find_ingress(u32 ifindex, const struct link_l
 						struct ingress *ingress)
 {
 	struct interface *interface;
+	u64 word, index;
 	u32 slot;
-	u64 word;
 
 	if (link->outer_tpid) {
 		struct vlan_key key = {
@@ -50,10 +50,13 @@ static __always_inline enum reason find_ingress(u32 ifindex, const struct link_l
 	}
 	slot = ifindex & (INTERFACES_MAX - 1);
 	interface = interfaces.lookup(&slot);
-	if (!interface || *(volatile u32 *)&interface->ifindex != ifindex)
+	if (!interface)
+		return REASON_INTERFACE;
+	index = *(volatile u64 *)&interface->ifindex; /* and `logical` */
+	if ((u32)index != ifindex)
 		return REASON_INTERFACE;
 	word = *(volatile u64 *)interface;
-	ingress->ifindex = ifindex;
+	ingress->ifindex = index >> 32;
 	ingress->mac = word & 0xffffffffffff;
 	ingress->flags = word >> 48;
 	ingress->rp_filter = word >> 56;

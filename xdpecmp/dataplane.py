@@ -81,7 +81,7 @@ class Dataplane:
         for slot in range(CAPACITY["INTERFACES_MAX"]):
             ifindex = entries[slot].ifindex
             if ifindex:
-                self._interfaces[ifindex] = Interface(b"", 0, 0)  # differs from any wanted one
+                self._interfaces[ifindex] = Interface(b"", 0, 0, 0)  # differs from any wanted one
         for key, ifindex in self._maps.items("vlans"):
             fields = (key.outer_tpid, key.outer_vid, key.inner_tpid, key.inner_vid)
             swapped = (_swap16(fields[0]), fields[1], _swap16(fields[2]), fields[3])
@@ -241,7 +241,10 @@ class Dataplane:
         for ifindex, interface in wanted.items():
             if self._interfaces.get(ifindex) != interface:
                 struct = value(
-                    flags=interface.flags, rp_filter=interface.rp_filter, ifindex=ifindex
+                    flags=interface.flags,
+                    rp_filter=interface.rp_filter,
+                    ifindex=ifindex,
+                    logical=interface.logical,
                 )
                 struct.mac[:] = interface.mac
                 array.store(ifindex % array.count, struct, publish=IFINDEX_WORD)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Config, Tables, ownseed
+from .compile import Config, Stacking, Tables, Why, ownseed
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, NextHop, Prefix, Snapshot
 from .netlink import has_seed
+from .obstacles import told
 from .options import FOLLOW, IGNORE
 from .verify import first_disagreement
 
@@ -54,6 +55,7 @@ def notes(mirror: Mirror) -> list[str]:
         *_passed(world.tables, world.snapshot.links),
         *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
+        *other_macs(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
         *_disagreement(mirror),
@@ -167,24 +169,29 @@ def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
 def idle_interfaces(world: World) -> Iterator[Note]:
     """Interfaces of which all passes to Linux."""
     for link in world.links():
-        settings = world.snapshot.settings.interfaces.get(link.ifindex)
-        if link.master:
-            yield Note(f"{link.name} belongs to another device: all it receives passes to Linux")
-        elif link.kind == "bond" and link.xdp_mode == "native":
-            yield Note(
-                f"{link.name} is a bond: a native program sees its links and not the bond, so all "
-                "it receives passes to Linux; instead",
-                f"xdpecmp attach {link.name} --mode generic",
-            )
-        elif link.strips_tags:
-            yield Note(
-                f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
-                "to Linux; to have it forwarded here",
-                f"ethtool -K {link.name} rxvlan off",
-            )
+        receiver = Stacking(world.snapshot.links).receiver(link)
+        settings = world.snapshot.settings.interfaces.get(receiver.ifindex)
+        said = told(world.snapshot.links, link)
+        if said is not None:
+            obstacle, text, fix = said
+            if obstacle.why is not Why.INACTIVE or fix:  # that a link stands by is as it should be
+                yield Note(text, fix)
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(
-                f"{link.name} does not forward", f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
+                f"{receiver.name} does not forward",
+                f"sysctl -w net.ipv4.conf.{receiver.name}.forwarding=1",
+            )
+
+
+def other_macs(world: World) -> Iterator[Note]:
+    """Devices with a MAC address of their own on ours, as VRRP has them: their packets come in
+    there, and are not ours."""
+    stacking = Stacking(world.snapshot.links)
+    for link in world.links():
+        for upper in stacking.other_macs(link):
+            yield Note(
+                f"{upper} takes what comes in by {link.name} for its own MAC address, "
+                f"{upper.mac.hex(':')}: that passes to Linux"
             )
 
 

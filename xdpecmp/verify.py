@@ -154,7 +154,7 @@ def entrances(maps: Maps, links: Mapping[int, Link], attached: Sequence[Link]) -
             ingress = ingress_of(links, attached, link)
         except XdpecmpError:
             continue
-        sources = _sources_by(maps, link.ifindex) if entry.rp_filter else []
+        sources = _sources_by(maps, entry.logical) if entry.rp_filter else []
         found.append(Entrance(ingress, entry.flags, sources))
     return found
 
@@ -259,7 +259,7 @@ def first_disagreement(
     `ifindex`: the interface that flows come in by.
     """
     rng = rng or random.Random()
-    rp_filter = tables.interfaces[ifindex].rp_filter
+    rp_filter, ifindex = tables.interfaces[ifindex].rp_filter, tables.interfaces[ifindex].logical
     sources = list(islice(_single_routes(tables, ifindex), _MOST_SOURCES)) if rp_filter else []
     with_label = label_can_be_asked(_settings(tables, 6))
     for prefix in islice(_threshold_routes(tables), _QUICK_ROUTES):

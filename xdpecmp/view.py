@@ -21,6 +21,7 @@ from .hashing import shares
 from .instance import Instance
 from .maps import Maps
 from .model import Link, Prefix
+from .obstacles import told
 from .options import FOLLOW, IGNORE
 
 
@@ -207,11 +208,11 @@ class View:
         return f"{text}: {fix}" if fix else text
 
     def _why_no_ingress(self, link: Link) -> str:
-        if link.master:
-            return f"it belongs to {self._device(link.master)}"
-        if link.strips_tags:
-            return f"it strips VLAN tags: ethtool -K {link.name} rxvlan off"
-        return "it is not mirrored"
+        said = told(self._links, link)
+        if said is None:
+            return "it is not mirrored"
+        _, text, fix = said
+        return f"{text}: {fix}" if fix else text
 
     def status(self, instance: Instance) -> dict[str, Any]:
         """Interfaces, settings, lease, agent, what is held and what passes to Linux."""

@@ -159,8 +159,9 @@ def test_auto_takes_what_there_is(detached: Small) -> None:
     done = detached.run("attach", "in0", "br0")
     assert modes(detached) == {"in0": "generic", "br0": "generic"}
     assert "br0: attached, generic mode" in done.lines
-    (note,) = [line for line in done.lines if line.startswith("note: br0")]
-    assert "no native XDP" in note
+    why, what = [line for line in done.lines if line.startswith("note: br0")]
+    assert "no native XDP" in why
+    assert "gets frames without their VLAN tags: all it receives passes to Linux" in what
     assert done.stdout == ""
 
 

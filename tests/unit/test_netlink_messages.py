@@ -50,7 +50,7 @@ def test_link() -> None:
         attribute(10, u32(9)),
         attribute(18, attribute(1, b"veth\0")),
         attribute(5, u32(2)),  # a veth's IFLA_LINK is its peer: not something below it
-    ) == Link(3, "eth0.5", MAC, 9000, True, kind="veth", master=9)
+    ) == Link(3, "eth0.5", MAC, 9000, True, kind="veth", master=9, peer_index=2)
 
 
 def test_vlan_link() -> None:
@@ -62,6 +62,40 @@ def test_vlan_link() -> None:
     )  # fmt: skip
     # IFLA_LINK_NETNSID: the device below is in another namespace, its index means nothing here
     assert link(attribute(5, u32(2)), attribute(37, u32(0)), vlan).lower == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("macvlan", attribute(1, u32(1)), "private"),
+        ("macvtap", attribute(1, u32(8)), "passthru"),
+        ("macvlan", attribute(1, u32(16)), "source"),
+        ("macvlan", attribute(1, u32(32)), ""),  # one that we do not know
+        ("bond", attribute(1, b"\x01"), "active-backup"),
+        ("bond", attribute(1, b"\x06"), "balance-alb"),
+        ("ipvlan", attribute(1, b"\x00\x00"), ""),
+    ],
+)
+def test_modes(kind: str, data: bytes, expected: str) -> None:
+    info = attribute(1, kind.encode() + b"\0") + attribute(2, data)
+    found = link(attribute(5, u32(2)), attribute(18, info))
+    assert (found.kind, found.mode, found.lower) == (kind, expected, 2)
+
+
+def test_hsr_receives_by_several_ports() -> None:
+    data = attribute(1, u32(7)) + attribute(2, u32(8)) + attribute(7, b"\0")
+    info = attribute(1, b"hsr\0") + attribute(2, data)
+    assert link(attribute(18, info)).ports == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "delivers"), [("bond", 0, True), ("bond", 1, False), ("bridge", 0, False)]
+)
+def test_a_link_of_a_bond_says_whether_it_is_in_use(kind: str, state: int, delivers: bool) -> None:
+    data = attribute(1, bytes([state])) + attribute(2, b"\0")
+    info = attribute(1, b"veth\0") + attribute(4, kind.encode() + b"\0") + attribute(5, data)
+    assert link(attribute(18, info)).delivers is delivers
+    assert not link(attribute(18, attribute(4, b"bond\0"))).delivers
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ def _ingress(
     towards = {path.dev for path in back.paths} if back else set()
     for link in links.values():
         device = links.get(link.lower, link) if link.kind == "vlan" else link
-        if device in attached and link.name in towards:
+        bonded = {each.master for each in attached}
+        if (device in attached or device.ifindex in bonded) and link.name in towards:
             chosen = link
     return ingress_of(links, attached, chosen)
 

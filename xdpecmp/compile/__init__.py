@@ -18,6 +18,7 @@ from . import ownseed
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
 from .ingress import compile_interfaces, compile_vlans
+from .stacking import Obstacle, Stacking, Why
 from .tables import (
     LAST_BOUND,
     TABLE_DEFAULT,
@@ -51,12 +52,15 @@ __all__ = [
     "Group",
     "Interface",
     "Key",
+    "Obstacle",
     "PathEntry",
     "Resilient",
+    "Stacking",
     "Tables",
     "Tag",
     "Target",
     "VlanKey",
+    "Why",
     "compile_tables",
     "covers",
     "local4_filter",

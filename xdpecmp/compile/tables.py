@@ -52,11 +52,14 @@ Target = int | NextHop | Key
 
 
 class Interface(NamedTuple):
-    """One entry of the map `interfaces`: an ingress, by the device that Linux sees it on."""
+    """One entry of the map `interfaces`: an ingress, known by the device that the program runs on
+    or, for tagged frames, by the VLAN device."""
 
     mac: bytes
     flags: int
     rp_filter: int
+    logical: int
+    """Index of the device that Linux has the packet come in by: the bond of a link."""
 
 
 class VlanKey(NamedTuple):

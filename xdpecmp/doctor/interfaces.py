@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from .. import notes
+from ..compile import Stacking, Why
 from ..errors import XdpecmpError
-from ..interfaces import check_interface, is_better_generic, removal
+from ..interfaces import check_interface, is_better_generic
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
-from .finding import Finding, from_error, from_note, note, ok, problem
+from .finding import Finding, from_error, from_note, note, ok
 
 PAGE = 4096
 VIRTIO_LARGEST_MTU = PAGE - 256 - 320 - 14
@@ -52,17 +53,6 @@ def _refused(facts: Facts, link: Link) -> Finding | None:
         check_interface(link, links, ours)
     except XdpecmpError as error:
         return from_error("interface", error, link.name)
-    for upper in links.values():
-        if upper.xdp_prog_id and (
-            upper.ifindex == link.master or (upper.kind == "vlan" and upper.lower == link.ifindex)
-        ):
-            return problem(
-                "interface",
-                f"the kernel refuses a program while {upper.name}, on top of it, has one "
-                f"(id {upper.xdp_prog_id})",
-                removal(upper),
-                link.name,
-            )
     return None
 
 
@@ -175,9 +165,19 @@ def _silent(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """Of which all passes."""
     if not link.up:
         yield note("link", f"{link.name} is down", f"ip link set dev {link.name} up", link.name)
+    obstacle = Stacking(facts.snapshot.links).obstacle(link)
     for said in notes.idle_interfaces(_world(facts, link)):
         yield from_note(
-            "master" if link.master else "rxvlan" if link.strips_tags else "forwarding",
+            {
+                Why.ENSLAVED: "master",
+                Why.INACTIVE: "bond",
+                Why.OWNED: "on top",
+                Why.STACKED: "stacked",
+                Why.STRIPS_TAGS: "rxvlan",
+                Why.PEER: "vlan",
+            }[obstacle.why]
+            if obstacle
+            else "forwarding",
             said,
             link.name,
         )
@@ -243,25 +243,10 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
             link.name,
         )
     vlans = [name for name, kind in device.stacked.items() if kind == "vlan"]
-    if vlans and link.kind == "veth":
-        yield note(
-            "vlan",
-            f"its peer may leave VLAN tags beside the frames, where XDP cannot see them, and so "
-            f"what is for {', '.join(vlans)} may be taken for untagged: nobody can tell from here",
-            f"ethtool -K {device.peer or 'PEER'} txvlan off",
-            link.name,
-        )
-    elif vlans:
+    if vlans and not Stacking(facts.snapshot.links).blind(link):
         yield ok("vlan", f"covers {', '.join(vlans)}", link.name)
-    shared = [name for name, kind in device.stacked.items() if kind in ("ipvlan", "ipvtap")]
-    if shared:
-        yield note(
-            "ipvlan",
-            f"{', '.join(shared)} shares its MAC address: packets for addresses there that a "
-            "route of this namespace covers too go by that route",
-            f"ip -d link show dev {shared[0]}",
-            link.name,
-        )
+    for said in notes.other_macs(_world(facts, link)):
+        yield from_note("macvlan", said, link.name)
     hooks = [kind for kind in device.qdiscs if kind in _TC_HOOKS]
     if hooks:
         yield note(

@@ -1,5 +1,5 @@
 """Features of devices: which run XDP programs in their driver, which can transmit redirected
-frames, which strip VLAN tags, which finish checksums.
+frames, which finish checksums.
 
 Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
 whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
@@ -104,18 +104,7 @@ def read_native(connection: wire.Socket, family: Family | None) -> dict[int, boo
 
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GTXCSUM = 0x16
-_ETHTOOL_GFLAGS = 0x25
-_ETH_FLAG_RXVLAN = 1 << 8
 _IFREQ = struct.Struct("16sQ16x")
-
-
-def strips_tags(control: socket.socket, name: str) -> bool:
-    """Whether a device takes VLAN tags off what it receives (`ethtool -K NAME rxvlan on`).
-
-    `control`: any socket of the device's namespace. False where the driver has no say.
-    Source: ethtool_get_value() in net/ethtool/ioctl.c.
-    """
-    return bool((_ask(control, name, _ETHTOOL_GFLAGS) or 0) & _ETH_FLAG_RXVLAN)
 
 
 def finishes_checksums(control: socket.socket, name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
 from . import (
+    ethtool,
     features,
     getroute,
     links,
@@ -26,6 +27,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .elsewhere import Lookout, peer_of
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 from .writer import Writer
@@ -50,6 +52,7 @@ class Kernel:
             self._bulk = undo.enter_context(wire.Socket())
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
+            self._lookout = Lookout(self._namespace)
             self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
@@ -73,13 +76,26 @@ class Kernel:
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
         transmits = features.read_transmits(self._generic, self._netdev)
-        return links.read_links(
+        features_on = partial(ethtool.features_on, self._control)
+        found = links.read_links(
             self._route,
             transmits,
-            partial(features.strips_tags, self._control),
+            features_on,
             partial(features.finishes_checksums, self._control),
             partial(merging.merges, self._control),
         )
+        there = self._lookout.look()
+        for link in list(found.values()):
+            end = found.get(link.peer_index)
+            if end is not None:
+                link = replace(link, peer=peer_of(found, end, features_on(end.name)))
+            found[link.ifindex] = there.add_to(link)
+        return found
+
+    def links_may_differ(self, ours: Iterable[int]) -> bool:
+        """Whether other namespaces have changed in what they have to do with these devices of ours:
+        no event tells that."""
+        return self._lookout.has_changed(frozenset(ours))
 
     @property
     def tells_features(self) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.netlink import Kernel, features, merging, wire
+from xdpecmp.netlink import Kernel, ethtool, merging, wire
 from xdpecmp.netlink.links import read_links
 
 pytestmark = pytest.mark.root
@@ -136,16 +136,39 @@ def test_snapshot_is_that_of_the_namespace(router: Namespace, kernel: Kernel) ->
     assert (snapshot.custom_rules4, snapshot.custom_rules6) == (False, False)
 
 
-def test_whether_a_device_strips_tags(router: Namespace) -> None:
-    """Asked of a veth, the device at hand; of a veth the answer is not used (see Link)."""
+@pytest.mark.parametrize(
+    ("setting", "feature"),
+    [
+        ("rxvlan", "rx-vlan-hw-parse"),
+        ("rx-vlan-stag-hw-parse", "rx-vlan-stag-hw-parse"),
+        ("txvlan", "tx-vlan-hw-insert"),
+        ("tx-vlan-stag-hw-insert", "tx-vlan-stag-hw-insert"),
+    ],
+)
+def test_features_of_ethtool(router: Namespace, setting: str, feature: str) -> None:
     with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        assert features.strips_tags(control, "eth0")
-        router.run("ethtool", "-K", "eth0", "rxvlan", "off")
-        assert not features.strips_tags(control, "eth0")
-        router.run("ethtool", "-K", "eth0", "rxvlan", "on")
-        assert not features.strips_tags(control, "nosuch0")
+        before = ethtool.features_on(control, "eth0")
+        assert feature in before
+        router.run("ethtool", "-K", "eth0", setting, "off")
+        assert ethtool.features_on(control, "eth0") == before - {feature}
+        assert ethtool.features_on(control, "nosuch0") == frozenset()
         with Kernel() as kernel:
             assert not any(link.strips_tags for link in kernel.links().values())
+
+
+@pytest.mark.parametrize("feature", ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"])
+def test_a_device_strips_tags_of_either_kind(router: Namespace, feature: str) -> None:
+    """802.1Q or 802.1ad."""
+    router.ip("tuntap add dev tap0 mode tap")
+    with router.enter(), wire.Socket() as connection:
+        found = read_links(
+            connection,
+            None,
+            lambda _: frozenset({feature}),
+            lambda _: True,
+            lambda _: frozenset(),
+        )
+    assert {link.name for link in found.values() if link.strips_tags} == {"tap0"}
 
 
 def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> None:
@@ -186,7 +209,7 @@ def test_what_a_device_merges_itself(router: Namespace) -> None:
         assert merging.merges(control, "gone0") == {"rx-lro", "rx-gro-hw"}
 
 
-def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
+def test_a_bridge_leaves_checksums_where_a_member_does(router: Namespace) -> None:
     """What it receives has come through them."""
     router.ip("tuntap add dev tap0 mode tap")
     router.ip("link add br0 type bridge")
@@ -194,10 +217,8 @@ def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
     router.ip("link set tap0 master br0")
     with router.enter(), wire.Socket() as connection:
         found = read_links(
-            connection, None, lambda name: name == "tap0", lambda _: True, lambda _: frozenset()
+            connection, None, lambda _: frozenset(), lambda _: True, lambda _: frozenset()
         )
-    stripping = {link.name for link in found.values() if link.strips_tags}
-    assert stripping == {"tap0", "br0"}
     leaving = {link.name for link in found.values() if link.leaves_checksums}
     assert leaving >= {"tap0", "br0"}
     assert "br1" not in leaving

@@ -1,0 +1,207 @@
+"""What other network namespaces have to do with our devices: what stands on them there, and what
+the other ends of our veths may send.
+
+A macvlan of a container takes its frames from a NIC of ours, though no dump of ours shows it. So
+every namespace that has a name or a process is looked at, as far as it refers to ours at all. What
+nobody can find (a namespace kept by an open file alone, or of which this process sees no trace)
+stays unknown.
+
+Source: rtnl_net_getid() in net/core/net_namespace.c, rtnl_fill_link_netnsid() in rtnetlink.c.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import XdpecmpError
+from ..model import Link, Peer, Upper
+from . import wire
+from .ethtool import HIDE_SENT, features_on
+from .links import dump_links, foreign_lower, parse_link
+from .namespace import inside
+
+_RTM_GETNSID = 90
+_NETNSA_NSID = 1
+_NETNSA_FD = 3
+_NOT_ASSIGNED = -1
+
+_NAMED = ("/run/netns", "/run/docker/netns")
+_PROC = Path("/proc")
+
+_HARMLESS = frozenset({"vlan", "veth"})
+"""A VLAN device takes what nobody forwards here: a tag that this namespace does not know."""
+
+SHARE = 10
+"""No more than this part of the time is spent on looking."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """By index of our devices."""
+
+    uppers: Mapping[int, tuple[Upper, ...]] = field(default_factory=dict)
+    peers: Mapping[int, Peer] = field(default_factory=dict)
+    """The other ends of veths."""
+
+    def add_to(self, link: Link) -> Link:
+        """The link with what is known of it from elsewhere."""
+        if link.ifindex in self.uppers:
+            link = replace(link, elsewhere=self.uppers[link.ifindex])
+        if link.kind == "veth" and link.ifindex in self.peers:
+            link = replace(link, peer=self.peers[link.ifindex])
+        return link
+
+
+class Place(NamedTuple):
+    """Another namespace."""
+
+    path: str
+    text: str
+    """For people to read."""
+
+
+class Lookout:
+    """Looks at other namespaces, but not all the time. `home`: a descriptor of ours."""
+
+    def __init__(self, home: int) -> None:
+        self._home = home
+        self._known = Elsewhere()
+        self._relevant: dict[Place, Elsewhere] = {}
+        self._next = self._next_again = 0.0
+        self.overdue = True
+        """Whether `look` answered from memory the last time, or was never called."""
+
+    def look(self) -> Elsewhere:
+        """All of it, as it is now or was a moment ago."""
+        begin = time.monotonic()
+        self.overdue = begin < self._next
+        if not self.overdue:
+            found = {place: _look_at(place, self._home) for place in _others(self._home)}
+            self._keep(found)
+            end = time.monotonic()
+            self._next = end + SHARE * (end - begin)
+        return self._known
+
+    def has_changed(self, ours: frozenset[int]) -> bool:
+        """Whether a new look is due: one was put off, or what refers to these devices of ours has
+        changed since. Looks at no other namespaces than those."""
+        begin = time.monotonic()
+        if self.overdue or begin < self._next_again:
+            return self.overdue
+        differs = False
+        for place, before in self._relevant.items():
+            if not ours.isdisjoint({*before.uppers, *before.peers}):
+                differs = differs or _look_at(place, self._home) != before
+        end = time.monotonic()
+        self._next_again = end + SHARE * SHARE * SHARE * (end - begin)
+        return differs
+
+    def _keep(self, found: Mapping[Place, Elsewhere]) -> None:
+        uppers: dict[int, tuple[Upper, ...]] = defaultdict(tuple)
+        peers: dict[int, Peer] = {}
+        for each in found.values():
+            for ifindex, there in each.uppers.items():
+                uppers[ifindex] += there
+            peers |= each.peers
+        self._known = Elsewhere(dict(uppers), peers)
+        self._relevant = {place: each for place, each in found.items() if each.uppers or each.peers}
+
+
+def _others(home: int) -> Iterator[Place]:
+    """All namespaces that have a name or a process, but ours."""
+    own = os.fstat(home)
+    seen = {own.st_ino}
+
+    def is_new(path: str) -> bool:
+        with suppress(OSError):
+            there = os.stat(path)
+            if there.st_dev == own.st_dev and there.st_ino not in seen:
+                seen.add(there.st_ino)
+                return True
+        return False
+
+    for folder in _NAMED:
+        with suppress(OSError):
+            for name in sorted(os.listdir(folder)):
+                if is_new(path := f"{folder}/{name}"):
+                    yield Place(path, f"namespace {name}")
+    for pid in filter(str.isdecimal, os.listdir(_PROC)):
+        if is_new(path := f"{_PROC}/{pid}/ns/net"):
+            yield Place(path, f"the namespace of process {pid}")
+
+
+def _look_at(place: Place, home: int) -> Elsewhere:
+    """What one namespace has to do with ours; nothing where it has just gone."""
+    with (
+        suppress(OSError, XdpecmpError),
+        _opened(place.path) as there,
+        inside(there),
+        wire.Socket() as connection,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control,
+    ):
+        number = _number_of(connection, home)
+        if number is not None:
+            return _refers(connection, control, number, place)
+    return Elsewhere()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _number_of(connection: wire.Socket, namespace: int) -> int | None:
+    """By which number that namespace is known here, None where it is not known at all."""
+    request = bytes(4) + wire.attribute(_NETNSA_FD, struct.pack("=I", namespace))
+    answer = connection.ask(_RTM_GETNSID, request, "number of a network namespace")
+    found = wire.attribute_map(answer, 4, len(answer))
+    number: int = struct.unpack("=i", found.get(_NETNSA_NSID, b"\xff\xff\xff\xff"))[0]
+    return None if number == _NOT_ASSIGNED else number
+
+
+def _refers(
+    connection: wire.Socket, control: socket.socket, number: int, place: Place
+) -> Elsewhere:
+    uppers: dict[int, tuple[Upper, ...]] = {}
+    peers: dict[int, Peer] = {}
+    messages = dump_links(connection)
+    links = {link.ifindex: link for link in map(parse_link, messages)}
+    for message, link in zip(messages, links.values(), strict=True):
+        namespace, ifindex = foreign_lower(message)
+        if namespace != number:
+            continue
+        if link.kind == "veth":
+            peers[ifindex] = peer_of(links, link, features_on(control, link.name), place.path)
+        elif link.kind not in _HARMLESS:
+            upper = Upper(link.name, link.kind, link.mode, link.mac, place.text)
+            uppers[ifindex] = (*uppers.get(ifindex, ()), upper)
+    return Elsewhere(uppers, peers)
+
+
+def peer_of(links: Mapping[int, Link], end: Link, features: frozenset[str], path: str = "") -> Peer:
+    """This end of a veth, which may hand over frames with their tag beside them if it is left to it
+    to insert tags, and something above it makes or forwards tagged frames."""
+    return Peer(end.name, path, bool(HIDE_SENT & features) and _sends_tags(links, end))
+
+
+def _sends_tags(links: Mapping[int, Link], link: Link) -> bool:
+    master = links.get(link.master)
+    if link.master and (master is None or master.kind not in ("bond", "vrf")):
+        return True  # a bridge forwards what came in with a tag elsewhere
+    above = [each for each in links.values() if each.lower == link.ifindex]
+    return any(each.kind == "vlan" or _sends_tags(links, each) for each in above) or (
+        master is not None and _sends_tags(links, master)
+    )
