@@ -9,17 +9,19 @@ long as it is known, through restarts of the agent too.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from . import libbpf
-from .abi import CAPACITY, NEXTHOP_FLAGS, Reason
+from .abi import CAPACITY, INDIRECT_INGRESS, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
     Change,
     Config,
     Interface,
+    MacKey,
     Tables,
     Target,
     VlanKey,
@@ -39,6 +41,8 @@ IFINDEX_WORD = 1
 """The word of struct interface that makes it count."""
 FLOW_LABEL_MASK = 0xFFFFF
 
+_K = TypeVar("_K")
+
 
 class Dataplane:
     """The maps of one instance and what is in them."""
@@ -50,6 +54,7 @@ class Dataplane:
         self._interfaces: dict[int, Interface] = {}
         self._crowded_out: list[int] = []
         self._vlans: dict[VlanKey, int] = {}
+        self._macs: dict[MacKey, int] = {}
         self._nexthops: dict[NextHop, Adjacency] = {}
         self._nexthop_slots: Slots[NextHop] = Slots(0, CAPACITY["NEXTHOPS_MAX"])
         self._device_slots: Slots[int] = Slots(0, CAPACITY["DEVICES_MAX"])
@@ -79,13 +84,16 @@ class Dataplane:
     def _adopt_interfaces(self) -> None:
         entries = self._maps["interfaces"].entries
         for slot in range(CAPACITY["INTERFACES_MAX"]):
-            ifindex = entries[slot].ifindex
+            ifindex = entries[slot].ifindex & ~INDIRECT_INGRESS
             if ifindex:
                 self._interfaces[ifindex] = Interface(b"", 0, 0, 0)  # differs from any wanted one
         for key, ifindex in self._maps.items("vlans"):
             fields = (key.outer_tpid, key.outer_vid, key.inner_tpid, key.inner_vid)
             swapped = (_swap16(fields[0]), fields[1], _swap16(fields[2]), fields[3])
-            self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex
+            self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex & ~INDIRECT_INGRESS
+        for key, ifindex in self._maps.items("macs"):
+            mac = key.mac.to_bytes(8, "little")[:6]
+            self._macs[MacKey(key.ifindex, mac)] = ifindex & ~INDIRECT_INGRESS
 
     # --- bringing the maps to what is wanted -----------------------------------------------------
 
@@ -243,22 +251,37 @@ class Dataplane:
                 struct = value(
                     flags=interface.flags,
                     rp_filter=interface.rp_filter,
-                    ifindex=ifindex,
+                    ifindex=ifindex if interface.direct else ifindex | INDIRECT_INGRESS,
                     logical=interface.logical,
                 )
                 struct.mac[:] = interface.mac
                 array.store(ifindex % array.count, struct, publish=IFINDEX_WORD)
                 self._interfaces[ifindex] = interface
-        self._sync_vlans(tables.vlans)
+        vlans = dict(islice(tables.vlans.items(), CAPACITY["VLANS_MAX"]))
+        self._sync_keys("vlans", self._vlans, vlans, self._vlan_key)
+        macs = dict(islice(tables.macs.items(), CAPACITY["MACS_MAX"]))
+        self._sync_keys("macs", self._macs, macs, self._mac_key)
+        self._vlans, self._macs = vlans, macs
 
-    def _sync_vlans(self, wanted: Mapping[VlanKey, int]) -> None:
-        fd = self._maps.fds["vlans"]
-        for key in self._vlans.keys() - wanted.keys():
-            libbpf.map_delete(fd, self._vlan_key(key))
+    def _sync_keys(
+        self,
+        name: str,
+        held: Mapping[_K, int],
+        wanted: Mapping[_K, int],
+        packed: Callable[[_K], bytes],
+    ) -> None:
+        """What leads from tags or a MAC address to an interface."""
+        fd = self._maps.fds[name]
+        for key in held.keys() - wanted.keys():
+            libbpf.map_delete(fd, packed(key))
         for key, ifindex in wanted.items():
-            if self._vlans.get(key) != ifindex:
-                libbpf.map_update(fd, self._vlan_key(key), ifindex.to_bytes(4, "little"))
-        self._vlans = dict(wanted)
+            if held.get(key) != ifindex:
+                value = (ifindex | INDIRECT_INGRESS).to_bytes(4, "little")
+                libbpf.map_update(fd, packed(key), value)
+
+    def _mac_key(self, key: MacKey) -> bytes:
+        kind = self._maps.layout.key("macs")
+        return bytes(kind(mac=int.from_bytes(key.mac, "little"), ifindex=key.ifindex))
 
     def _vlan_key(self, key: VlanKey) -> bytes:
         return bytes(

@@ -187,11 +187,17 @@ def other_macs(world: World) -> Iterator[Note]:
     """Devices with a MAC address of their own on ours, as VRRP has them: their packets come in
     there, and are not ours."""
     stacking = Stacking(world.snapshot.links)
+    covered = {tuple(key) for key in world.tables.macs}
     for link in world.links():
         for upper in stacking.other_macs(link):
+            forwards = (link.ifindex, upper.mac) in covered or (
+                stacking.receiver(link).ifindex,
+                upper.mac,
+            ) in covered
             yield Note(
                 f"{upper} takes what comes in by {link.name} for its own MAC address, "
-                f"{upper.mac.hex(':')}: that passes to Linux"
+                f"{upper.mac.hex(':')}: that "
+                + ("is forwarded too, as its own" if forwards else "passes to Linux")
             )
 
 

@@ -67,7 +67,7 @@ def _stacked(links: Mapping[int, Link], link: Link, _obstacle: Obstacle) -> tupl
     text = f"{link.name} is a {kind}, which gets frames without their VLAN tags: {_PASSES}"
     below = links.get(link.lower)
     if link.kind in ("macvlan", "macvtap") and below is not None:
-        return f"{text}; {below.name}, below it, sees the tags", f"xdpecmp attach {below.name}"
+        return f"{text}; attach to {below.name}, which it stands on", f"xdpecmp attach {below.name}"
     return text, ""
 
 

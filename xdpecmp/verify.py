@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from .abi import INTERFACE_FLAGS, GroupKind, Reason
+from .abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
 from .compile import Resilient, Tables
 from .errors import XdpecmpError
 from .explain import (
@@ -148,7 +148,7 @@ def entrances(maps: Maps, links: Mapping[int, Link], attached: Sequence[Link]) -
     found = []
     for link in links.values():
         entry = maps["interfaces"].entries[link.ifindex % maps["interfaces"].count]
-        if entry.ifindex != link.ifindex:
+        if entry.ifindex & ~INDIRECT_INGRESS != link.ifindex:
             continue
         try:
             ingress = ingress_of(links, attached, link)

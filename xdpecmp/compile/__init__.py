@@ -17,7 +17,7 @@ from ..prefixes import covers, masked
 from . import ownseed
 from .adjacency import compile_adjacency
 from .config import DEEP_POLICIES, SIMPLE_POLICIES, compile_config, local4_filter, needs_walk
-from .ingress import compile_interfaces, compile_vlans
+from .ingress import compile_ingress
 from .stacking import Obstacle, Stacking, Why
 from .tables import (
     LAST_BOUND,
@@ -30,6 +30,7 @@ from .tables import (
     Group,
     Interface,
     Key,
+    MacKey,
     PathEntry,
     Resilient,
     Tables,
@@ -52,6 +53,7 @@ __all__ = [
     "Group",
     "Interface",
     "Key",
+    "MacKey",
     "Obstacle",
     "PathEntry",
     "Resilient",
@@ -91,7 +93,8 @@ def compile_tables(
     hosts = host_routes(snapshot, targets) if connected else {}
     targets.changes.update(hosts)
     nexthops = resolver.nexthops.union(hosts.values())
-    interfaces = compile_interfaces(snapshot, table, attached)
+    ingress = compile_ingress(snapshot, table, attached)
+    interfaces = ingress.interfaces
     adjacencies = {nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops}
     config = ownseed.heed(
         compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),
@@ -102,7 +105,8 @@ def compile_tables(
     return Tables(
         config=config,
         interfaces=interfaces,
-        vlans=compile_vlans(snapshot.links, attached),
+        vlans=ingress.vlans,
+        macs=ingress.macs,
         nexthops=adjacencies,
         gateways=gateways,
         groups=resolver.groups,

@@ -1,33 +1,80 @@
-"""Where packets come in: the maps `interfaces` and `vlans`."""
+"""Where packets come in: the maps `interfaces`, `vlans` and `macs`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..abi import INTERFACE_FLAGS
 from ..model import InterfaceSettings, Link, RouteKind, Snapshot
 from .stacking import Stacking
-from .tables import TABLE_LOCAL, Interface, VlanKey
+from .tables import TABLE_LOCAL, Interface, MacKey, VlanKey
 from .tags import tag_stack
 
 if TYPE_CHECKING:
     from ..routetable import RouteTable
 
 
-def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[VlanKey, int]:
-    """The VLAN devices over our interfaces, one tag or two, by the tags that lead to them."""
-    return {key: ifindex for key, ifindex, _ in _vlans(links, Stacking(links), attached)}
+class Ingress(NamedTuple):
+    """The contents of these maps."""
+
+    interfaces: dict[int, Interface]
+    vlans: dict[VlanKey, int]
+    macs: dict[MacKey, int]
+
+
+class _Entrance(NamedTuple):
+    """A device that packets come in by."""
+
+    key: Link
+    """What its entry is known by."""
+    logical: Link
+    """What Linux has them come in by."""
+    device: Link
+    """What the program runs on."""
+
+
+def compile_ingress(snapshot: Snapshot, table: RouteTable, attached: Collection[int]) -> Ingress:
+    """Our interfaces, the VLANs over them and the macvlans over either. Those are left out whose
+    packets may be another device's, or of a VLAN that cannot be seen (`stacking`), so that Linux
+    handles them."""
+    links = snapshot.links
+    stacking = Stacking(links)
+    ours = [links[ifindex] for ifindex in attached if ifindex in links]
+    direct = [
+        _Entrance(link, stacking.receiver(link), link)
+        for link in ours
+        if not stacking.obstacle(link)
+    ]
+    tagged = _vlans(links, stacking, ours)
+    vlans = {key: entrance.key.ifindex for key, entrance in tagged}
+    above = _macvlans(stacking, [*direct, *(entrance for _, entrance in tagged)])
+    macs = {key: entrance.key.ifindex for key, entrance in above}
+    indirect = [entrance for _, entrance in (*tagged, *above)]
+    with_address = _interfaces_with_address4(table)
+    interfaces = {}
+    for entrance in (*direct, *indirect):
+        key, logical = entrance.key, entrance.logical.ifindex
+        if len(key.mac) != 6:
+            continue
+        settings = snapshot.settings.interfaces.get(logical, InterfaceSettings())
+        rp_filter = settings.rp_filter
+        if rp_filter == 2 and logical not in with_address:
+            rp_filter = 1  # loose turns strict on an interface without an IPv4 address
+        flags = _flags(settings) | _device_flags(entrance.device)
+        is_direct = key is entrance.device
+        interfaces[key.ifindex] = Interface(key.mac, flags, rp_filter, logical, is_direct)
+    return Ingress(interfaces, vlans, macs)
 
 
 def _vlans(
-    links: Mapping[int, Link], stacking: Stacking, attached: Collection[int]
-) -> list[tuple[VlanKey, int, Link]]:
-    """VLAN devices, with the interface that their frames come in by: of a bond each of its links,
-    as far as all of them treat frames alike."""
+    links: Mapping[int, Link], stacking: Stacking, ours: Collection[Link]
+) -> list[tuple[VlanKey, _Entrance]]:
+    """VLAN devices, one tag or two, by the interface that their frames come in by: of a bond each
+    of its links, as far as all of them treat frames alike."""
     by_base: dict[int, list[Link]] = defaultdict(list)
-    for link in (links[ifindex] for ifindex in attached if ifindex in links):
+    for link in ours:
         if stacking.blind(link):
             continue
         by_base[link.ifindex].append(link)
@@ -40,41 +87,32 @@ def _vlans(
         if stack is None or not 1 <= len(stack[1]) <= 2 or not stacking.vlan_forwards(vlan):
             continue
         base, tags = stack
-        if len({_device_flags(link) for link in by_base[base]}) > 1:
+        if not _alike(by_base[base]):
             continue
         for link in by_base[base]:
             if link.ifindex == base or not stacking.takes_tag(link, tags[0]):
                 flat = [number for tag in tags for number in tag]
-                found.append((VlanKey(link.ifindex, *flat), vlan.ifindex, link))
+                found.append((VlanKey(link.ifindex, *flat), _Entrance(vlan, vlan, link)))
     return found
 
 
-def compile_interfaces(
-    snapshot: Snapshot, table: RouteTable, attached: Collection[int]
-) -> dict[int, Interface]:
-    """Our interfaces and the VLANs over them. Those are left out whose packets may be another
-    device's, or of a VLAN that cannot be seen (`stacking`), so that Linux handles them."""
-    links = snapshot.links
-    stacking = Stacking(links)
-    with_address = _interfaces_with_address4(table)
-    entrances = [
-        (ifindex, stacking.receiver(links[ifindex]).ifindex, links[ifindex])
-        for ifindex in attached
-        if ifindex in links and not stacking.obstacle(links[ifindex])
-    ]
-    entrances += [(vlan, vlan, link) for _, vlan, link in _vlans(links, stacking, attached)]
-    interfaces: dict[int, Interface] = {}
-    for ifindex, logical, device in entrances:
-        link = links[ifindex]
-        if len(link.mac) != 6:
-            continue
-        settings = snapshot.settings.interfaces.get(logical, InterfaceSettings())
-        rp_filter = settings.rp_filter
-        if rp_filter == 2 and logical not in with_address:
-            rp_filter = 1  # loose turns strict on an interface without an IPv4 address
-        flags = _flags(settings) | _device_flags(device)
-        interfaces[ifindex] = Interface(link.mac, flags, rp_filter, logical)
-    return interfaces
+def _macvlans(
+    stacking: Stacking, entrances: Collection[_Entrance]
+) -> list[tuple[MacKey, _Entrance]]:
+    """Macvlans on these, VRRP's for one."""
+    by_lower: dict[int, list[Link]] = defaultdict(list)
+    for entrance in entrances:
+        by_lower[entrance.logical.ifindex].append(entrance.device)
+    found = []
+    for lower, devices in by_lower.items():
+        for link in stacking.macvlans(lower) if _alike(devices) else ():
+            found.append((MacKey(lower, link.mac), _Entrance(link, link, devices[0])))
+    return found
+
+
+def _alike(devices: Collection[Link]) -> bool:
+    """Whether the program treats frames alike on all of these: one entry has to stand for them."""
+    return len({_device_flags(device) for device in devices}) <= 1
 
 
 def _interfaces_with_address4(table: RouteTable) -> set[int]:

@@ -76,6 +76,7 @@ class Stacking:
     def __init__(self, links: Mapping[int, Link]) -> None:
         self._links = links
         self._uppers: dict[int, list[Upper]] = defaultdict(list)
+        self._macvlans: dict[int, list[Link]] = defaultdict(list)
         self._masters: set[int] = set()
         self._with_vlans: set[int] = set()
         self._taken: dict[int, set[tuple[int, int]]] = defaultdict(set)
@@ -85,6 +86,8 @@ class Stacking:
                 self._taken[link.lower].add((link.vlan_protocol, link.vlan_id))
                 stack = tag_stack(links, link.ifindex)
                 self._with_vlans.add(stack[0] if stack else 0)
+            if link.lower and link.kind == "macvlan":
+                self._macvlans[link.lower].append(link)
             upper = Upper(link.name, link.kind, link.mode, link.mac)
             for below in filter(None, (link.lower, *link.ports)):
                 self._uppers[below].append(upper)
@@ -156,6 +159,18 @@ class Stacking:
             for upper in self._owners(self._links[device]):
                 return Obstacle(Why.OWNED, str(upper), upper.kind)
         return None
+
+    def macvlans(self, lower: int) -> list[Link]:
+        """Macvlans of this namespace on that device which receive what is for their MAC address."""
+        return [
+            link
+            for link in self._macvlans[lower]
+            if link.mode in _OWN_MAC_MODES
+            and link.up
+            and len(link.mac) == 6
+            and not link.master
+            and not self.owner(link)
+        ]
 
     def other_macs(self, link: Link) -> list[Upper]:
         """What takes from this interface the frames to a MAC address of its own."""

@@ -14,7 +14,7 @@ from ..maps import Maps
 from ..model import NextHop, Prefix
 from ..netlink import Kernel
 from .decision import Decision, HashSettings, Twin, twin
-from .ingress import Ingress, ingress_of
+from .ingress import Ingress, ingress_of, stack
 from .linux import Comparison, ask, compare, in_moved_bucket, label_can_be_asked, question
 from .program import Explainer, hash_settings
 
@@ -35,6 +35,7 @@ __all__ = [
     "label_can_be_asked",
     "nexthop_of",
     "question",
+    "stack",
     "twin",
 ]
 

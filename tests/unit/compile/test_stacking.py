@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.compile.values import MAC1, MAC2, VLAN, links, snapshot
-from xdpecmp.compile import Stacking, VlanKey, Why, compile_tables
+from xdpecmp.compile import MacKey, Stacking, VlanKey, Why, compile_tables
 from xdpecmp.model import Link, Peer, Upper
 
 OTHER = bytes.fromhex("020000000009")
@@ -198,3 +198,53 @@ def test_links_of_a_bond_that_treat_frames_differently() -> None:
     """One entry cannot say both."""
     generic = replace(SLAVE, ifindex=5, name="eth5", xdp_mode="generic")
     assert vlans(SLAVE, generic, BOND, replace(VLAN, lower=9), attached=(2, 5)) == {}
+
+
+# --- macvlans ------------------------------------------------------------------------------------
+
+VRRP = bytes.fromhex("00005e000133")
+
+
+def macs(*changed: Link, attached: tuple[int, ...] = (2,)) -> dict[MacKey, int]:
+    tables = compile_tables(snapshot(links=links(*changed)), attached)
+    assert tables.interfaces.keys() >= {*tables.macs.values()}
+    assert not any(tables.interfaces[index].direct for index in tables.macs.values())
+    return dict(tables.macs)
+
+
+@pytest.mark.parametrize(
+    ("changed", "forwards"),
+    [
+        ((over("macvlan", VRRP, mode="private"),), True),
+        ((over("macvlan", VRRP, mode="vepa"),), True),
+        ((over("macvlan", VRRP, mode="bridge"),), True),
+        ((over("macvlan", VRRP, mode="private", up=False),), False),
+        ((over("macvlan", VRRP, mode="private", master=12),), False),
+        ((over("macvlan", VRRP, mode="passthru"),), False),
+        ((over("macvlan", VRRP, mode="source"),), False),
+        ((over("macvtap", VRRP, mode="bridge"),), False),  # its frames go to a process
+        ((over("macvlan", VRRP, mode="private"), replace(ETH, strips_tags=True)), False),
+        ((over("macvlan", VRRP, mode="private"), over("ipvlan", ifindex=12, lower=9)), False),
+        ((over("macvlan", VRRP, mode="private"), over("ipvlan", ifindex=12)), False),
+    ],
+)
+def test_macvlans_on_a_nic(changed: tuple[Link, ...], forwards: bool) -> None:
+    assert macs(*changed) == ({MacKey(2, VRRP): 9} if forwards else {})
+
+
+def test_a_macvlan_sees_no_tags_itself() -> None:
+    """Attached to, it forwards nothing, and is not in the way of what does."""
+    above = over("macvlan", VRRP, mode="private")
+    tables = compile_tables(snapshot(links=links(above)), {2, 9})
+    assert not tables.interfaces[9].direct
+    assert tables.macs == {MacKey(2, VRRP): 9}
+    assert compile_tables(snapshot(links=links(above)), {9}).interfaces == {}
+
+
+def test_macvlans_on_vlans_and_bonds() -> None:
+    on_vlan = over("macvlan", VRRP, mode="private", lower=4)
+    assert macs(TAG, on_vlan) == {MacKey(4, VRRP): 9}
+    on_bond = over("macvlan", VRRP, mode="private", ifindex=12, lower=9)
+    assert macs(SLAVE, BOND, on_bond) == {MacKey(9, VRRP): 12}
+    on_both = replace(on_vlan, ifindex=12)
+    assert macs(SLAVE, BOND, replace(TAG, lower=9), on_both) == {MacKey(4, VRRP): 12}
