@@ -1,0 +1,86 @@
+"""What takes a NIC's frames, of the kinds that a tailor-made kernel may lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.net.topology import DEADLINE
+from tests.net.wires import Wires
+from tests.netns import wait_until
+from tests.vm.devices import require_kind
+
+OWNERS = {
+    "ipvlan": "link add own0 link c0 {inside} type ipvlan mode l2",
+    "ipvtap": "link add own0 link c0 {inside} type ipvtap mode l2",
+    "macsec": "link add link c0 own0 type macsec",
+    "hsr": "link add own0 type hsr slave1 c0 slave2 b0",
+    "team": "link set c0 master own0",
+    "vrf": "link set c0 master own0",
+}
+PREPARED = {"team": "link add own0 type team", "vrf": "link add own0 type vrf table 9"}
+
+
+@pytest.fixture
+def net() -> Iterator[Wires]:
+    with Wires() as made:
+        made.ns.ip("link add b0 type veth peer name b1")
+        made.ns.ip("link set b0 up")
+        made.ns.ip("link set b1 up")
+        yield made
+
+
+def _check_owned(net: Wires, done: str) -> None:
+    wait_until(lambda: net.passes("c0"), "c0 passes", DEADLINE)
+    before = net.reasons()
+    net.sender.send(net.frame(net.mac("c0"), (), "x"))
+    wait_until(lambda: net.reasons()["INTERFACE"] > before["INTERFACE"], "it came in", DEADLINE)
+    assert net.reasons()["FORWARDED"] == before["FORWARDED"]
+    for command in ("attach", "doctor"):
+        assert done in net.run(command, "c0").stderr + net.run("doctor", "c0").stdout
+
+
+@pytest.mark.parametrize("kind", OWNERS)
+def test_who_owns_the_frames_of_a_nic(net: Wires, kind: str) -> None:
+    """Put there while the program runs."""
+    require_kind(kind)
+    net.run("attach", "c0")
+    if kind in PREPARED:
+        net.ns.ip(PREPARED[kind])
+    net.ns.ip(OWNERS[kind].format(inside=""))
+    _check_owned(net, "own0")
+
+
+@pytest.mark.parametrize("kind", ["ipvlan", "ipvtap"])
+def test_an_owner_in_another_namespace(net: Wires, kind: str) -> None:
+    require_kind(kind)
+    net.run("attach", "c0")
+    net.ns.ip(OWNERS[kind].format(inside=f"netns {net.far.name}"))
+    _check_owned(net, net.far.name)
+
+
+@pytest.mark.parametrize("kind", ["ipvlan", "macsec", "team"])
+def test_what_sees_no_tags(net: Wires, kind: str) -> None:
+    """Attached to themselves, they forward nothing."""
+    require_kind(kind)
+    net.ns.ip(OWNERS[kind].format(inside="") if kind != "team" else PREPARED[kind])
+    net.ns.ip("link set own0 up")
+    done = net.run("attach", "own0")
+    assert [line for line in done.lines if "gets frames without their VLAN tags" in line]
+    assert net.passes("own0")
+
+
+@pytest.mark.parametrize("mode", ["generic", "native"])
+@pytest.mark.parametrize("tags", ["", "vlan id 5", "vlan id 7 protocol 802.1ad"])
+def test_vlans_with_frames_of_all_kinds(net: Wires, mode: str, tags: str) -> None:
+    """With and without a VLAN device, its tags in the frame and beside it."""
+    require_kind("vlan")
+    if tags:
+        net.ns.ip(f"link add link c0 name tagged type {tags}")
+        net.ns.ip("link set tagged up")
+    net.near.run("ethtool", "-K", "eth0", "txvlan", "off", "tx-vlan-stag-hw-insert", "off")
+    net.check("c0", "--mode", mode, forwards=3 if "id 5" in tags else 2)
+    net.near.run("ethtool", "-K", "eth0", "txvlan", "on", "tx-vlan-stag-hw-insert", "on")
+    net.near.ip("link add link eth0 name tagged type vlan id 5")
+    net.check("c0", "--mode", mode, forwards=0)
