@@ -56,6 +56,7 @@ def notes(mirror: Mirror) -> list[str]:
         *_deaf_egress(world, mirror.kernel.tells_features),
         *idle_interfaces(world),
         *other_macs(world),
+        *other_links(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
         *_disagreement(mirror),
@@ -198,6 +199,24 @@ def other_macs(world: World) -> Iterator[Note]:
                 f"{upper} takes what comes in by {link.name} for its own MAC address, "
                 f"{upper.mac.hex(':')}: that "
                 + ("is forwarded too, as its own" if forwards else "passes to Linux")
+            )
+
+
+def other_links(world: World) -> Iterator[Note]:
+    """Links of a bond by which packets come in past our program."""
+    stacking = Stacking(world.snapshot.links)
+    bonds = {stacking.receiver(link).ifindex for link in world.links() if link.master}
+    for ifindex in sorted(bonds):
+        missing = [
+            link.name
+            for link in world.snapshot.links.values()
+            if link.master == ifindex and not link.xdp_prog_id
+        ]
+        bond = world.snapshot.links[ifindex]
+        if missing and bond.kind == "bond":
+            yield Note(
+                f"what {bond.name} receives by {', '.join(missing)} passes to Linux",
+                f"xdpecmp attach {bond.name}",
             )
 
 

@@ -65,6 +65,8 @@ def _stacked(links: Mapping[int, Link], link: Link, _obstacle: Obstacle) -> tupl
         )
     kind = link.kind or "device with links of its own"
     text = f"{link.name} is a {kind}, which gets frames without their VLAN tags: {_PASSES}"
+    if link.kind == "bridge":
+        return f"{text}, unless its VLAN filter takes all tags off (vlan_filtering 1)", ""
     below = links.get(link.lower)
     if link.kind in ("macvlan", "macvtap") and below is not None:
         return f"{text}; attach to {below.name}, which it stands on", f"xdpecmp attach {below.name}"

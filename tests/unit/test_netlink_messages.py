@@ -88,6 +88,26 @@ def test_hsr_receives_by_several_ports() -> None:
     assert link(attribute(18, info)).ports == (7, 8)
 
 
+def bridge_message(ifindex: int, master: int, *flags: int) -> bytes:
+    vlans = b"".join(attribute(2, struct.pack("=HH", each, 5)) for each in flags)
+    header = struct.pack("=BxHiII", socket.AF_BRIDGE, 0, ifindex, 0, 0)
+    return header + attribute(10, u32(master)) + (attribute(26, vlans) if flags else b"")
+
+
+@pytest.mark.parametrize(
+    ("flags", "untagged"), [((), True), ((6,), True), ((4, 12, 20), True), ((6, 0), False)]
+)
+def test_vlans_that_come_up_to_a_bridge(flags: tuple[int, ...], untagged: bool) -> None:
+    """4 is BRIDGE_VLAN_INFO_UNTAGGED; without VLANs nothing comes up."""
+    assert links.parse_bridge_vlans(bridge_message(7, 7, *flags)) == (7, untagged)
+
+
+@pytest.mark.parametrize(("master", "changes"), [(7, Changes(links=True)), (8, Changes())])
+def test_events_of_a_bridge_itself(master: int, changes: Changes) -> None:
+    """Not of its ports, which announce their state all the time."""
+    assert classify(message(16, bridge_message(7, master))) == changes
+
+
 @pytest.mark.parametrize(
     ("kind", "state", "delivers"), [("bond", 0, True), ("bond", 1, False), ("bridge", 0, False)]
 )
@@ -287,7 +307,11 @@ def test_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "parse", [parse_link, parse_neighbour, plain_rule, parse_features, classify]
+    "parse",
+    [
+        *(parse_link, parse_neighbour, plain_rule, parse_features, classify),
+        *(links.parse_bridge_vlans, links.is_of_bridge),
+    ],
 )
 @given(data=st.binary(max_size=120))
 def test_arbitrary_bytes(parse: Callable[[bytes], object], data: bytes) -> None:

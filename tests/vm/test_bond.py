@@ -101,6 +101,10 @@ def test_in_by_the_links_of_a_bond(into_bond: Bonded) -> None:
     """Named themselves; and by one of them, what comes in by the other is Linux's."""
     assert verdicts(into_bond, "c0-1", "c0-2") == {"FORWARDED": 2 * FLOWS}
     into_bond.detach()
+    for command in ("attach", "doctor"):
+        done = into_bond.run(command, "c0-2")
+        assert "what c0 receives by c0-1 passes to Linux" in done.stdout + done.stderr
+    into_bond.detach()
 
 
 @pytest.mark.parametrize("mode", [NATIVE, "generic"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.net.topology import DEADLINE
-from tests.net.wires import Wires
+from tests.net.wires import ROUTER, Wires
 from tests.netns import wait_until
 from tests.vm.devices import require_kind
 
@@ -84,3 +84,33 @@ def test_vlans_with_frames_of_all_kinds(net: Wires, mode: str, tags: str) -> Non
     net.near.run("ethtool", "-K", "eth0", "txvlan", "on", "tx-vlan-stag-hw-insert", "on")
     net.near.ip("link add link eth0 name tagged type vlan id 5")
     net.check("c0", "--mode", mode, forwards=0)
+
+
+def test_a_bridge_whose_filter_takes_all_tags_off(net: Wires) -> None:
+    """As it does by default where it is on; until a VLAN comes up with its tag, or somebody listens
+    to all."""
+    require_kind("bridge")
+    net.ns.ip("link add br0 type bridge vlan_filtering 1")
+    net.ns.ip(f"link set br0 address {ROUTER}")
+    net.ns.ip("link set c0 master br0")
+    net.ns.ip("link set br0 up")
+    wait_until(lambda: "forwarding" in net.ns.run("bridge", "link").stdout, "the port is up")
+    net.check("br0", forwards=4)  # of the frames before the last those of VLAN 1, tagged or not
+    net.run("attach", "br0")
+    changes = (
+        (("bridge", "vlan", "add", "dev", "br0", "vid", "5", "self"), True),
+        (("bridge", "vlan", "del", "dev", "br0", "vid", "5", "self"), False),
+        (("ip", "link", "set", "br0", "promisc", "on"), True),
+        (("ip", "link", "set", "br0", "promisc", "off"), False),
+        (("ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "0"), True),
+        (("ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"), False),
+    )
+    for command, passes in changes:
+        net.ns.run(*command)
+        wait_until(lambda wanted=passes: net.passes("br0") == wanted, f"{command}", DEADLINE)
+    net.detach()
+    net.ns.run("bridge", "vlan", "add", "dev", "c0", "vid", "5")
+    net.ns.run("bridge", "vlan", "add", "dev", "br0", "vid", "5", "self")
+    net.check("br0", forwards=0)
+    net.ns.run("bridge", "vlan", "add", "dev", "br0", "vid", "5", "self", "untagged")
+    net.check("br0", forwards=5)

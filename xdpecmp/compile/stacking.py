@@ -113,7 +113,8 @@ class Stacking:
 
     def blind(self, link: Link) -> Obstacle | None:
         """Why nothing of it may be forwarded, for a VLAN device neither."""
-        if link.ifindex in self._masters or not _sees_tags(link):
+        is_master = link.ifindex in self._masters and link.kind != "bridge"
+        if is_master or not _sees_tags(link):
             return Obstacle(Why.STACKED, link.name, link.kind)
         if link.strips_tags:
             return Obstacle(Why.STRIPS_TAGS, link.name, link.kind)

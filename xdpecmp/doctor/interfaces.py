@@ -183,12 +183,18 @@ def _silent(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
         )
 
 
+def _receiver(facts: Facts, link: Link) -> Link:
+    """Whose settings count: those of the bond, for its links."""
+    return Stacking(facts.snapshot.links).receiver(link)
+
+
 def _settings(facts: Facts, link: Link) -> InterfaceSettings:
     return facts.snapshot.settings.interfaces.get(link.ifindex, InterfaceSettings())
 
 
 def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """Where one family alone does: notes.idle_interfaces tells of both."""
+    link = _receiver(facts, link)
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:
         return
@@ -201,6 +207,7 @@ def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
 
 
 def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
+    link = _receiver(facts, link)
     number = _settings(facts, link).rp_filter
     if number and not link.master:
         yield note(
@@ -214,6 +221,7 @@ def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding
 
 def _redirects(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """On a router whose every gateway is behind this one interface."""
+    link = _receiver(facts, link)
     egress = {gateway.ifindex for gateway in facts.tables.gateways}
     if egress == {link.ifindex} and _settings(facts, link).send_redirects:
         yield note(
@@ -245,6 +253,9 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
     vlans = [name for name, kind in device.stacked.items() if kind == "vlan"]
     if vlans and not Stacking(facts.snapshot.links).blind(link):
         yield ok("vlan", f"covers {', '.join(vlans)}", link.name)
+    if facts.snapshot.links[link.ifindex].xdp_prog_id:
+        for said in notes.other_links(_world(facts, link)):
+            yield from_note("bond", said, link.name)
     for said in notes.other_macs(_world(facts, link)):
         yield from_note("macvlan", said, link.name)
     hooks = [kind for kind in device.qdiscs if kind in _TC_HOOKS]

@@ -41,7 +41,9 @@ _HARMLESS = frozenset({"vlan", "veth"})
 """A VLAN device takes what nobody forwards here: a tag that this namespace does not know."""
 
 SHARE = 10
-"""No more than this part of the time is spent on looking."""
+"""No more than this part of the time is spent on looking everywhere, after events."""
+IDLE_SHARE = 3000
+"""Nor on looking without any at what is known to refer to ours."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Lookout:
             if not ours.isdisjoint({*before.uppers, *before.peers}):
                 differs = differs or _look_at(place, self._home) != before
         end = time.monotonic()
-        self._next_again = end + SHARE * SHARE * SHARE * (end - begin)
+        self._next_again = end + IDLE_SHARE * (end - begin)
         return differs
 
     def _keep(self, found: Mapping[Place, Elsewhere]) -> None:

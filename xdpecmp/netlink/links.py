@@ -46,6 +46,13 @@ _IFLA_XDP_PROG_ID = 4
 _IFLA_XDP_DRV_PROG_ID = 5
 
 _MACVLAN_MODES = {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"}
+_IFLA_AF_SPEC = 26
+_IFLA_PROMISCUITY = 30
+_IFLA_BR_VLAN_FILTERING = 7
+_IFLA_BRIDGE_VLAN_INFO = 2
+_BRIDGE_VLAN_INFO = struct.Struct("=HH")
+_BRIDGE_VLAN_INFO_UNTAGGED = 1 << 2
+
 _BOND_MODES = {
     0: "balance-rr",
     1: "active-backup",
@@ -55,11 +62,12 @@ _BOND_MODES = {
     5: "balance-tlb",
     6: "balance-alb",
 }
-_DETAILED = frozenset({"vlan", "macvlan", "macvtap", "bond", "hsr"})
+_DETAILED = frozenset({"vlan", "macvlan", "macvtap", "bond", "bridge", "hsr"})
 
 _ARPHRD_ETHER = 1
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
+_RTEXT_FILTER_BRVLAN = 2
 _RTEXT_FILTER_SKIP_STATS = 8
 
 _XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "native"}
@@ -98,6 +106,7 @@ def parse_link(message: bytes) -> Link:
         if kind == "hsr"
         else (),
         delivers=_is_active(info),
+        is_untagged=_filters(kind, data) and not _number(found, _IFLA_PROMISCUITY),
         xdp_prog_id=program,
         xdp_mode=mode,
     )
@@ -113,6 +122,45 @@ def _mode(kind: str, data: Mapping[int, bytes]) -> str:
     if kind == "bond":
         return _BOND_MODES.get(_number(data, _IFLA_BOND_MODE), "")
     return ""
+
+
+def _filters(kind: str, data: Mapping[int, bytes]) -> bool:
+    """Whether a bridge looks at VLAN tags. In promiscuous mode it hands up what it would drop."""
+    return kind == "bridge" and _number(data, _IFLA_BR_VLAN_FILTERING) == 1
+
+
+def parse_bridge_vlans(message: bytes) -> tuple[int, bool]:
+    """Of an RTM_NEWLINK message of family AF_BRIDGE: whose it is, and whether all VLANs there leave
+    without their tag (for the bridge itself: come up to it)."""
+    if len(message) < LINK_HEADER.size:
+        raise MalformedMessage(f"link message of {len(message)} bytes")
+    ifindex = LINK_HEADER.unpack_from(message)[2]
+    found = wire.attribute_map(message, LINK_HEADER.size, len(message))
+    block = found.get(_IFLA_AF_SPEC, b"")
+    flags = [
+        _BRIDGE_VLAN_INFO.unpack_from(block, start)[0]
+        for kind, start, end in wire.attributes(block, 0, len(block))
+        if kind == _IFLA_BRIDGE_VLAN_INFO and end - start >= _BRIDGE_VLAN_INFO.size
+    ]
+    return ifindex, all(each & _BRIDGE_VLAN_INFO_UNTAGGED for each in flags)
+
+
+def is_of_bridge(message: bytes) -> bool:
+    """Whether a message of family AF_BRIDGE is of a bridge itself: br_fill_ifinfo()."""
+    if len(message) < LINK_HEADER.size:
+        return False
+    found = wire.attribute_map(message, LINK_HEADER.size, len(message))
+    ifindex: int = LINK_HEADER.unpack_from(message)[2]
+    return ifindex > 0 and ifindex == _number(found, _IFLA_MASTER)
+
+
+def _untagged(connection: wire.Socket) -> dict[int, bool]:
+    """By index, the same of all bridges and their ports."""
+    request = LINK_HEADER.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + wire.attribute(
+        _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_BRVLAN)
+    )
+    messages = connection.dump(RTM_GETLINK, request, "VLANs of bridges")
+    return dict(parse_bridge_vlans(message) for message in messages)
 
 
 def _is_active(info: Mapping[int, bytes]) -> bool:
@@ -188,6 +236,11 @@ def read_links(
         if link.mac and not link.kind and (how := merges(link.name)):
             link = replace(link, merges=how)
         links[link.ifindex] = link
+    if any(link.is_untagged for link in links.values()):
+        untagged = _untagged(connection)
+        for link in list(links.values()):
+            if link.is_untagged and not untagged.get(link.ifindex):
+                links[link.ifindex] = replace(link, is_untagged=False)
     # what a bond or a bridge receives is what its members receive
     for ifindex in {link.master for link in links.values() if link.leaves_checksums} & links.keys():
         links[ifindex] = replace(links[ifindex], has_local_ports=True)

@@ -26,7 +26,7 @@ from typing import Self
 
 from ..errors import MalformedMessage
 from ..model import RouteUpdate
-from . import features, wire, xfrm
+from . import features, links, wire, xfrm
 from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
@@ -105,8 +105,11 @@ _Classify = Callable[[bytes, list[RouteUpdate]], Changes]
 
 
 def _link(event: bytes) -> Changes:
-    # Bridges announce the state of their ports as link events of their own family.
-    return _LINKS_AND_MORE if event[_AF_INDEX] == socket.AF_UNSPEC else _NOTHING
+    if event[_AF_INDEX] == socket.AF_UNSPEC:
+        return _LINKS_AND_MORE
+    # Bridges announce the state of their ports as link events of their own family, and VLANs: those
+    # of the bridge itself count.
+    return _LINKS if links.is_of_bridge(event[wire.HEADER_SIZE :]) else _NOTHING
 
 
 def _neighbour(event: bytes) -> Changes:

@@ -45,6 +45,14 @@ def test_which_kinds_see_tags(kind: str, expected: Why | None) -> None:
     assert why(replace(ETH, kind=kind)) is expected
 
 
+def test_a_bridge_whose_filter_takes_all_tags_off() -> None:
+    bridge = replace(BOND, kind="bridge", is_untagged=True)
+    assert why(SLAVE, bridge, ifindex=9) is None
+    assert why(SLAVE, bridge) is Why.ENSLAVED
+    assert why(SLAVE, replace(bridge, is_untagged=False), ifindex=9) is Why.STACKED
+    assert why(SLAVE, replace(bridge, kind="team"), ifindex=9) is Why.STACKED
+
+
 @pytest.mark.parametrize(
     ("upper", "expected"),
     [
