@@ -209,6 +209,8 @@ class Link:
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth: see `peer`."""
 
+    sets_priority: bool = False
+    """For a VLAN device: whether the tags that it sends carry priorities (`egress-qos-map`)."""
     mode: str = ""
     """Of a macvlan or macvtap: private, vepa, bridge, passthru, source; of a bond: balance-rr,
     active-backup, 802.3ad …; "" otherwise or for one that we do not know."""

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from .compile import Obstacle, Stacking, Why
 from .model import Link
 
+_TAGLESS = frozenset(
+    {"bond", "bridge", "team", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec", "hsr"}
+)
+"""Kinds that get their frames from other devices for sure."""
+
 _PASSES = "all it receives passes to Linux"
 
 
@@ -64,6 +69,8 @@ def _stacked(links: Mapping[int, Link], link: Link, _obstacle: Obstacle) -> tupl
             f"xdpecmp attach {link.name}",
         )
     kind = link.kind or "device with links of its own"
+    if kind not in _TAGLESS:
+        return f"{link.name} is a {kind}, which is not known to see VLAN tags: {_PASSES}", ""
     text = f"{link.name} is a {kind}, which gets frames without their VLAN tags: {_PASSES}"
     if link.kind == "bridge":
         return f"{text}, unless its VLAN filter takes all tags off (vlan_filtering 1)", ""

@@ -60,6 +60,10 @@ def test_vlan_link() -> None:
     assert (found.kind, found.lower, found.vlan_id, found.vlan_protocol) == (
         "vlan", 2, 100, 0x88A8,
     )  # fmt: skip
+    assert not found.sets_priority
+    mapped = data + attribute(3, attribute(1, struct.pack("=II", 0, 3)))
+    vlan_with_map = attribute(18, attribute(1, b"vlan\0") + attribute(2, mapped))
+    assert link(vlan_with_map).sets_priority
     # IFLA_LINK_NETNSID: the device below is in another namespace, its index means nothing here
     assert link(attribute(5, u32(2)), attribute(37, u32(0)), vlan).lower == 0
 

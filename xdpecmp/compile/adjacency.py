@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..abi import Reason
-from ..model import NextHop, Snapshot
+from ..model import Link, NextHop, Snapshot
 from .tables import Adjacency
 from .tags import tag_stack
 
@@ -12,7 +14,7 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
     """The entry of a next hop: whether it can be sent to now, and how."""
     links = snapshot.links
     stack = tag_stack(links, nexthop.ifindex)
-    if stack is None or len(stack[1]) > 2:
+    if stack is None or len(stack[1]) > 2 or _sets_priority(links, nexthop.ifindex):
         return Adjacency(int(Reason.ROUTE_UNSUPPORTED), 0)
     device, tags = links[stack[0]], stack[1]
     link = links[nexthop.ifindex]
@@ -41,3 +43,14 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         tags=tags,
         finishes_checksums=device.finishes_checksums,
     )
+
+
+def _sets_priority(links: Mapping[int, Link], ifindex: int) -> bool:
+    """Whether a tag is to carry a priority, which goes by the packet's: ip_forward(),
+    vlan_dev_get_egress_qos_mask()."""
+    link = links.get(ifindex)
+    while link is not None and link.kind == "vlan":
+        if link.sets_priority:
+            return True
+        link = links.get(link.lower)
+    return False

@@ -42,6 +42,8 @@ _HARMLESS = frozenset({"vlan", "veth"})
 
 SHARE = 10
 """No more than this part of the time is spent on looking everywhere, after events."""
+SOON = 0.005
+"""Seconds that a look may take before what hangs on an event."""
 IDLE_SHARE = 3000
 """Nor on looking without any at what is known to refer to ours."""
 
@@ -78,34 +80,48 @@ class Lookout:
         self._home = home
         self._known = Elsewhere()
         self._relevant: dict[Place, Elsewhere] = {}
-        self._next = self._next_again = 0.0
-        self.overdue = True
-        """Whether `look` answered from memory the last time, or was never called."""
+        self._took = self._next = self._next_again = 0.0
+        self._is_fresh = False
+        self._is_overdue = True
 
     def look(self) -> Elsewhere:
-        """All of it, as it is now or was a moment ago."""
-        begin = time.monotonic()
-        self.overdue = begin < self._next
-        if not self.overdue:
-            found = {place: _look_at(place, self._home) for place in _others(self._home)}
-            self._keep(found)
-            end = time.monotonic()
-            self._next = end + SHARE * (end - begin)
+        """All of it as it is now; where that takes long, as it was the last time, and `has_changed`
+        looks: who asks has events to follow."""
+        if self._is_fresh:
+            self._is_fresh = False
+            return self._known
+        self._is_overdue = self._took > SOON or time.monotonic() < self._next
+        if not self._is_overdue:
+            self._look()
         return self._known
 
     def has_changed(self, ours: frozenset[int]) -> bool:
-        """Whether a new look is due: one was put off, or what refers to these devices of ours has
-        changed since. Looks at no other namespaces than those."""
+        """Whether `look` has something new to say. Where it put nothing off, no other namespaces
+        are looked at than those that are known to refer to these devices of ours."""
         begin = time.monotonic()
-        if self.overdue or begin < self._next_again:
-            return self.overdue
+        if self._is_overdue:
+            if begin < self._next:
+                return False
+            before = self._known
+            self._look()
+            self._is_overdue, self._is_fresh = False, True
+            return self._known != before
+        if begin < self._next_again:
+            return False
         differs = False
         for place, before in self._relevant.items():
             if not ours.isdisjoint({*before.uppers, *before.peers}):
                 differs = differs or _look_at(place, self._home) != before
         end = time.monotonic()
         self._next_again = end + IDLE_SHARE * (end - begin)
-        return differs
+        self._is_overdue = differs and self._took > SOON
+        return differs and not self._is_overdue
+
+    def _look(self) -> None:
+        begin = time.monotonic()
+        self._keep({place: _look_at(place, self._home) for place in _others(self._home)})
+        end = time.monotonic()
+        self._took, self._next = end - begin, end + SHARE * (end - begin)
 
     def _keep(self, found: Mapping[Place, Elsewhere]) -> None:
         uppers: dict[int, tuple[Upper, ...]] = defaultdict(tuple)

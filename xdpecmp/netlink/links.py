@@ -34,6 +34,7 @@ _IFLA_INFO_DATA = 2
 _IFLA_INFO_SLAVE_KIND = 4
 _IFLA_INFO_SLAVE_DATA = 5
 _IFLA_VLAN_ID = 1
+_IFLA_VLAN_EGRESS_QOS = 3
 _IFLA_VLAN_PROTOCOL = 5
 _IFLA_MACVLAN_MODE = 1
 _IFLA_BOND_MODE = 1
@@ -101,6 +102,7 @@ def parse_link(message: bytes) -> Link:
         vlan_id=_number(vlan, _IFLA_VLAN_ID),
         # Unlike the id, the protocol is in network order.
         vlan_protocol=int.from_bytes(vlan.get(_IFLA_VLAN_PROTOCOL, b""), "big"),
+        sets_priority=_IFLA_VLAN_EGRESS_QOS in vlan,
         mode=_mode(kind, data),
         ports=tuple(filter(None, (_number(data, port) for port in _HSR_PORTS)))
         if kind == "hsr"
