@@ -48,7 +48,10 @@ def test_who_owns_the_frames_of_a_nic(net: Wires, kind: str) -> None:
     net.run("attach", "c0")
     if kind in PREPARED:
         net.ns.ip(PREPARED[kind])
+    if kind == "team":
+        net.ns.ip("link set c0 down")
     net.ns.ip(OWNERS[kind].format(inside=""))
+    net.ns.ip("link set c0 up")
     _check_owned(net, "own0")
 
 
