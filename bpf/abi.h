@@ -32,6 +32,11 @@ enum reason {
 #define ICMPV4_FRAG_NEEDED 4
 #define ICMP_STAT_FRAG_NEEDED_SHIFT 32
 #define STAT_COUNT 192
+/*
+ * Behind them, as many again: what programs with another layout of the maps had counted before this
+ * one took over, stored once by `attach`. Nothing here is ever set back, so sums only grow.
+ */
+#define STAT_ENTRIES 384
 _Static_assert(REASON_COUNT <= ICMPV4_STAT_BASE, "reasons");
 
 /* control[0]: what the agent stores most often, each field by itself. */
@@ -186,7 +191,11 @@ struct nexthop {
 	__be16 inner_tpid, inner_tci;
 	/* words 4 and 5: for readers only */
 	__u8 via[16]; /* IPv4 in the first four */
-	__u64 reserved[2];
+	/*
+	 * What path_stats[id] counted before the slot became this next hop's, to be subtracted modulo
+	 * 2^64: the counters themselves are never set back. Stored before the slot is in use.
+	 */
+	__u64 base_packets, base_bytes;
 };
 _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
 
@@ -196,7 +205,7 @@ _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
  */
 #define NEXTHOP_FINISHES_NOTHING 0x1
 
-/* path_stats[nexthop], per CPU. */
+/* path_stats[nexthop], per CPU. The last entry is no next hop's: see STAT_ENTRIES. */
 struct traffic {
 	__u64 packets;
 	__u64 bytes; /* of the frame as it leaves, Ethernet header included, FCS not */

@@ -26,7 +26,7 @@ BPF_F_TABLE("array", u32, struct bucket, buckets, BUCKETS_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct nexthop, nexthops, NEXTHOPS_MAX, MMAPABLE);
 BPF_DEVMAP(devices, DEVICES_MAX);
 BPF_TABLE("percpu_array", u32, struct traffic, path_stats, PATH_STATS_MAX);
-BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_COUNT);
+BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_ENTRIES);
 
 /*
  * IPv6 destinations that this CPU looked up in the trie lately, and what was found while control's

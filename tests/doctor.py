@@ -138,7 +138,7 @@ def one_armed(world: World) -> None:
     world.chosen = (OUT,)
 
 
-STATUS = {"interfaces": [{"ifname": "eth1"}], "agent_pid": 42, "lease_s": 2.5}
+STATUS = {"interfaces": [{"ifname": "eth1"}], "agent_pid": 42, "lease_s": 2.5, "losses": []}
 """Of `status -j`: attached to eth1."""
 
 

@@ -27,7 +27,7 @@ CAPACITY = {
     "PATHS_MAX": 1 << 20,
     "BUCKETS_MAX": 1 << 18,
     "NEXTHOPS_MAX": 32_768,
-    "PATH_STATS_MAX": 32_768,
+    "PATH_STATS_MAX": 32_768 + 1,
     "DEVICES_MAX": 1024,
     "DIRECT16_MAX": 1 << 8,
     "DIRECT24_MAX": 1 << 16,
@@ -105,7 +105,9 @@ INDIRECT_INGRESS: int = int(_define("INDIRECT_INGRESS"), 0)
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
-"""Entries of `reason_stats`."""
+"""Entries of `reason_stats` that the program counts in."""
+STAT_ENTRIES: int = int(_define("STAT_ENTRIES"), 0)
+"""Entries with those behind them, of what earlier layouts counted."""
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
 DIRECT_BLOCK: int = int(_define("DIRECT_BLOCK"), 0)
 """In an entry of `direct24`: the rest is the number of a block of `direct32`."""

@@ -205,7 +205,7 @@ class Agent:
             # what takes no dump comes before it: that takes seconds where there are many routes
             if rest:
                 fits = self._read(rest, push)
-            if changes.updates and not changes.lost:
+            if changes.told and not changes.lost:
                 self._update(changes)
             if all_routes and not self._stopping:
                 fits &= self._read(Changes(routes=True), self._behind or self._unfit)
@@ -264,24 +264,28 @@ class Agent:
                 self._read(rest, push=False)
         except DumpInterrupted as error:  # this one, not the one that is being read
             raise XdpecmpError(str(error)) from error
-        if held.updates and not held.lost:
+        if held.told and not held.lost:
             self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
 
     def _update(self, changes: Changes) -> None:
         now = time.monotonic()
+        if not self._mirror.follow(changes):
+            self._reconciliation.need(now)
+        if not changes.updates:
+            return
         self._reconciliation.want(now)
         if not self._mirror.update(changes.updates):
             self._reconciliation.need(now)
 
 
 def _without_routes(changes: Changes) -> Changes:
-    return replace(EVERYTHING if changes.lost else changes, routes=False, lost=False, updates=())
+    return replace(EVERYTHING if changes.lost else changes.untold(), routes=False, lost=False)
 
 
 def _is_whole(changes: Changes) -> bool:
     """Whether it can be followed at once: new routes, and no route gone that may be coming back."""
-    if replace(changes, updates=()):
+    if changes.untold():
         return False
     last = {update.route.prefix: update.gone for update in changes.updates}
     return not any(last.values())

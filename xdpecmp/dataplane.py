@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
-from . import libbpf
+from . import counters, libbpf
 from .abi import CAPACITY, INDIRECT_INGRESS, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
@@ -66,8 +65,11 @@ class Dataplane:
 
     def _adopt(self) -> None:
         maps = self._maps
-        for slot, nexthop in maps.nexthops():
-            self._nexthop_slots.adopt(nexthop, slot)
+        for owner in sorted(counters.owners(maps), key=lambda owner: not owner.in_use):
+            if owner.in_use:
+                self._nexthop_slots.adopt(owner.nexthop, owner.slot)
+            else:  # its counters go on should it come back
+                self._nexthop_slots.remember(owner.nexthop, owner.slot)
         self._nexthop_slots.used = max(
             self._nexthop_slots.used, maps["control"].entries[0].nexthops_used
         )
@@ -187,17 +189,22 @@ class Dataplane:
                 self._nexthops[nexthop] = adjacency
             except CapacityError:
                 fits = False
-                self._nexthops.pop(nexthop, None)
-                if nexthop in self._nexthop_slots.live:  # else its groups find it missing, and pass
-                    slot = self._nexthop_slots.live[nexthop]
-                    self._maps["nexthops"].entries[slot].reason = int(Reason.TABLE_FULL)
+                self._leave_to_linux(nexthop, int(Reason.TABLE_FULL))
+            except OSError:  # the devmap's: its device has just gone
+                fits = False
+                self._leave_to_linux(nexthop, int(Reason.EGRESS_DOWN))
         return fits
+
+    def _leave_to_linux(self, nexthop: NextHop, reason: int) -> None:
+        """One that could not be stored. Without an entry, its groups find it missing, and pass."""
+        self._nexthops.pop(nexthop, None)
+        if nexthop in self._nexthop_slots.live:
+            self._maps["nexthops"].entries[self._nexthop_slots.live[nexthop]].reason = reason
 
     def _store_nexthop(self, nexthop: NextHop, adjacency: Adjacency) -> None:
         device = self._device_slot(adjacency.device)
         slot, recycled = self._nexthop_slots.acquire(nexthop)
-        if recycled:
-            self._maps.clear_per_cpu("path_stats", slot)
+        base = self._base(slot, recycled)
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
@@ -205,6 +212,8 @@ class Dataplane:
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,
+            base_packets=base.packets,
+            base_bytes=base.bytes,
         )
         struct.neighbour_mac[:] = adjacency.mac
         struct.device_mac[:] = adjacency.device_mac
@@ -214,6 +223,17 @@ class Dataplane:
             setattr(struct, f"{side}_tci", _swap16(tag.vid))
         self._maps["nexthops"].store(slot, struct, publish=NEIGHBOUR_WORD)
         self._maps["control"].entries[0].nexthops_used = self._nexthop_slots.used
+
+    def _base(self, slot: int, recycled: bool) -> counters.Traffic:
+        """What the slot counted before it became its owner's: see `counters`. Nobody counts in one
+        that changes hands."""
+        if not recycled:
+            entry = self._maps["nexthops"].entries[slot]
+            return counters.Traffic(entry.base_packets, entry.base_bytes)
+        counts = self._maps.per_cpu("path_stats", slot)
+        return counters.Traffic(
+            sum(count.packets for count in counts), sum(count.bytes for count in counts)
+        )
 
     def _sync_devices(self) -> None:
         """A device that left and came back is no longer in the devmap: the kernel took it out."""
@@ -235,7 +255,11 @@ class Dataplane:
         slot, _ = self._device_slots.acquire(ifindex)
         if not known:
             key, value = slot.to_bytes(4, "little"), ifindex.to_bytes(4, "little")
-            libbpf.map_update(self._maps.fds["devices"], key, value)
+            try:
+                libbpf.map_update(self._maps.fds["devices"], key, value)
+            except OSError:
+                self._device_slots.retire(ifindex)
+                raise
         return slot
 
     # ingress
@@ -257,11 +281,8 @@ class Dataplane:
                 struct.mac[:] = interface.mac
                 array.store(ifindex % array.count, struct, publish=IFINDEX_WORD)
                 self._interfaces[ifindex] = interface
-        vlans = dict(islice(tables.vlans.items(), CAPACITY["VLANS_MAX"]))
-        self._sync_keys("vlans", self._vlans, vlans, self._vlan_key)
-        macs = dict(islice(tables.macs.items(), CAPACITY["MACS_MAX"]))
-        self._sync_keys("macs", self._macs, macs, self._mac_key)
-        self._vlans, self._macs = vlans, macs
+        self._vlans = self._sync_keys("vlans", self._vlans, tables.vlans, self._vlan_key)
+        self._macs = self._sync_keys("macs", self._macs, tables.macs, self._mac_key)
 
     def _sync_keys(
         self,
@@ -269,15 +290,21 @@ class Dataplane:
         held: Mapping[_K, int],
         wanted: Mapping[_K, int],
         packed: Callable[[_K], bytes],
-    ) -> None:
-        """What leads from tags or a MAC address to an interface."""
+    ) -> dict[_K, int]:
+        """What leads from tags or a MAC address to an interface; what is stored."""
         fd = self._maps.fds[name]
         for key in held.keys() - wanted.keys():
             libbpf.map_delete(fd, packed(key))
+        stored = dict(wanted)
         for key, ifindex in wanted.items():
             if held.get(key) != ifindex:
                 value = (ifindex | INDIRECT_INGRESS).to_bytes(4, "little")
-                libbpf.map_update(fd, packed(key), value)
+                try:
+                    libbpf.map_update(fd, packed(key), value)
+                except OSError:  # there are too many: what comes in by this one passes
+                    libbpf.map_delete(fd, packed(key))
+                    del stored[key]
+        return stored
 
     def _mac_key(self, key: MacKey) -> bytes:
         kind = self._maps.layout.key("macs")

@@ -17,6 +17,8 @@ one, or "". Nothing here knows of click: the command line turns these into text 
 
 from __future__ import annotations
 
+import os
+
 
 class XdpecmpError(Exception):
     """Base of all errors that a user may meet."""
@@ -63,11 +65,18 @@ class RouteNotWeighable(XdpecmpError):
 
 
 class KernelRefused(XdpecmpError):
-    """The kernel answered with an error; `errno` is its (positive) number."""
+    """The kernel answered with an error; `errno` is its (positive) number, `reason` what it said
+    besides (NLMSGERR_ATTR_MSG), or ""."""
 
-    def __init__(self, message: str, errno: int, hint: str = "") -> None:
+    def __init__(self, message: str, errno: int, hint: str = "", reason: str = "") -> None:
         super().__init__(message, hint)
         self.errno = errno
+        self.reason = reason
+
+    @property
+    def why(self) -> str:
+        """The cause in one phrase: the kernel's words, or the text of `errno`."""
+        return self.reason.rstrip(".") or os.strerror(self.errno).lower()
 
 
 class DumpInterrupted(XdpecmpError):
@@ -76,3 +85,21 @@ class DumpInterrupted(XdpecmpError):
 
 class MalformedMessage(XdpecmpError):
     """Bytes that should be a netlink message and are not: a kernel never seen before, or a bug."""
+
+
+_LONGEST = 64
+
+
+def shortened(text: str) -> str:
+    """What a user typed, quoted for a message of one line: nothing in it moves the cursor, and what
+    is very long is cut in the middle."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
+    return ascii(text)
+
+
+def what_failed(error: OSError) -> str:
+    """What an error of the system says, also one that came without words (pyroute2's do)."""
+    cause = error.strerror or (os.strerror(error.errno) if error.errno else "")
+    cause = cause or str(error) or f"a system call failed ({type(error).__name__})"
+    return f"{os.fsdecode(error.filename)}: {cause}" if error.filename else cause

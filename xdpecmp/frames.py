@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import XdpecmpError
+from .errors import XdpecmpError, shortened
 
 ETHERNET = struct.Struct("!6s6sH")
 ETHERTYPE = {4: 0x0800, 6: 0x86DD}
@@ -146,7 +146,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     for i in range(0, len(words), 2):
         keyword = words[i]
         if keyword not in _KEYWORDS:
-            raise BadInput(f"{keyword!r} is not understood", f"ask for: {GRAMMAR}")
+            raise BadInput(f"{shortened(keyword)} is not understood", f"ask for: {GRAMMAR}")
         if keyword in found:
             raise BadInput(f"{keyword} is there twice")
         if i + 1 == len(words):
@@ -183,25 +183,26 @@ def _address(text: str) -> bytes:
             raise ValueError
         return ipaddress.ip_address(text).packed
     except ValueError:
-        raise BadInput(f"{text!r} is not an IP address", f"ask for: {GRAMMAR}") from None
+        raise BadInput(f"{shortened(text)} is not an IP address", f"ask for: {GRAMMAR}") from None
 
 
 def _protocol(text: str, family: int) -> int:
     if text in PROTOCOLS:
         proto = PROTOCOLS[text]
         return IPPROTO_ICMPV6 if proto == IPPROTO_ICMP and family == 6 else proto
-    if text.isdecimal() and len(text) <= 3 and int(text) <= 0xFF:
+    if re.fullmatch("[0-9]{1,3}", text) and int(text) <= 0xFF:
         return int(text)
-    raise BadInput(f"ipproto {text!r} is not known", f"use a number, or: {', '.join(PROTOCOLS)}")
+    raise BadInput(
+        f"ipproto {shortened(text)} is not known", f"use a number, or: {', '.join(PROTOCOLS)}"
+    )
 
 
 def _number(keyword: str, text: str, most: int) -> int:
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
+    value = -1
+    if re.fullmatch("0x[0-9a-fA-F]{1,8}|[0-9]{1,10}", text):
+        value = int(text, 16 if text.startswith("0x") else 10)
     if not 0 <= value <= most:
-        raise BadInput(f"{keyword} {text!r} is not a number from 0 to {most}")
+        raise BadInput(f"{keyword} {shortened(text)} is not a number from 0 to {most}")
     return value
 
 
@@ -220,7 +221,7 @@ def parse_hex(text: str) -> bytes:
         frame = bytes.fromhex(digits)
     except ValueError:
         wrong = re.search(r"[^0-9a-fA-F]", digits)
-        what = f"{wrong[0]!r} is no hex digit" if wrong else "an odd number of hex digits"
+        what = f"{shortened(wrong[0])} is no hex digit" if wrong else "an odd number of hex digits"
         raise BadInput(f"not a frame in hex: {what}") from None
     return check_size(frame)
 

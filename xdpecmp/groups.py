@@ -103,6 +103,9 @@ class Groups:
         slot, _ = self._slots.acquire(key)
         if isinstance(group, Resilient):
             self._place_buckets(slot, key, group, legacy)
+        elif not group:  # until its routes are read again
+            self._store(slot, GroupKind.PASS, int(Reason.ROUTE_UNSUPPORTED), 0)
+            self._drop_contents(key)
         elif len(group) == 1:  # takes no hash, so neither a seed; its weight is for `routes`
             number = self._nexthop_slots.live[group[0].nexthop]
             self._store(slot, GroupKind.SINGLE, number, group[0].weight)
@@ -147,7 +150,7 @@ class Groups:
         if isinstance(target, NextHop):
             return self._single(target)
         if isinstance(target, tuple):
-            known = self._contents.get(target) and self._slots.live.get(target)
+            known = self._slots.live.get(target) if target in self._contents else None
             return known or int(Reason.TABLE_FULL)
         return int(target)
 

@@ -146,6 +146,14 @@ class Instance:
         shutil.rmtree(self.directory, ignore_errors=True)
         (self.run / f"{abi_id()}.json").unlink(missing_ok=True)
 
+    def other_versions(self) -> list[tuple[Path, Path]]:
+        """Where maps of other layouts are pinned, and the files that say what they look like."""
+        return [
+            (path, self.run / f"{path.name}.json")
+            for path in self._pins.iterdir()
+            if path != self.directory
+        ]
+
     def remove_other_versions(self, generation: str) -> None:
         """Unpin what other versions and other generations of this one left, once none of it is
         attached any more."""

@@ -87,8 +87,9 @@ def check_interface(link: Link, links: Links, ours: Collection[int]) -> None:
         )
     if link.xdp_prog_id and link.xdp_prog_id not in ours:
         raise ForeignProgram(
-            f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id})",
-            f"see it: bpftool prog show id {link.xdp_prog_id}; remove it: {removal(link)}",
+            f"{link.name} already has an XDP program that is not ours (id {link.xdp_prog_id}), and "
+            "two cannot share an interface",
+            f"see whose it is: bpftool prog show id {link.xdp_prog_id}",
         )
     check_above(link, links, ours)
 
@@ -100,15 +101,8 @@ def check_above(link: Link, links: Links, ours: Collection[int]) -> None:
             raise ForeignProgram(
                 f"the kernel changes no XDP program of {link.name} while {upper.name}, on top of "
                 f"it, has one, which is not ours (id {upper.xdp_prog_id})",
-                f"remove it: {removal(upper)}",
+                f"see whose it is: bpftool prog show id {upper.xdp_prog_id}",
             )
-
-
-def removal(link: Link) -> str:
-    """The command that takes an XDP program off. `xdp off` means native mode where the driver has
-    it, and detaches nothing else."""
-    mode = {"generic": "xdpgeneric", "offload": "xdpoffload"}.get(link.xdp_mode, "xdp")
-    return f"ip link set dev {link.name} {mode} off"
 
 
 # --- what stands on what -------------------------------------------------------------------------
@@ -250,8 +244,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
             kernel.attach_xdp(link.ifindex, program, "native")
             return "native"
         except KernelRefused as error:
-            why = os.strerror(error.errno).lower()
-            notes.append(f"{link.name}: no native XDP ({why}); generic mode")
+            notes.append(f"{link.name}: no native XDP ({error.why}); generic mode")
             mode = "generic"
     kernel.attach_xdp(link.ifindex, program, mode)
     return mode

@@ -124,23 +124,6 @@ def program_by_id(number: int) -> int:
     return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
 
 
-class _XdpAttachOpts(ctypes.Structure):
-    """struct bpf_xdp_attach_opts (libbpf's libbpf.h), as of 1.0."""
-
-    _fields_ = [("sz", ctypes.c_size_t), ("old_prog_fd", ctypes.c_int)]
-
-
-def set_xdp(ifindex: int, program: int | None, flags: int, expected: int | None) -> None:
-    """Set the XDP program (a descriptor; None: no program) of a device of the caller's namespace.
-    `flags`: XDP_FLAGS_*. `expected`: the one that has to be there, if any has to."""
-    options = _XdpAttachOpts(sz=ctypes.sizeof(_XdpAttachOpts), old_prog_fd=expected or 0)
-    fd = -1 if program is None else program
-    _check(
-        _library().bpf_xdp_attach(ifindex, fd, ctypes.c_uint32(flags), ctypes.byref(options)),
-        f"device #{ifindex}",
-    )
-
-
 class RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts (libbpf's bpf.h)."""
 

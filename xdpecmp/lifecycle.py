@@ -15,15 +15,17 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import netns
+from . import counters, libbpf, losses, netns
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import Busy, Instance, NotAttached, machine_seed
 from .interfaces import (
     Attached,
     attach_all,
+    bottom_up,
     check_above,
     check_interfaces,
     detach_all,
+    detach_one,
     expanded,
 )
 from .model import Link
@@ -145,11 +147,28 @@ def _start(
     mirror.push()
     mirror.keep_resolved()
     mirror.renew_lease()
+    _carry_counters(instance)
     instance.remove_other_versions(generation)
+    _record_losses(instance, kernel)
     instance.record_source()
     instance.record_options(options)
     result.notes += notes(mirror)
     return mirror, result
+
+
+def _carry_counters(instance: Instance) -> None:
+    """Of programs with another layout of the maps, which run on no interface any more."""
+    others = instance.other_versions()
+    if others:
+        libbpf.wait_for_readers()  # of packets that they still have in hand
+        with instance.open_maps() as maps:
+            for directory, layout in others:
+                counters.carry_over(directory, layout, maps)
+
+
+def _record_losses(instance: Instance, kernel: Kernel) -> None:
+    with suppress(XdpecmpError, OSError), instance.open_maps() as maps:
+        losses.record(kernel, maps, instance.program_ids(), instance.run)
 
 
 def _new_mirror(instance: Instance, kernel: Kernel, generation: str, options: Options) -> Mirror:
@@ -319,9 +338,17 @@ def _tear_down(instance: Instance, kernel: Kernel) -> None:
     """Take everything of the instance away: programs, managed neighbours, pins, files."""
     ours, links = instance.program_ids(), kernel.links()
     attached = [link for link in links.values() if link.xdp_prog_id in ours]
-    detach_all(kernel, attached, links, ours)
+    failed: list[Exception] = []
+    for link in reversed(bottom_up(attached, links)):
+        try:
+            detach_one(kernel, link)
+        except (XdpecmpError, OSError) as error:  # perhaps the device has just gone
+            failed.append(error)
+    if failed and _attached(instance, kernel):
+        raise failed[0]
     managed = {key for key, entry in kernel.neighbours().items() if entry.managed}
     for nexthop in instance.managed():
         if (nexthop.via, nexthop.ifindex) in managed:
-            kernel.release_neighbour(nexthop.via, nexthop.ifindex)
+            with suppress(XdpecmpError):  # one that has just gone is no reason to leave the rest
+                kernel.release_neighbour(nexthop.via, nexthop.ifindex)
     instance.remove()

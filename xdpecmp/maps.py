@@ -12,6 +12,7 @@ import ctypes
 import json
 import mmap
 import os
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,26 @@ class Maps:
                 return Prefix(kept.to_bytes(len(address), "big"), length)
         return None
 
+    def holds(self, prefix: Prefix) -> bool:
+        """Whether this very prefix has an entry: see `matched`."""
+        fd, size = self.fds[f"routes{prefix.family}"], 4 + len(prefix.address)
+        first = libbpf.map_next_key(fd, None, size)
+        key = prefix.length.to_bytes(4, "little") + prefix.address
+        return first is not None and libbpf.map_next_key(fd, key, size) != first
+
+    def prefixes(self, family: int) -> list[tuple[bytes, int, int]]:
+        """Address, length and group of all prefixes, in ascending order."""
+        key = struct.Struct("<I4s" if family == 4 else "<I16s")
+        found: list[tuple[bytes, int, int]] = []
+        for keys, values, _ in libbpf.map_batches(self.fds[f"routes{family}"]):
+            numbers = memoryview(values).cast("I")
+            found += [
+                (address, length, number)
+                for (length, address), number in zip(key.iter_unpack(keys), numbers, strict=True)
+            ]
+        found.sort()
+        return found
+
     def numbers(self, name: str) -> Counter[int]:
         """The values of such a map, and how often each is there."""
         found: Counter[int] = Counter()
@@ -204,14 +225,7 @@ class Maps:
     def totals(self, name: str, count: int) -> list[tuple[int, ...]]:
         """Sums over all CPUs of the first entries of a per-CPU array, whose values are one or more
         64-bit counters."""
-        if not count:
-            return []
-        counters = memoryview(libbpf.map_first(self.fds[name], count)).cast("Q")
-        each, cpus = ctypes.sizeof(self.layout.value(name)) // 8, libbpf.possible_cpus()
-        return [
-            tuple(sum(counters[at + i : at + each * cpus : each]) for i in range(each))
-            for at in range(0, len(counters), each * cpus)
-        ]
+        return sums(self.fds[name], count, ctypes.sizeof(self.layout.value(name)) // 8)
 
     def per_cpu(self, name: str, index: int) -> Any:
         """The values of one entry of a per-CPU array, one a CPU."""
@@ -222,7 +236,14 @@ class Maps:
         assert raw is not None, f"{name} has no entry {index}"
         return [value.from_buffer_copy(raw, cpu * stride) for cpu in range(cpus)]
 
-    def clear_per_cpu(self, name: str, index: int) -> None:
-        """Set one entry of a per-CPU array to zero."""
-        size = -(-ctypes.sizeof(self.layout.value(name)) // 8) * 8 * libbpf.possible_cpus()
-        libbpf.map_update(self.fds[name], index.to_bytes(4, "little"), bytes(size))
+
+def sums(fd: int, count: int, each: int) -> list[tuple[int, ...]]:
+    """Over all CPUs, of the first entries of a per-CPU array, which hold so many 64-bit counters
+    each."""
+    if not count:
+        return []
+    counters, cpus = memoryview(libbpf.map_first(fd, count)).cast("Q"), libbpf.possible_cpus()
+    return [
+        tuple(sum(counters[at + i : at + each * cpus : each]) for i in range(each))
+        for at in range(0, len(counters), each * cpus)
+    ]

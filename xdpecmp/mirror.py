@@ -2,24 +2,28 @@
 
 It follows the kernel in two ways. `pull` and `push` read again what may have changed, compile all
 and bring the maps to it: right whatever happened. `update` does what the kernel's route events say,
-at once and for the prefixes concerned alone, where they say enough.
+at once and for the prefixes concerned alone, where they say enough; `follow` does the same for
+events of neighbours and nexthop objects.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
 from .clock import HZ, Jiffies, read_jiffies
-from .compile import Config, Tables, compile_tables, needs_walk, ownseed
+from .compile import Change, Config, Tables, compile_tables, needs_walk, ownseed
 from .compile.change import compile_updates
+from .compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
 from .dataplane import Dataplane
 from .errors import XdpecmpError
+from .keeping import Keeper, needs_keeping
 from .maps import Maps
-from .model import Neighbour, NextHop, Prefix, RouteUpdate, Snapshot
+from .model import Neighbour, NeighbourUpdate, NextHop, Prefix, RouteUpdate, Snapshot
 from .netlink import Changes, Kernel
+from .nexthoptable import BucketUpdate, NexthopTable, NexthopUpdate
 from .options import Options
 from .program import Build
 from .routetable import RouteTable
@@ -28,9 +32,6 @@ log = logging.getLogger("xdpecmp.agent")
 
 LEASE_SECONDS = 3
 """So long the data path goes on without its agent; then it passes everything to Linux."""
-
-_NUD_STALE = 0x04
-_NUD_PERMANENT_OR_NOARP = 0xC0
 
 
 class Mirror:
@@ -47,17 +48,21 @@ class Mirror:
         `build_deep` begins to build what some hash policies need."""
         self._options = options
         self.kernel = kernel
-        self._record_managed = record_managed
+        self._keeper = Keeper(record_managed)
         self._build_deep = build_deep
         self._is_deep: bool | None = None
         """Whether the program for policies that need a walk is there; None: not yet."""
         self.build: Build | None = None
         """Under way."""
-        self._managed: set[NextHop] = set()
         self._complaints: set[str] = set()
         self._told: list[str] = []
         """What was logged last of a seed of our own."""
-        self._forwarded: dict[NextHop, int] = {}
+        self._orphaning: set[int] = set()
+        """Nexthop objects in use that went since all routes were read last."""
+        self._late_orphaning: set[int] = set()
+        """And since that was begun."""
+        self._used_objects: set[int] = set()
+        """Nexthop objects that routes refer to, and perhaps some that they did."""
         self._doubtful: set[Prefix] = set()
         """What waits for a dump, and passes to Linux until then."""
         self._hubs: set[Prefix] = set()
@@ -65,6 +70,8 @@ class Mirror:
         self._late: list[RouteUpdate] | None = None
         """What was followed while the dump goes on that is being read, if one is."""
         self._spoilt = False
+        self._fits = True
+        """Whether the data path took all when it was last asked twice."""
         self.unsure = False
         """Whether the routes that were read last should be read once more."""
         self.snapshot: Snapshot = kernel.snapshot()
@@ -117,9 +124,9 @@ class Mirror:
         if changes.nexthops or changes.lost:
             new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
-            new = replace(new, neighbours=self.kernel.neighbours())
+            new = replace(new, neighbours=self.kernel.neighbours(old.neighbours))
         self.snapshot = new
-        return differs or _differ(old, new)
+        return differs or differ(old, new)
 
     def _is_due(self, changes: Changes) -> bool:
         """Whether links have to be read without an event of theirs. That is looked at whenever
@@ -130,6 +137,7 @@ class Mirror:
         """All routes as they are now, with what was followed while they were read; and whether they
         may differ from what the data path says, though not from what was known."""
         self._late, self._spoilt = [], False
+        self._late_orphaning = set()
         try:
             table = self.kernel.routes(partial(meanwhile, False))
             meanwhile(True)
@@ -150,6 +158,10 @@ class Mirror:
         table = table.sharing(known)
         self._doubtful, self._hubs = missing, self._hubs & missing
         self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
+        gone = self._late_orphaning
+        if gone:
+            self._doubtful.update(r.prefix for r in table.where(lambda r: r.nhid in gone))
+        self._orphaning = set()  # what still is, passes all the same
         self.unsure = torn or bool(self._doubtful)
         return table, differs
 
@@ -162,6 +174,8 @@ class Mirror:
         source = self.snapshot, attached or self.attached(), bool(self._is_deep)
         if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
             return
+        self._used_objects = RouteTable.of(self.snapshot.routes).nexthop_ids()
+        self._read_buckets()
         snapshot, ours, deep = source
         self.tables = compile_tables(snapshot, ours, self._options, deep)
         self.tables.doubt(self._doubtful, self._hubs)
@@ -206,6 +220,7 @@ class Mirror:
         assert self.tables is not None
         fits = self._dataplane.sync(self.tables)
         self._tell_own_seed(self.tables.config)
+        self._fits |= fits
         for ifindex in self._dataplane.crowded_out:
             link = self.snapshot.links[ifindex]
             self._complain(
@@ -235,12 +250,14 @@ class Mirror:
         if self._late is not None:
             self._late += updates
         self._compiled = None  # whatever comes of it, the snapshot's routes change in place
+        self._used_objects.update(update.route.nhid for update in updates)
+        self._read_buckets()
         change = compile_updates(self.snapshot, self.tables, updates, self._doubtful, self._hubs)
         if change is None:
             return False
         self.tables.absorb(change)
         fits = self._dataplane.change(change)
-        self._keep(change.gateways)
+        self._keeper.keep(self.kernel, self.snapshot, change.gateways)
         return fits and not self._doubtful
 
     # --- what falls due with time -----------------------------------------------------------------
@@ -253,60 +270,132 @@ class Mirror:
         """Let buckets go where the kernel wants them which have become idle since."""
         self._dataplane.settle_buckets(Jiffies(read_jiffies(self._clock_fd), HZ))
 
-    # --- neighbours -----------------------------------------------------------------------------
+    # --- neighbours and nexthop objects -----------------------------------------------------------
+
+    def follow(self, changes: Changes) -> bool:
+        """Bring the data path to what updates of neighbours and nexthop objects say, unless they
+        are older than what was read since (see Changes). False where routes may have gone with
+        them, so that all have to be pulled; their packets pass to Linux until then."""
+        sure = True
+        if changes.nexthop_updates and not changes.nexthops:
+            sure = self._follow_objects(changes.nexthop_updates)
+        if changes.neighbour_updates and not (changes.neighbours or changes.links):
+            self._follow_neighbours(changes.neighbour_updates)
+        return sure
+
+    def _follow_objects(self, updates: Iterable[NexthopUpdate | BucketUpdate]) -> bool:
+        """What no route refers to costs nothing more than its entry in the table."""
+        assert self.tables is not None
+        objects = self.snapshot.nexthop_groups
+        assert isinstance(objects, NexthopTable)
+        before = objects.apply(updates, self._used_objects)
+        self._read_buckets()
+        gone = self._orphaning | (objects.removed & self._used_objects)
+        self._late_orphaning |= gone
+        back = {nhid for nhid in before if nhid in gone and nhid in objects}
+        self._orphaning = gone - back
+        if back and self._doubt_routes_over(back):
+            return False
+        before = {nhid: was for nhid, was in before.items() if objects.get(nhid) != was}
+        if not before:
+            return True
+        self._compiled = None
+        found = compile_objects(self.snapshot, self.tables, before, self._doubts())
+        if found is None:
+            self._compile_all()
+            return all(nhid in objects for nhid in before)
+        self._change(found.change)
+        return not found.routes_gone
+
+    def _doubt_routes_over(self, nhids: Collection[int]) -> bool:
+        """An object that went took its IPv4 routes along without a word: that it is back brings
+        none of them back. Whether there were any; they pass to Linux until they are read."""
+        table = RouteTable.of(self.snapshot.routes)
+        found = {route.prefix for route in table.where(lambda route: route.nhid in nhids)}
+        if not found:
+            return False
+        self._doubtful |= found
+        self._compiled = None
+        self._compile_all()
+        return True
+
+    def _follow_neighbours(self, updates: Iterable[NeighbourUpdate]) -> None:
+        assert self.tables is not None
+        known = self.snapshot.neighbours
+        assert isinstance(known, dict)
+        before: dict[tuple[bytes, int], Neighbour | None] = {}
+        gateways = set()
+        for neighbour, gone in updates:
+            key = neighbour.address, neighbour.ifindex
+            was, now = known.get(key), None if gone else neighbour
+            if counts(was, now):
+                before.setdefault(key, was)
+            if NextHop(*key) in self.tables.gateways:
+                gateways.add(NextHop(*key))
+            if now is None:
+                known.pop(key, None)
+            else:
+                known[key] = now
+        if before:
+            self._compiled = None
+            change = compile_neighbours(self.snapshot, self.tables, before, self._doubts())
+            if change is None:
+                self._compile_all()
+            else:
+                self._change(change)
+        self._keeper.keep(self.kernel, self.snapshot, gateways)
+
+    def _doubts(self) -> Doubts:
+        return Doubts(self._doubtful, self._hubs)
+
+    def _compile_all(self) -> None:
+        """Where following would not come to the same. Nothing is read again for it. What does not
+        fit gets a second try, without what nobody wants any more."""
+        self._fits = self.push(wait=False) or self.push(wait=False)
+
+    def _change(self, change: Change) -> None:
+        assert self.tables is not None
+        if not (change.routes or change.nexthops or change.groups):
+            return
+        self.tables.absorb(change)
+        if not self._dataplane.change(change) and self._fits:
+            self._compile_all()  # which lets go of what nobody needs
+        self._keeper.keep(self.kernel, self.snapshot, change.gateways)
+
+    def _read_buckets(self) -> None:
+        """Of resilient groups in use, where they may have moved without a word. What cannot be
+        read is tried again with the next change; it passes if it no longer fits its group."""
+        objects = self.snapshot.nexthop_groups
+        if not isinstance(objects, NexthopTable):
+            return
+        for nhid in objects.unread & self._used_objects:
+            try:
+                objects.set_buckets(nhid, self.kernel.buckets(nhid))
+            except (XdpecmpError, OSError) as error:
+                self._complain(f"buckets of nexthop group {nhid}: {error}")
 
     def keep_resolved(self) -> None:
-        """Have the kernel keep our next hops resolved: packets that XDP forwards don't.
-
-        Gateways become managed neighbours. A host on a directly connected network may leave for
-        good, so it is only reported as used while packets for it are forwarded.
-        """
-        if self.tables is not None:
-            self._keep(self.tables.gateways)
-            self._report_use()
+        """Have the kernel keep our next hops resolved: see `keeping`."""
+        if self.tables is None:
+            return
+        self._keeper.forget(self.tables.nexthops)
+        self._keeper.keep(self.kernel, self.snapshot, self.tables.gateways)
+        self._keeper.report_use(self.kernel, self.snapshot.neighbours.values(), self._forwarded)
 
     def prepare_to_keep(self) -> None:
         """Do ahead what the first `keep_resolved` would take time for, if it has something to do
         for what was compiled."""
         assert self.tables is not None
-        if any(self._needs_keeping(gateway) for gateway in self.tables.gateways):
+        if any(needs_keeping(self.snapshot, gateway) for gateway in self.tables.gateways):
             self.kernel.prepare_to_write()
 
-    def _needs_keeping(self, gateway: NextHop) -> bool:
-        """Whether nobody else keeps that next hop resolved, and its link is up."""
-        link = self.snapshot.links.get(gateway.ifindex)
-        neighbour = self.snapshot.neighbours.get((gateway.via, gateway.ifindex))
-        if link is None or not link.up:
-            return False
-        return not neighbour or not (neighbour.managed or neighbour.state & _NUD_PERMANENT_OR_NOARP)
-
-    def _keep(self, gateways: Iterable[NextHop]) -> None:
-        for gateway in filter(self._needs_keeping, gateways):
-            if gateway not in self._managed:
-                self._record_managed(gateway)
-                self._managed.add(gateway)
-            try:
-                self.kernel.manage_neighbour(gateway.via, gateway.ifindex)
-            except XdpecmpError as error:  # its packets pass to Linux; no reason to stop the rest
-                self._complain(str(error))
-
-    def _report_use(self) -> None:
+    def _forwarded(self, nexthop: NextHop) -> int | None:
+        """Packets forwarded to a host; None for what is no host of a network, or not in use."""
         assert self.tables is not None
-        slots = self._dataplane.nexthop_slots
-        for neighbour in self.snapshot.neighbours.values():
-            if neighbour.state != _NUD_STALE:  # which few are: look no further
-                continue
-            nexthop = NextHop(neighbour.address, neighbour.ifindex)
-            slot = slots.get(nexthop)
-            if slot is None or nexthop in self.tables.gateways:
-                continue
-            packets = sum(traffic.packets for traffic in self._maps.per_cpu("path_stats", slot))
-            if packets != self._forwarded.get(nexthop, packets):
-                try:
-                    self.kernel.use_neighbour(nexthop.via, nexthop.ifindex)
-                except XdpecmpError as error:
-                    self._complain(str(error))
-            self._forwarded[nexthop] = packets
+        slot = self._dataplane.nexthop_slots.get(nexthop)
+        if slot is None or nexthop in self.tables.gateways:
+            return None
+        return sum(int(each.packets) for each in self._maps.per_cpu("path_stats", slot))
 
     def _complain(self, what: str) -> None:
         """Once about each thing."""
@@ -317,20 +406,3 @@ class Mirror:
     def descriptors(self) -> set[int]:
         """The open files that a forked agent needs."""
         return {self._clock_fd, *self._maps.fds.values()}
-
-
-def _differ(old: Snapshot, new: Snapshot) -> bool:
-    """Whether anything differs that counts: neighbours turn stale and come back all the time."""
-    if old.routes is not new.routes:
-        return True
-    if replace(old, neighbours=new.neighbours) != new:
-        return True
-    if old.neighbours is new.neighbours:
-        return False
-    return _usable(old.neighbours) != _usable(new.neighbours)
-
-
-def _usable(
-    neighbours: Mapping[tuple[bytes, int], Neighbour],
-) -> dict[tuple[bytes, int], tuple[bool, bytes]]:
-    return {key: (each.valid, each.mac) for key, each in neighbours.items()}

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from .errors import shortened
+
 
 class Prefix(NamedTuple):
     """An IPv4 or IPv6 prefix: the address is packed (4 or 16 bytes) with its host bits zero."""
@@ -30,11 +32,22 @@ class Prefix(NamedTuple):
     def parse(cls, text: str) -> Prefix:
         """Read `10.0.0.0/8`, `2001:db8::/32`, `default` (IPv4) or a bare address (a host prefix).
 
-        Raises ValueError for anything else, host bits that are not zero included.
+        Raises ValueError for anything else, host bits that are not zero included, with a plain
+        sentence.
         """
         if "%" in text:
-            raise ValueError(f"{text!r} has a zone, which no prefix has")
-        network = ipaddress.ip_network("0.0.0.0/0" if text == "default" else text)
+            raise ValueError(f"{shortened(text)} has a zone, which no prefix has")
+        try:
+            network = ipaddress.ip_network("0.0.0.0/0" if text == "default" else text, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"{shortened(text)} is no prefix: give ADDRESS, ADDRESS/LENGTH or default"
+            ) from None
+        if "/" in text and ipaddress.ip_address(text.split("/")[0]) != network.network_address:
+            host = text.split("/")[0]
+            raise ValueError(
+                f"{shortened(text)} has host bits set: the prefix is {network}, the host {host}"
+            )
         return cls(network.network_address.packed, network.prefixlen)
 
     def __str__(self) -> str:
@@ -271,6 +284,13 @@ class Neighbour:
     def usable(self) -> bool:
         """Valid and with a MAC: packets can be sent to it."""
         return len(self.mac) == 6 and self.valid
+
+
+class NeighbourUpdate(NamedTuple):
+    """One change of one neighbour, as the kernel announces it."""
+
+    neighbour: Neighbour
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

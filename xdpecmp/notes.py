@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Config, Stacking, Tables, Why, ownseed
+from .compile import Config, Resilient, Stacking, Tables, Why, ownseed
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
-from .model import Link, NextHop, Prefix, Snapshot
+from .model import Link, Prefix, Snapshot
 from .netlink import has_seed
 from .obstacles import told
 from .options import FOLLOW, IGNORE
-from .verify import first_disagreement
+from .scratch import Trial
+from .verify import first_disagreement, trial_of
 
 
 class Note(NamedTuple):
@@ -95,9 +96,10 @@ def own_seed_passes(config: Config, links: Mapping[int, Link]) -> Iterator[Note]
 
 def seed_unknown(has_setting: bool) -> Note:
     """`has_setting`: whether this kernel lets its seed be set, and so be known."""
+    price = "" if has_setting else ", and what passes to Linux goes by another hash"
     return Note(
         "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
-        "forwarded here (flows move once)",
+        f"forwarded here (flows move once{price})",
         f"xdpecmp attach IFACE {'--set-seed' if has_setting else '--own-seed'}",
     )
 
@@ -110,16 +112,29 @@ def policy_unsupported(family: int) -> Note:
     )
 
 
+def multipath_families(tables: Tables) -> set[int]:
+    """The families that have routes with a choice of next hops: notes about how that is made
+    concern nobody else."""
+
+    def has_choice(target: object) -> bool:
+        group = tables.groups.get(target) if isinstance(target, tuple) else None
+        return isinstance(group, Resilient) or (group is not None and len(group) > 1)
+
+    return {f for f in (4, 6) if any(True for _ in tables.targets.where(has_choice, [f]))}
+
+
 def _passed(tables: Tables, links: Mapping[int, Link]) -> Iterator[Note]:
     config = tables.config
     for family, reason in ((4, config.pass4), (6, config.pass6)):
         if reason:
             yield passed_whole(family, reason)
-    if tables.groups:
+    families = multipath_families(tables)
+    if families:
         yield from own_seed_passes(config, links)
         if ownseed.in_force(config):
             yield OWN_SEED
     reasons = {4: config.pass_multipath4, 6: config.pass_multipath6}
+    reasons = {family: reasons[family] for family in sorted(families)}
     if Reason.SEED_UNKNOWN in reasons.values():
         yield seed_unknown(has_seed())
     for family, reason in reasons.items():
@@ -143,28 +158,32 @@ def deaf_text(names: Collection[str]) -> str:
     return f"what leaves by {', '.join(names)} passes to Linux: it cannot transmit XDP frames"
 
 
-def deaf_remedy(links: Collection[Link], tells: bool) -> Note:
-    """What helps devices that frames cannot be redirected to. `tells`: whether the kernel knows of
-    them at all (Linux 6.3)."""
-    hardware = [link.name for link in links if not link.kind]
-    if hardware:
-        return Note(
-            "many a NIC sends XDP frames only while it runs a program itself",
-            f"xdpecmp attach {' '.join(hardware)}",
-        )
-    if tells:
-        return Note("a veth can once its peer has GRO on", "ethtool -K PEER gro on")
-    return Note(
-        "before Linux 6.3 nobody can tell; generic mode asks nothing of them",
-        "xdpecmp attach IFACE --mode generic",
-    )
+def deaf_remedies(
+    links: Collection[Link], tells: bool, ours: Collection[str] = ()
+) -> Iterator[tuple[list[str], Note]]:
+    """What helps devices that frames cannot be redirected to, by their names. `tells`: whether the
+    kernel knows of them at all (Linux 6.3); `ours`: the interfaces that native programs run on."""
+    generic = f"xdpecmp attach {' '.join(sorted(ours)) or 'IFACE'} --mode generic"
+    idle = [link.name for link in links if not link.kind and link.xdp_mode != "native"]
+    if idle:
+        text = "many a NIC sends XDP frames only while it runs a program itself"
+        yield idle, Note(text, f"xdpecmp attach {' '.join(idle)}")
+    veths = [link.name for link in links if link.kind == "veth"]
+    if veths and tells:
+        yield veths, Note("a veth can once its peer has GRO on", "ethtool -K PEER gro on")
+    elif veths:
+        yield veths, Note("before Linux 6.3 nobody can tell; generic mode asks nothing", generic)
+    others = [link.name for link in links if link.name not in {*idle, *veths}]
+    if others:
+        yield others, Note("in generic mode it can, which is slower", generic)
 
 
 def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
-    names = sorted(deaf_names(world))
-    if names:
-        links = [link for link in world.snapshot.links.values() if link.name in names]
-        yield Note(f"{deaf_text(names)} ({deaf_remedy(links, tells)})")
+    names = deaf_names(world)
+    links = [link for link in world.snapshot.links.values() if link.name in names]
+    ours = [link.name for link in world.links() if link.xdp_mode == "native"]
+    for those, remedy in deaf_remedies(links, tells, ours):
+        yield Note(f"{deaf_text(sorted(those))} ({remedy})")
 
 
 def idle_interfaces(world: World) -> Iterator[Note]:
@@ -179,7 +198,7 @@ def idle_interfaces(world: World) -> Iterator[Note]:
                 yield Note(text, fix)
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(
-                f"{receiver.name} does not forward",
+                f"{receiver.name} does not forward; if this host is to be a router",
                 f"sysctl -w net.ipv4.conf.{receiver.name}.forwarding=1",
             )
 
@@ -224,7 +243,8 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     """Under policy 1 Linux takes a hash that came with the packet (skb->l4_hash) for its own, and
     there is no way for us to see it: fib_multipath_hash(), rt6_multipath_hash()."""
     config = world.tables.config
-    if not world.tables.groups or 1 not in (config.policy4, config.policy6):
+    policies = {4: config.policy4, 6: config.policy6}
+    if not any(policies[family] == 1 for family in multipath_families(world.tables)):
         return
     links = world.links()
     if any(link.kind == "veth" for link in links):
@@ -236,17 +256,15 @@ def hash_of_the_nic(world: World) -> Iterator[Note]:
     if others:
         yield Note(
             "under hash policy 1 Linux goes by the NIC's own hash where it supplies one (or RPS "
-            "does), and flows move: turn it off",
-            f"ethtool -K {others[0]} rxhash off",
+            "does), and flows move; policies 0, 2 and 3 do not. rxhash off ends it, but with some "
+            "drivers also the spreading over receive queues",
+            f"ethtool -k {others[0]} | grep receive-hashing",
         )
 
 
 def flow_label_use(tables: Tables) -> Iterator[Note]:
     """When servers have to reflect flow labels."""
-    if not _hashes_label(tables.config) or not tables.groups:
-        return
-    multipath6 = tables.targets.where(lambda target: not isinstance(target, int | NextHop), [6])
-    if any(True for _ in multipath6):
+    if _hashes_label(tables.config) and 6 in multipath_families(tables):
         choice = FOLLOW if tables.config.follow_label else IGNORE
         yield Note(FLOW_LABEL_TEXT[choice]) if tables.config.policy6 == 0 else LABEL_IN_KEY
 
@@ -281,11 +299,25 @@ def _disagreement(mirror: Mirror) -> Iterator[Note]:
         mirror.pull(EVERYTHING)
         mirror.push()
         prefix = _disagreeing_route(mirror)
-    if prefix is not None:
-        yield Note(
+    if prefix is not None and mirror.tables is not None:
+        yield disagreement(prefix, trial_of(mirror.tables, prefix))
+
+
+def disagreement(prefix: Prefix, trial: Trial | None) -> Note:
+    """What to do where Linux's answers differ. To detach is only advised if real packets confirm
+    that it hashes otherwise; None: that could not be tried."""
+    if trial is not None and trial.agreed < trial.flows:
+        return Note(
             f"{disagrees(prefix)}; see how: xdpecmp verify; leave it to Linux again",
             "xdpecmp detach --all",
         )
+    if trial is not None:
+        return Note(
+            f"Linux's answers for {prefix} are others than xdpecmp computes, though it hashes real "
+            "packets alike; see which",
+            f"xdpecmp verify {prefix}",
+        )
+    return Note(f"{disagrees(prefix)}; see how", f"xdpecmp verify {prefix}")
 
 
 def _disagreeing_route(mirror: Mirror) -> Prefix | None:

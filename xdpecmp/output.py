@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from .tables import LOOK_AHEAD, Columns, lines
+
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
+
+_BOLD = "1"
 
 
 def print_json(data: object) -> None:
@@ -19,56 +24,57 @@ def print_json(data: object) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_array(rows: Iterable[object]) -> None:
+    """The same for an array that may be long: an element a line, each written when it is there."""
+    before = "[\n"
+    for row in rows:
+        sys.stdout.write(f"{before}  {json.dumps(row)}")
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+
+
 def print_line(text: str) -> None:
     """A line on stdout, at once. (click's echo turns a closed pipe into an exit status of 1.)"""
     print(text, flush=True)
 
 
-def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
-    """A table of rows; `columns`: key → heading. Numbers go to the right."""
-    from rich.table import Table  # not for commands that print none: it takes its time
-
-    rows = list(rows)
-    result = Table(box=None, pad_edge=False, header_style="bold")
-    for key, heading in columns.items():
-        numeric = bool(rows) and all(isinstance(row.get(key), int | float) for row in rows)
-        result.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        result.add_row(*(_cell(row.get(key)) for key in columns))
-    return result
+def width() -> int | None:
+    """Of the terminal in characters; None where stdout is none, and nothing has to be narrow."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """A table on stdout."""
-    print_rich(table(rows, columns))
+def print_table(rows: Iterable[Mapping[str, Any]], columns: Columns) -> None:
+    """A table on stdout, the first lines before the last rows are there."""
+    text = iter(lines(rows, columns, width()))
+    print(styled(next(text), _BOLD))
+    for line in islice(text, LOOK_AHEAD):
+        print(line)
+    sys.stdout.flush()
+    for line in text:
+        print(line)
+    sys.stdout.flush()
 
 
-def print_rich(what: RenderableType) -> None:
-    """Anything that rich can draw, on stdout; in a pipe as wide as it needs to be, so that nothing
-    is cut, and by ourselves, since rich makes an exit status of 1 of a closed pipe."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        console().print(what)
-        return
-    text = io.StringIO()
-    Console(file=text, width=1000, soft_wrap=True).print(what)
-    print(text.getvalue(), end="", flush=True)
+def styled(text: str, style: str) -> str:
+    """In a terminal, in that style (SGR parameters); NO_COLOR turns colours off."""
+    plain = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    if plain or ("NO_COLOR" in os.environ and style != _BOLD):
+        return text
+    return f"\033[{style}m{text}\033[0m"
 
 
 def console() -> Console:
     """The terminal, for what is drawn live."""
-    from rich.console import Console
+    from rich.console import Console  # not for commands that draw nothing: it takes its time
 
     return Console(soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks at stdout."""
+    return sys.stdout.isatty()
 
 
 def note(text: str) -> None:
     """Something the user should know, on stderr."""
     print(f"note: {text}", file=sys.stderr)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else str(value)

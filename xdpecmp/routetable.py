@@ -97,6 +97,10 @@ class RouteTable:
                 if wanted(route):
                     yield route._replace(prefix=prefix)
 
+    def nexthop_ids(self) -> set[int]:
+        """The nexthop objects that routes refer to; perhaps some that they did. 0 is for none."""
+        return {route.nhid for rivals in self.by_prefix.distinct() for route in rivals}
+
     def keep(self, before: RouteTable, family: int) -> None:
         """Have the routes too of prefixes that only `before` knows."""
         mine, theirs = self.by_prefix, before.by_prefix

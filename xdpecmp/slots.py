@@ -56,6 +56,13 @@ class Slots(Generic[K]):
         self.live[key] = slot
         self.used = max(self.used, slot + 1)
 
+    def remember(self, key: K, slot: int) -> None:
+        """The same for a number that an earlier agent retired: the key gets it back if it
+        returns. Only after those were adopted that are in use."""
+        self.used = max(self.used, slot + 1)
+        if key not in self.live:
+            self._retired[key] = slot
+
     def _recycle(self) -> int:
         if not self._reusable:
             # not found out by looking: whoever is short of numbers asks for each of its keys

@@ -19,11 +19,13 @@ from .abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
 from .compile import Resilient, Tables
 from .errors import XdpecmpError
 from .explain import (
+    Comparison,
     Decision,
     Explained,
     Explainer,
     HashSettings,
     Ingress,
+    Judge,
     ask,
     explain,
     hash_settings,
@@ -36,6 +38,7 @@ from .hashing import select
 from .maps import Maps
 from .model import Link, NextHop, Prefix
 from .netlink import Kernel
+from .scratch import Trial, try_packets
 
 ROUTES_PER_GROUP = 8
 """Of routes that lead to one group so many are tried."""
@@ -193,6 +196,8 @@ class Verifier:
         self._entrances = entrances
         self._rng = rng
         self._wait = wait
+        self.judge = Judge(kernel)
+        """Whom Linux is asked by again where it seems to differ."""
 
     def run(
         self, routes: Iterable[MultipathRoute], flows: int, done: Callable[[int], object]
@@ -242,7 +247,8 @@ class Verifier:
         return entrance, frame, explained
 
     def _explain(self, frame: bytes, entrance: Entrance) -> Explained:
-        return explain(self._explainer, self._maps, self._kernel, frame, entrance.ingress.ifindex)
+        ifindex = entrance.ingress.ifindex
+        return explain(self._explainer, self._maps, self._kernel, frame, ifindex, self.judge)
 
 
 # --- Python and Linux alone ----------------------------------------------------------------------
@@ -317,7 +323,7 @@ def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: 
     group = tables.groups[tables.routes[prefix]]  # type: ignore[index]
     settings = _settings(tables, flow.family)
     reckoned = twin(flow.packet(), settings)
-    if isinstance(group, Resilient) or reckoned is None:
+    if isinstance(group, Resilient) or not group or reckoned is None:
         return True
     decision = Decision(
         reason=Reason.FORWARDED,
@@ -335,4 +341,14 @@ def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: 
     if isinstance(answer, str) or answer.nexthop is None:
         return True
     chosen = group[select([entry.bound for entry in group], reckoned.hash)].nexthop
-    return answer.nexthop == chosen
+    comparison = Comparison(answer, answer.nexthop == chosen)
+    return Judge(kernel).judge(decision, chosen, comparison).agrees is not False
+
+
+def trial_of(tables: Tables, prefix: Prefix) -> Trial | None:
+    """Whether this kernel sends real packets where we compute that it does, with the settings and
+    weights of a route: see `scratch`."""
+    group = tables.groups.get(tables.routes[prefix])  # type: ignore[arg-type]
+    paths = () if group is None or isinstance(group, Resilient) else group
+    weights = [entry.weight for entry in paths if entry.weight]
+    return try_packets(prefix.family, _settings(tables, prefix.family), weights)

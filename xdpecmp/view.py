@@ -9,18 +9,19 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .abi import ICMP_ERROR_INDEX, REASON_TEXT, STAT_COUNT, GroupKind, Reason
+from . import counters
+from .abi import ICMP_ERROR_INDEX, INTERFACE_FLAGS, REASON_TEXT, GroupKind, Reason
 from .clock import HZ, read_jiffies
 from .compile import ownseed
 from .hashing import shares
 from .instance import Instance
 from .maps import Maps
-from .model import Link, Prefix
+from .model import Link, NextHop, Prefix
 from .obstacles import told
 from .options import FOLLOW, IGNORE
 
@@ -34,7 +35,8 @@ class PathView:
     weight: int
     share: Fraction
     state: str
-    """"up", or in lower case the reason why its packets pass to Linux."""
+    """"up", or in lower case the reason why its packets pass to Linux. Where that depends on the
+    mode of the interface that they came in by, both."""
     lladdr: str | None
 
     def row(self) -> dict[str, Any]:
@@ -73,6 +75,12 @@ _Group = tuple[str, tuple[PathView, ...], str | None]
 """kind, paths and reason of a RouteView."""
 
 
+def _by_device(row: tuple[NextHop, object]) -> tuple[int, int, bytes]:
+    """IPv4 before IPv6 on each device."""
+    via, ifindex = row[0]
+    return ifindex, len(via), via
+
+
 class View:
     """Reads one instance's maps."""
 
@@ -85,14 +93,20 @@ class View:
     def routes(self) -> Iterator[RouteView]:
         """Every prefix, IPv4 first, in ascending order."""
         groups: dict[int, _Group] = {}
-        for name in ("routes4", "routes6"):
-            entries = self._maps.items(name)
-            for address, length, number in sorted(
-                (bytes(k)[4:], k.prefixlen, n) for k, n in entries
-            ):
+        for family in (4, 6):
+            for address, length, number in self._maps.prefixes(family):
                 if number not in groups:
                     groups[number] = self._group(number)
                 yield RouteView(Prefix(address, length), *groups[number])
+
+    def chosen(self, prefix: Prefix) -> RouteView | None:
+        """The route of exactly this prefix or, for a host prefix, the one that its packets take."""
+        is_address = prefix.length == len(prefix.address) * 8
+        found = self._maps.matched(prefix.address) if is_address else prefix
+        if found is None or not (is_address or self._maps.holds(prefix)):
+            return None
+        route = self.route(found)
+        return route and RouteView(found, route.kind, route.paths, route.reason)
 
     def route(self, prefix: Prefix) -> RouteView | None:
         """What packets to all of this prefix go by: its route, or the longest that covers it."""
@@ -133,15 +147,29 @@ class View:
         entry = self._maps["nexthops"].entries[number]
         via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
         mac = bytes(entry.neighbour_mac)
-        usable = entry.reason == Reason.FORWARDED
         return PathView(
             via=str(ipaddress.ip_address(via)) if via else None,
             dev=self._device(entry.ifindex),
             weight=weight,
             share=share,
-            state="up" if usable else Reason(entry.reason).name.lower(),
+            state=self._state(Reason(entry.reason)),
             lladdr=mac.hex(":") if any(mac) else None,
         )
+
+    def _state(self, reason: Any) -> str:
+        """What packets meet that come in by the attached interfaces, in the modes that these have:
+        see resolve() in bpf/nexthops.c."""
+        name: str = reason.name.lower()
+        if reason == Reason.EGRESS_NO_XDP:
+            generic = {
+                bool(entry.flags & INTERFACE_FLAGS["GENERIC"])
+                for entry in self._maps["interfaces"].entries
+                if entry.ifindex
+            }
+            if generic == {True, False}:
+                return f"up (generic), {name} (native)"
+            return "up" if generic == {True} else name
+        return "up" if reason == Reason.FORWARDED else name
 
     def _device(self, ifindex: int) -> str:
         link = self._links.get(ifindex)
@@ -151,35 +179,33 @@ class View:
 
     def stats(self) -> dict[str, Any]:
         """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
-        traffic = self._maps.totals("path_stats", self._maps["control"].entries[0].nexthops_used)
-        counts = [count for (count,) in self._maps.totals("reason_stats", STAT_COUNT)]
-        nexthops: list[dict[str, Any]] = []
-        for number, nexthop in self._maps.nexthops():
-            if nexthop.via:
-                packets, size = traffic[number]
-                nexthops.append(
-                    {
-                        "via": str(ipaddress.ip_address(nexthop.via)),
-                        "dev": self._device(nexthop.ifindex),
-                        "packets": packets,
-                        "bytes": size,
-                    }
-                )
-        reasons = {reason.name: counts[int(reason)] for reason in Reason}
-        reasons[Reason.FORWARDED.name] = sum(row["packets"] for row in nexthops)
-        errors = {name: counts[index] for name, index in ICMP_ERROR_INDEX.items()}
+        counted = counters.read(self._maps)
+        nexthops = [
+            {
+                "via": str(ipaddress.ip_address(nexthop.via)),
+                "dev": self._device(nexthop.ifindex),
+                "packets": traffic.packets,
+                "bytes": traffic.bytes,
+            }
+            for nexthop, traffic in sorted(counted.nexthops.items(), key=_by_device)
+            if nexthop.via
+        ]
+        reasons = {reason.name: counted.stats[int(reason)] for reason in Reason}
+        reasons[Reason.FORWARDED.name] = counted.forwarded.packets
+        errors = {name: counted.stats[index] for name, index in ICMP_ERROR_INDEX.items()}
         return {"nexthops": nexthops, "reasons": reasons, "icmp_errors": errors}
 
     # --- status ---------------------------------------------------------------------------------
 
-    def passed(self, config: Any, attached: Iterable[Link]) -> list[dict[str, str]]:
-        """What passes to Linux as a whole, and why."""
-        wholes = {
-            "all IPv4": config.pass4,
-            "all IPv6": config.pass6,
-            "IPv4 multipath": config.pass_multipath4,
-            "IPv6 multipath": config.pass_multipath6,
-        }
+    def passed(
+        self, config: Any, attached: Iterable[Link], multipath: Collection[int]
+    ) -> list[dict[str, str]]:
+        """What passes to Linux as a whole, and why; `multipath`: families that have such routes."""
+        wholes = {"all IPv4": config.pass4, "all IPv6": config.pass6}
+        if 4 in multipath:
+            wholes["IPv4 multipath"] = config.pass_multipath4
+        if 6 in multipath:
+            wholes["IPv6 multipath"] = config.pass_multipath6
         rows = [
             {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
             for what, reason in wholes.items()
@@ -223,17 +249,21 @@ class View:
         numbers = self._maps.numbers("routes4"), self._maps.numbers("routes6")
         groups = self._maps["groups"].entries
         used = numbers[0].keys() | numbers[1].keys()
+        multipath = {
+            family
+            for family, held in zip((4, 6), numbers, strict=True)
+            if any(groups[number].kind in _MULTIPATH for number in held)
+        }
         return {
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
                 for link in attached
             ],
-            "passed": self.passed(config, attached),
+            "passed": self.passed(config, attached, multipath),
             "policy4": config.policy4,
             "policy6": config.policy6,
             "flow_label": FOLLOW if config.label_mask else IGNORE,
-            "flow_label_matters": config.policy6 == 0
-            and any(groups[number].kind in _MULTIPATH for number in numbers[1]),
+            "flow_label_matters": config.policy6 == 0 and 6 in multipath,
             "seed": config.seed or None,
             "seed_known": bool(config.seed) and not config.own_seed,
             "own_seed": bool(config.own_seed),

@@ -34,9 +34,11 @@ from tests.bpf.objects import (
     tick,
     vias,
 )
+from tests.bpf.packets import frame
 from tests.bpf.world import packed
 from tests.netns import Namespace
 from xdpecmp.abi import CAPACITY, Reason
+from xdpecmp.compile.tables import NOTHING, Change
 from xdpecmp.model import NextHop
 from xdpecmp.slots import CapacityError
 
@@ -54,6 +56,24 @@ def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
     with namespace.enter():
         start_over(own)
         yield own
+
+
+# --- what is gone --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [Group((A, B), (1, 1)), Group((A, B), buckets=(0, 1) * 8)])
+def test_a_group_that_is_gone_passes_until_its_routes_are_read(plane: Plane, group: Group) -> None:
+    """By one store for all of them; and comes back by one."""
+    load(plane, group)
+    tables = plane.tables
+    assert tables is not None
+    (key,) = [each for each in tables.groups if each[0] == "object"]
+    l3 = packets(4, 1)[0]
+    before = split(plane, [l3])
+    assert plane.dataplane.change(Change({}, {}, set(), {key: NOTHING}))
+    assert plane.observe(frame(l3)) == ("PASS", frame(l3), {"ROUTE_UNSUPPORTED": 1}, {})
+    assert plane.dataplane.change(Change({}, {}, set(), {key: tables.groups[key]}))
+    assert split(plane, [l3]) == before
 
 
 # --- what does not fit ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bpf.harness import Plane
 from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, STAT_COUNT, GroupKind, Reason
+from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, STAT_ENTRIES, GroupKind, Reason
 from xdpecmp.maps import NAMES, Layout
 from xdpecmp.program import Build, BuildFailed, Variant
 
@@ -82,7 +82,7 @@ def test_capacities(plane: Plane) -> None:
     expected |= {
         "control": 1,
         "config": 2,
-        "reason_stats": STAT_COUNT,
+        "reason_stats": STAT_ENTRIES,
     }
     assert entries == expected
 

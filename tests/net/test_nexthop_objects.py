@@ -27,7 +27,7 @@ from tests.net.objects import (
     weights_shown,
     xdp_says,
 )
-from tests.net.topology import DEADLINE, SEED, VIP, VIP_PREFIX, Anycast, gateway
+from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Answer, Flow, Load, Servers
 from tests.netns import wait_until
 from xdpecmp.hashing import bounds
@@ -114,17 +114,6 @@ def test_routes_show_the_group(net: Anycast, family: int) -> None:
     ]
     assert [path["share"] for path in route["nexthops"]] == [0.125, 0.25, 0.625]
     assert {path["state"] for path in route["nexthops"]} == {"up"}
-
-
-@pytest.mark.usefixtures("attached")
-def test_weights_are_changed_at_the_object(net: Anycast) -> None:
-    before = net.ns.ip("nexthop show")
-    done = net.run("weights", VIP[4], "10.0.1.2=3", status=2)
-    assert net.ns.ip("nexthop show") == before
-    assert done.stdout == ""
-    assert len(done.lines) == 1
-    assert f"nexthop object {GROUP[4]}" in done.stderr
-    assert f"ip nexthop replace id {GROUP[4]} group" in done.stderr
 
 
 @since(Since.WIDE_WEIGHTS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.capabilities import PATIENCE
-from tests.net.topology import SEED, VIP_PREFIX, Anycast
+from tests.net.topology import SEED, VIP_PREFIX, Anycast, gateway
 from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
 
 pytestmark = pytest.mark.root
@@ -117,6 +120,80 @@ def test_tables_are_for_people(net: Anycast, command: str) -> None:
     assert wanted[command] in done.stdout
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("arguments", ["status", "routes", "stats", "verify", "weights"])
+def test_a_narrow_terminal(net: Anycast, arguments: str, width: int) -> None:
+    """Whatever the width, no next hop, weight, share or count is missing, and nothing is cut."""
+    if arguments == "weights":
+        arguments = f"weights {VIP_PREFIX[6]} {gateway(1, 6)}=2 --dry-run"
+    status, text = in_terminal(width, "-n", net.ns.name, *arguments.split())
+    assert status == 0, text
+    assert "…" not in text
+    words = set(text.split())
+    wanted = {
+        "status": {"c0", "native", str(net.program_id("c0"))},
+        "routes": {gateway(2, 6), "e2", "3", "75.00%", VIP_PREFIX[6]},
+        "stats": {gateway(2, 6), "e2", "0"},
+        "verify": {VIP_PREFIX[6], "AGREE"},
+        "weights": {gateway(2, 6), "e2", "75.00%"},
+    }
+    assert wanted[arguments.split()[0]] <= words
+
+
+def in_terminal(width: int, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of `xdpecmp ARGUMENTS` in a terminal of so many columns."""
+    ours, theirs = os.openpty()
+    environment = os.environ | {"COLUMNS": str(width), "TERM": "dumb"}
+    process = subprocess.Popen(
+        (sys.executable, "-m", "xdpecmp", *arguments),
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+    )
+    os.close(theirs)
+    text = b""
+    with suppress(OSError):  # EIO, once the other end is closed
+        while part := os.read(ours, 1 << 16):
+            text += part
+    os.close(ours)
+    return process.wait(timeout=60 * PATIENCE), text.decode()
+
+
+def test_the_state_is_what_the_attached_interfaces_meet(net: Anycast) -> None:
+    """A bridge takes no redirected frames in native mode and does in generic mode. Last in this
+    file but for pipes: it attaches to more."""
+    net.ns.ip("link add br1 type bridge")
+    net.ns.ip("addr add 10.77.0.1/24 dev br1")
+    net.ns.ip("link set br1 up")
+    net.ns.ip("neigh add 10.77.0.2 dev br1 lladdr 02:00:00:00:00:77 nud permanent")
+    net.ns.ip("route add 203.0.113.9/32 via 10.77.0.2")
+    try:
+        net.wait_for_route(
+            "203.0.113.9/32",
+            lambda route: route and route.paths and route.paths[0].state == "egress_no_xdp",
+            "native: no XDP transmit",
+        )
+        net.run("attach", "e1")  # auto: generic on a veth, and c0 stays as it is
+        (route,) = net.json("routes", "203.0.113.9")
+        assert route["nexthops"][0]["state"] == "up (generic), egress_no_xdp (native)"
+        net.run("attach", "c0", "--mode", "generic")  # and e1
+        (route,) = net.json("routes", "203.0.113.9")
+        assert route["nexthops"][0]["state"] == "up"
+    finally:
+        net.detach("e1")
+        net.run("attach", "c0", "--mode", "native")
+        net.ns.ip("link del br1")
+
+
+def test_long_tables_are_written_as_they_are_read(net: Anycast) -> None:
+    """JSON stays one document, one route a line."""
+    text = net.run("routes", "-j").stdout
+    assert len(json.loads(text)) == len(text.splitlines()) - 2
+    assert all(json.loads(line.rstrip(",")) for line in text.splitlines()[1:-1])
+
+
 def test_a_reader_that_stops_reading(net: Anycast) -> None:
     """As in `xdpecmp routes | head -n 1`: no traceback, no message."""
     pipe = ("sh", "-c", '"$@" | head -n 1', "sh")
@@ -125,10 +202,10 @@ def test_a_reader_that_stops_reading(net: Anycast) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("json", ["", "-j"])
-def test_watching_into_a_pipe(net: Anycast, json: str) -> None:
+@pytest.mark.parametrize("option", ["", "-j"])
+def test_watching_into_a_pipe(net: Anycast, option: str) -> None:
     """It goes on for as long as somebody reads, and ends as quietly as `yes | head` does."""
-    command = f"{sys.executable} -m xdpecmp -n {net.ns.name} stats --watch {json} | head -n 1"
+    command = f"{sys.executable} -m xdpecmp -n {net.ns.name} stats --watch {option} | head -n 1"
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,

@@ -158,7 +158,8 @@ def test_capacities_fit_their_fields() -> None:
     interfaces = CAPACITY["INTERFACES_MAX"]
     assert interfaces & (interfaces - 1) == 0  # `ifindex & (INTERFACES_MAX - 1)` is the slot
     assert CAPACITY["NEXTHOPS_MAX"] <= 1 << 16  # struct path's nexthop
-    assert CAPACITY["PATH_STATS_MAX"] == CAPACITY["NEXTHOPS_MAX"]
+    assert CAPACITY["PATH_STATS_MAX"] == CAPACITY["NEXTHOPS_MAX"] + 1  # of earlier layouts
+    assert abi.STAT_ENTRIES == 2 * abi.STAT_COUNT
     assert CAPACITY["DIRECT24_MAX"] == CAPACITY["DIRECT16_MAX"] * 256 == 1 << 16
     assert CAPACITY["DEVICES_MAX"] <= 1 << 16  # struct nexthop's device
     assert all(count <= 1 << 32 for count in CAPACITY.values())

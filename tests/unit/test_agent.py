@@ -237,6 +237,11 @@ class FakeMirror:
         self.did.append(updates)
         return True
 
+    def follow(self, changes: Changes) -> bool:
+        if changes.neighbour_updates or changes.nexthop_updates:
+            self.did.append("followed")
+        return not changes.nexthop_updates
+
     def keep_resolved(self) -> None: ...
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import replace
 from errno import EINVAL, ENOMEM
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,25 @@ CASES = {
         run(running=Running(error=XdpecmpError("of another version", "attach IFACE"))),
         *("note", "instance", "of another version", "attach IFACE"),
     ),
+    "lost behind a redirect": Case(
+        run(
+            running=Running(
+                status=STATUS
+                | {
+                    "losses": [
+                        {
+                            "ifname": "eth2",
+                            "lost": 1234,
+                            "xdp_drops": 5,
+                            "tx_dropped": 0,
+                            "tx_errors": 0,
+                        }
+                    ]
+                }
+            )
+        ),
+        *("note", "losses", "1,234 packets forwarded to it were not sent", "ethtool -S eth2"),
+    ),
     # the namespace
     "no seed": Case(
         lambda world: world.settings(seed=None),
@@ -147,7 +168,7 @@ CASES = {
     ),
     "proxy_ndp": Case(
         lambda world: world.settings(proxy_ndp=True),
-        *("note", "passed", "all IPv6 passes", "net.ipv6.conf.all.proxy_ndp=0"),
+        *("note", "passed", "all IPv6 passes", "ip -6 neigh show proxy"),
     ),
     "unknown policy": Case(
         lambda world: world.settings(policy4=9),
@@ -240,6 +261,57 @@ def _checks() -> set[str]:
                     if isinstance(part, ast.Constant) and isinstance(part.value, str)
                 }
     return found
+
+
+def _without_routes(world: World) -> None:
+    world.snap(routes=())
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda world: world.settings(seed=None), "seed"),
+        (lambda world: (world.settings(seed=None), world.option(own_seed=5)), "seed"),
+        (lambda world: world.settings(policy4=9, policy6=9), "policy"),
+        (
+            lambda world: (
+                world.settings(policy4=1, policy6=1),
+                world.device(features=frozenset({"rx-hashing"})),
+            ),
+            "policy 1",
+        ),
+        (lambda world: world.routes(route("2001:db8::/32", NextHop(bytes(16), OUT))), "flow label"),
+    ],
+)
+def test_without_a_choice_how_it_is_made_is_of_no_interest(
+    change: Callable[[World], Any], check: str
+) -> None:
+    """Nor for IPv6, where IPv4 alone has multipath routes."""
+    assert check not in bad_checks(lambda world: (_without_routes(world), change(world)))
+    if check == "policy":
+        only4 = bad_checks(lambda world: world.settings(policy6=9))
+        assert check not in only4
+
+
+UNSAFE = (
+    "rp_filter=",
+    "-K eth1 rxhash",
+    " mtu ",
+    "xdp off",
+    "xdpgeneric off",
+    "proxy_ndp=",
+    "flush",
+    "kill",
+)
+"""What protects somebody, or cuts a live link, is not switched off to save a look-up."""
+
+
+@pytest.mark.parametrize("name", [*CASES, *INTERFACE_CASES])
+def test_advice_is_safe_to_follow_blindly(name: str) -> None:
+    world = World()
+    {**INTERFACE_CASES, **CASES}[name].change(world)
+    for finding in examine(world.facts()):
+        assert not [words for words in UNSAFE if words in f"{finding.fix} {finding.found}"], finding
 
 
 def test_problems_come_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from xdpecmp.model import (
     Snapshot,
 )
 from xdpecmp.netlink import Changes
+from xdpecmp.nexthoptable import NexthopTable, NexthopUpdate, Single
 from xdpecmp.options import Options
 from xdpecmp.routetable import RouteTable
 
@@ -188,4 +190,32 @@ def test_what_comes_in_doubt_during_a_dump_stays_so() -> None:
     assert dumped(mirror, RouteUpdate(route(ONE)._replace(tos=4)))
     assert mirror.unsure
     assert dumped(mirror)
+    assert not mirror.unsure
+
+
+def test_an_object_that_goes_and_comes_back_during_a_dump_leaves_its_routes_in_doubt() -> None:
+    """IPv4's went with it without a word, and the dump may have told of them before."""
+    path = Path(NextHop(bytes([10, 0, 0, 1]), 2))
+    single = Single(RouteKind.UNICAST, path)
+    over = Route(Prefix.parse("20.1.0.0/16"), 254, 0, RouteKind.UNICAST, nhid=1)
+    kernel = FakeKernel([over])
+    mirror = mirror_of(kernel)
+    mirror.snapshot = replace(mirror.snapshot, nexthop_groups=NexthopTable({1: single}))
+    mirror.attached = lambda: {2}  # type: ignore[method-assign]
+    mirror.compile()
+    mirror._dataplane.crowded_out = []  # type: ignore[misc]
+    updates = (NexthopUpdate(1, None), NexthopUpdate(1, single))
+
+    def flap(last: bool) -> None:
+        if not last:
+            assert not mirror.follow(Changes(nexthop_updates=updates))
+
+    assert mirror.pull(ROUTES, flap)
+    mirror.compile()
+    assert mirror.tables is not None
+    assert mirror.tables.routes[over.prefix] == Reason.ROUTE_UNSUPPORTED
+    assert mirror.unsure
+    assert dumped(mirror)
+    mirror.compile()
+    assert mirror.tables.routes[over.prefix] == path.nexthop
     assert not mirror.unsure

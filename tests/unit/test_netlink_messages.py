@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -18,14 +18,23 @@ from xdpecmp.errors import (
     NoSuchInterface,
     NotPermitted,
 )
-from xdpecmp.model import Link, Neighbour, Prefix, Route, RouteKind, RouteUpdate
+from xdpecmp.model import (
+    Link,
+    Neighbour,
+    NeighbourUpdate,
+    Prefix,
+    Route,
+    RouteKind,
+    RouteUpdate,
+)
 from xdpecmp.netlink import links, wire
 from xdpecmp.netlink.features import parse_features
 from xdpecmp.netlink.links import parse_link
-from xdpecmp.netlink.monitor import Changes, Classifier
+from xdpecmp.netlink.monitor import Changes, Classifier, Updates
 from xdpecmp.netlink.neighbours import parse_neighbour
 from xdpecmp.netlink.rules import plain_rule
 from xdpecmp.netlink.wire import attribute
+from xdpecmp.nexthoptable import BucketUpdate, NexthopUpdate, Single
 
 MAC = bytes.fromhex("020000000001")
 
@@ -215,12 +224,25 @@ TEN = Route(Prefix.parse("10.0.0.0/8"), 254, 0, RouteKind.SPECIAL)
 
 
 def classify(datagram: bytes) -> Changes:
-    updates: list[RouteUpdate] = []
-    return replace(Classifier()(datagram, updates), updates=tuple(updates))
+    updates = Updates()
+    return updates.added_to(Classifier()(datagram, updates))
 
 
 def updated(*updates: RouteUpdate) -> Changes:
     return Changes(updates=updates)
+
+
+NO_NEIGHBOUR = Neighbour(bytes(4), 3, b"", 0x02)
+HOLE = Single(RouteKind.SPECIAL, None)
+
+
+def nexthop(*attrs: bytes) -> bytes:
+    return bytes(8) + b"".join(attrs)
+
+
+def bucket() -> bytes:
+    inner = attribute(1, struct.pack("=H", 4)) + attribute(3, u32(7))
+    return nexthop(attribute(1, u32(10)), attribute(13 | 0x8000, inner))
 
 
 def ten(table: int = 254) -> bytes:
@@ -244,15 +266,37 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (24, route_event(100), NONE),
         (24, route_event(252), NONE),
         (24, route_event(flags=0x200), NONE),
-        (28, neighbour(), Changes(neighbours=True)),
-        (29, neighbour(family=socket.AF_INET6), Changes(neighbours=True)),
+        (
+            28,
+            neighbour(attribute(1, bytes(4))),
+            Changes(neighbour_updates=(NeighbourUpdate(NO_NEIGHBOUR),)),
+        ),
+        (
+            29,
+            neighbour(attribute(1, bytes(4))),
+            Changes(neighbour_updates=(NeighbourUpdate(NO_NEIGHBOUR, gone=True),)),
+        ),
+        (28, neighbour(), Changes(neighbours=True)),  # without an address
         (28, neighbour(family=socket.AF_BRIDGE), NONE),
         (28, neighbour(flags=8), NONE),
         (32, bytes(12), Changes(rules=True)),
         (80, bytes(4), Changes(settings=True)),
-        (104, bytes(8), NEXTHOPS),
+        (
+            104,
+            nexthop(attribute(1, u32(5)), attribute(4, b"")),
+            Changes(nexthop_updates=(NexthopUpdate(5, HOLE),)),
+        ),
+        (105, nexthop(attribute(1, u32(5))), Changes(nexthop_updates=(NexthopUpdate(5, None),))),
+        (
+            104,  # broken, but we know which one
+            nexthop(attribute(1, u32(5)), attribute(2, bytes(3))),
+            Changes(nexthop_updates=(NexthopUpdate(5, Single(RouteKind.UNSUPPORTED, None)),)),
+        ),
+        (104, bytes(8), NEXTHOPS),  # without an id
         (105, bytes(8), NEXTHOPS),
-        (116, bytes(8), Changes(nexthops=True)),  # RTM_NEWNEXTHOPBUCKET
+        (116, bucket(), Changes(nexthop_updates=(BucketUpdate(10, 4, 7),))),
+        (116, bytes(8), Changes(nexthops=True)),
+        (24, bytes([socket.AF_INET, 0, 0]), ROUTES),
         (9999, b"", NONE),
     ],
 )
@@ -271,16 +315,16 @@ def test_events(kind: int, body: bytes, changes: Changes) -> None:
 )
 def test_what_became_of_other_routes(flags: int, wanted: RouteUpdate) -> None:
     """The same message, again and again, is not taken for the one before."""
-    look, updates = Classifier(), list[RouteUpdate]()
+    look, updates = Classifier(), Updates()
     for _ in range(2):
         look(message(24, ten(), flags) + message(25, ten()), updates)
-    assert updates == [wanted, RouteUpdate(TEN, gone=True)] * 2
+    assert updates.routes == [wanted, RouteUpdate(TEN, gone=True)] * 2
 
 
 def test_changes_add_up() -> None:
     assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
     for field in fields(Changes):
-        one = Changes(**{field.name: (RouteUpdate(TEN),) if field.name == "updates" else True})
+        one = Changes(**{field.name: (7,) if "updates" in field.name else True})
         assert one | NONE == NONE | one == one
 
 

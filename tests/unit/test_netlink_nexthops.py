@@ -101,7 +101,7 @@ class Script:
     buckets: list[list[bytes]] = field(default_factory=list)
     asked: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
+    def dump(self, kind: int, body: bytes, what: str, torn: bool = False) -> list[bytes]:
         self.asked.append((kind, body))
         answers = {106: self.objects, 118: self.buckets}[kind]
         return answers.pop(0) if len(answers) > 1 else answers[0]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import pathlib
+from fractions import Fraction
 
 import pytest
 
+from xdpecmp import networkd
 from xdpecmp.errors import RouteNotFound, RouteNotWeighable
-from xdpecmp.model import Link, NextHop, Path, Prefix, Route, RouteKind
-from xdpecmp.weights import Selector, check_owner, plan
+from xdpecmp.model import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
+from xdpecmp.owners import PROTOCOL_NAMES, Hop, owner_of
+from xdpecmp.weights import HeldWeights, Selector, plan, wanted_buckets
 
 LINKS = {
     index: Link(index, name, bytes(6), 1500, True) for index, name in ((2, "eth0"), (3, "eth1"))
@@ -29,7 +33,7 @@ LINK_LOCAL = route(Path(hop("fe80::1", 2)), Path(hop("fe80::1", 3)), Path(hop(""
 
 
 def planned(chosen: Route, **wanted: int) -> tuple[int, ...]:
-    selectors = {Selector.parse(text): weight for text, weight in wanted.items()}
+    selectors = [(Selector.parse(text), weight) for text, weight in wanted.items()]
     return plan([chosen], LINKS, PREFIX, selectors).new
 
 
@@ -54,6 +58,7 @@ def test_the_path_that_is_meant(
         (TWO, {"10.0.0.3": 1}, RouteNotFound, "not a next hop"),
         (TWO, {"10.0.0.1%eth1": 1}, RouteNotFound, "not a next hop"),
         (LINK_LOCAL, {"fe80::1": 1}, RouteNotFound, "ambiguous"),
+        (TWO, {"10.0.0.1": 3, "10.0.0.1%eth0": 5}, RouteNotWeighable, "same next hop"),
         (TWO, {"10.0.0.1": 0}, RouteNotWeighable, "outside 1 to 256"),
         (TWO, {"10.0.0.1": 257}, RouteNotWeighable, "outside 1 to 256"),
         (TWO, {"10.0.0.1": -1}, RouteNotWeighable, "outside 1 to 256"),
@@ -71,17 +76,17 @@ def test_what_is_refused(
 
 def test_an_unknown_prefix() -> None:
     with pytest.raises(RouteNotFound, match=r"no route 198\.51\.100\.0/24"):
-        plan([TWO], LINKS, Prefix.parse("198.51.100.0/24"), {})
+        plan([TWO], LINKS, Prefix.parse("198.51.100.0/24"), [])
 
 
 def test_the_route_in_force_is_the_one_with_the_lowest_metric() -> None:
     other = route(Path(hop("10.0.0.1"), 7), Path(hop("10.0.0.2"), 7), metric=5)
-    assert plan([other, TWO], LINKS, PREFIX, {}).route is TWO
+    assert plan([other, TWO], LINKS, PREFIX, []).route is TWO
 
 
 def test_the_share_that_moves_is_exact() -> None:
     """1:2 → 2:1 moves the third between the two bounds, to within one part in 2^31."""
-    change = plan([TWO], LINKS, PREFIX, {Selector.parse("10.0.0.1"): 4})
+    change = plan([TWO], LINKS, PREFIX, [(Selector.parse("10.0.0.1"), 4)])
     assert change.moved * 2**31 == 1431655764 - 715827882
     row = change.as_json()
     assert row["moved_share"] == pytest.approx(1 / 3)
@@ -89,15 +94,131 @@ def test_the_share_that_moves_is_exact() -> None:
     assert [n["old_weight"] for n in row["nexthops"]] == [1, 2]
 
 
-@pytest.mark.parametrize(("protocol", "owned"), [(2, False), (3, False), (4, False), (186, True),
-                                                 (11, True), (12, True), (77, True)])  # fmt: skip
-def test_a_daemons_route_is_left_alone(protocol: int, owned: bool) -> None:
-    chosen = TWO._replace(protocol=protocol)
-    if owned:
-        with pytest.raises(RouteNotWeighable, match="routing daemon"):
-            check_owner(chosen)
-    else:
-        check_owner(chosen)
+# --- nexthop groups -------------------------------------------------------------------------------
+
+
+def held(*members: Path, buckets: tuple[int, ...] = (), most: int = 65_535) -> HeldWeights:
+    group = NexthopGroup(10, RouteKind.UNICAST, members, resilient=bool(buckets), buckets=buckets)
+    ids = tuple(range(1, len(members) + 1))
+    return HeldWeights(group, 0, ids, most, 2, (PREFIX, Prefix.parse("10.9.0.0/16")))
+
+
+OVER_OBJECTS = route()._replace(nhid=10)
+
+
+def test_a_group_holds_the_weights() -> None:
+    found = held(*TWO.paths)
+    change = plan(
+        [OVER_OBJECTS], LINKS, PREFIX, [(Selector.parse("10.0.0.2"), 60_000)], lambda nhid: found
+    )
+    assert (change.old, change.new) == ((1, 2), (1, 60_000))
+    assert change.as_json()["nexthop_group"] == {
+        "id": 10,
+        "resilient": False,
+        "routes": 2,
+        "first_routes": ["192.0.2.0/24", "10.9.0.0/16"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("weight", "found", "words"),
+    [
+        (256, held(*TWO.paths, most=255), "outside 1 to 255"),
+        (65_536, held(*TWO.paths), "outside 1 to 65535"),
+        (2, held(TWO.paths[0]), "one next hop"),
+        (2, None, "no group with weights"),
+    ],
+)
+def test_what_is_refused_of_groups(weight: int, found: HeldWeights | None, words: str) -> None:
+    wanted = [(Selector.parse("10.0.0.1"), weight)]
+    with pytest.raises(RouteNotWeighable, match=words):
+        plan([OVER_OBJECTS], LINKS, PREFIX, wanted, lambda nhid: found)
+
+
+def test_buckets_that_move_are_those_held_beyond_what_is_wanted() -> None:
+    found = held(*TWO.paths, buckets=(0, 1, 1, 0, 1, 1, 1, 1))
+    wanted = [(Selector.parse("10.0.0.1"), 2)]
+    change = plan([OVER_OBJECTS], LINKS, PREFIX, wanted, lambda nhid: found)
+    assert change.moved == Fraction(2, 8)  # 2 and 6 are held, 4 and 4 wanted
+    rows = change.as_json()["nexthops"]
+    assert [(row["old_share"], row["new_share"]) for row in rows] == [(0.25, 0.5), (0.75, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "count", "wanted"),
+    [((1, 1, 1), 32, [11, 10, 11]), ((1, 255), 8, [0, 8]), ((3, 1), 4, [3, 1])],
+)
+def test_wanted_buckets(weights: tuple[int, ...], count: int, wanted: list[int]) -> None:
+    assert wanted_buckets(weights, count) == wanted
+
+
+# --- owners --------------------------------------------------------------------------------------
+
+HOPS = (Hop("10.0.0.1", "eth0", 3), Hop("fe80::2", "eth1", 1))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4])
+def test_handmade_routes_belong_to_nobody(protocol: int) -> None:
+    assert plan([TWO._replace(protocol=protocol)], LINKS, PREFIX, []).owner() is None
+    assert owner_of(protocol, protocol, "10.0.0.0/8", HOPS) is None
+
+
+OWNERS = {
+    (186, 186): ("FRR's zebra", "set extcommunity bandwidth"),
+    (11, 186): ("FRR's zebra", "3 for 10.0.0.1"),
+    (11, 196): ("FRR's zebra", "static routes know no weights"),
+    (196, 196): ("FRR's zebra", "static routes know no weights"),
+    (188, 188): ("FRR's zebra", "ospf knows no weights"),
+    (195, 195): ("FRR's zebra", "nexthop 10.0.0.1 eth0 weight 3"),
+    (12, 12): ("BIRD", "route 10.0.0.0/8 via 10.0.0.1 weight 3 via fe80::2%eth1 weight 1;"),
+    (18, 18): ("keepalived", "nexthop via 10.0.0.1 dev eth0 weight 3"),
+    (16, 16): ("the DHCP client", "a route of your own"),
+    (9, 9): ("router advertisements", "a route of your own"),
+    (42, 42): ("babel", "change the weights there"),
+    (77, 77): ("whoever installs routes with protocol 77", "change the weights there"),
+}
+"""By the protocol of what holds the weights, and the route's: who it is, and what to type there."""
+
+
+@pytest.mark.parametrize("protocols", OWNERS)
+def test_owners_by_their_names(protocols: tuple[int, int]) -> None:
+    name, advice = OWNERS[protocols]
+    owner = owner_of(*protocols, "10.0.0.0/8", HOPS)
+    assert owner
+    assert owner.name == name
+    assert advice in owner.advice
+    assert "routing daemon" not in owner.undoes + owner.advice
+
+
+def test_networkd_is_known_by_its_devices() -> None:
+    """Its routes are static ones, as those of others are."""
+    assert owner_of(4, 4, "10.0.0.0/8", HOPS, networkd={"eth9"}) is None
+    assert owner_of(3, 3, "10.0.0.0/8", HOPS, networkd={"eth0"}) is None
+    owner = owner_of(4, 4, "10.0.0.0/8", HOPS, networkd={"eth0"})
+    assert owner
+    assert owner.name == "systemd-networkd"
+    assert "MultiPathRoute=10.0.0.1@eth0 3" in owner.advice
+    owner = owner_of(4, 4, "10.0.0.0/8", HOPS, networkd={"eth0"}, group=5)
+    assert owner
+    assert "Id=5" in owner.advice
+
+
+def test_the_devices_of_networkd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "2").write_text("ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/a\n")
+    (tmp_path / "3").write_text("ADMIN_STATE=unmanaged\n")
+    monkeypatch.setattr(networkd, "_is_first_namespace", lambda: True)
+    assert networkd.networkd_devices(LINKS, tmp_path) == {"eth0"}
+    assert networkd.networkd_devices(LINKS, tmp_path / "none") == set()
+    monkeypatch.setattr(networkd, "_is_first_namespace", lambda: False)
+    assert networkd.networkd_devices(LINKS, tmp_path) == set()
+
+
+@pytest.mark.parametrize("protocol", sorted(set(PROTOCOL_NAMES) - {0, 2, 3, 4}))
+def test_what_somebody_owns_is_left_alone(protocol: int) -> None:
+    change = plan([TWO._replace(protocol=protocol)], LINKS, PREFIX, [])
+    with pytest.raises(RouteNotWeighable, match=r"192\.0\.2\.0/24 belongs to") as refusal:
+        change.check_owner()
+    assert "--force" in refusal.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "x", "10.0.0.1.2", "%"])

@@ -11,11 +11,12 @@ import importlib
 import os
 import sys
 from contextlib import suppress
+from errno import ENOSPC
 
 import click
 
 from .. import netns as namespaces
-from ..errors import NotPermitted, XdpecmpError
+from ..errors import NotPermitted, XdpecmpError, what_failed
 
 COMMANDS = (
     "attach",
@@ -86,8 +87,8 @@ def main() -> None:
         denied = NotPermitted(str(error.filename or "the operation"))
         _fail(denied.message, denied.hint)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        _fail(f"{what}{error.strerror}")
+        at_stdout = error.errno == ENOSPC and not error.filename
+        _fail(f"{'standard output: ' if at_stdout else ''}{what_failed(error)}")
     except ModuleNotFoundError as error:
         _fail(f"the Python module {error.name} is missing", "install it: vagrant/provision.sh")
     except Exception as error:
@@ -111,7 +112,18 @@ def _fail(message: str, hint: str = "") -> None:
     """One line on stderr, exit status 2."""
     if os.environ.get("XDPECMP_DEBUG"):
         raise  # what is being handled
-    line = f"xdpecmp: {message}" + (f"; {hint}" if hint else "")
+    line = f"xdpecmp: {_plain(message)}" + (f"; {_plain(hint)}" if hint else "")
     with suppress(OSError):
-        print(line.replace("\n", " "), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+_LONGEST_MESSAGE = 1000
+
+
+def _plain(text: str) -> str:
+    """Of one line and bounded, whatever a user typed stands in it: nothing moves the cursor."""
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 4 :]}"
+    text = text.replace("\n", " ")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -55,6 +55,10 @@ def command(
     follows them. Where something is attached already it is upgraded in place, without a gap
     unless --mode asks for another mode.
     """
+    if set_seed and own_seed:
+        raise click.UsageError(
+            "--set-seed makes Linux's hash seed known, --own-seed does without it: choose one"
+        )
     wishes = lifecycle.Wishes(mode, set_seed, flow_label, own_seed)
     if foreground:
         lifecycle.attach(interfaces, wishes, netns, foreground=_tell)

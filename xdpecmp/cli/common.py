@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from ..errors import shortened
 from ..instance import Instance
 from ..netlink import Kernel
 from ..view import View
+
+
+class NumberType(click.ParamType[int]):
+    """A decimal number within bounds, in plain digits."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if re.fullmatch("[0-9]{1,20}", text) and self.least <= int(text) <= self.most:
+            return int(text)
+        bounds = f"{self.least} to {self.most}"
+        self.fail(f"{shortened(text)} is not a number from {bounds}", param, ctx)
+
 
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -9,11 +9,13 @@ from rich.console import Console
 
 from xdpecmp import demo
 
+from .common import NumberType
+
 
 @click.command("demo")
 @click.option(
     "--requests",
-    type=click.IntRange(20, demo.MOST_SOURCES),
+    type=NumberType(20, demo.MOST_SOURCES),
     default=300,
     show_default=True,
     help="HTTP requests for each address family, each from a source address of its own.",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import click
-from rich.text import Text
 
 from .. import output
 from ..doctor import Finding, Verdict, examine
 from ..doctor.gather import gather
 from .common import json_option
 
-_STYLES = {Verdict.PROBLEM: "bold red", Verdict.NOTE: "yellow", Verdict.OK: "green"}
+_STYLES = {Verdict.PROBLEM: "1;31", Verdict.NOTE: "33", Verdict.OK: "32"}
+_MARGIN = 9
+_NARROWEST = 20
 
 
 @click.command("doctor")
@@ -36,19 +38,21 @@ def command(context: click.Context, interfaces: tuple[str, ...], as_json: bool) 
     if as_json:
         output.print_json([finding.row() for finding in findings])
     else:
-        output.print_rich(_text(findings))
+        for line in _lines(findings, output.width()):
+            output.print_line(line)
     context.exit(int(any(finding.verdict is Verdict.PROBLEM for finding in findings)))
 
 
-def _text(findings: Sequence[Finding]) -> Text:
-    text = Text()
+def _lines(findings: Sequence[Finding], width: int | None) -> Iterator[str]:
+    """Folded to the terminal's width, commands apart, which are there to be copied."""
     for finding in findings:
-        text.append(f"{finding.verdict.value:<9}", style=_STYLES[finding.verdict])
         name = finding.interface
-        if name and not finding.found.startswith(f"{name} "):
-            text.append(f"{name}: ", style="bold")
-        text.append(f"{finding.found}\n")
+        who = f"{name}: " if name and not finding.found.startswith(f"{name} ") else ""
+        text = [who + finding.found]
+        if width is not None:
+            text = textwrap.wrap(text[0], max(_NARROWEST, width - _MARGIN)) or text
+        verdict = output.styled(f"{finding.verdict.value:<{_MARGIN}}", _STYLES[finding.verdict])
+        yield verdict + text[0]
+        yield from (" " * _MARGIN + more for more in text[1:])
         if finding.fix:
-            text.append(f"{'':<9}→ {finding.fix}\n", style="cyan")
-    text.rstrip()
-    return text
+            yield " " * _MARGIN + output.styled(f"→ {finding.fix}", "36")

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from .. import output
-from ..compile import covers
 from ..errors import RouteNotFound
 from ..model import Prefix
-from ..view import RouteView
+from ..tables import Columns
+from ..view import PathView, RouteView, View
 from .common import json_option, view
 
 
@@ -41,47 +41,55 @@ def command(prefix: Prefix | None, as_json: bool) -> None:
     With an address: the route that its packets take. With a prefix: that route alone.
     """
     with view() as data_path:
-        routes = list(data_path.routes())
-    if prefix is not None:
-        routes = [_chosen(prefix, routes)]
-    if as_json:
-        output.print_json([route.row() for route in routes])
-        return
-    output.print_table(
-        _rows(routes),
-        {
-            "prefix": "PREFIX",
-            "kind": "KIND",
-            "via": "VIA",
-            "dev": "DEV",
-            "weight": "WEIGHT",
-            "share": "SHARE",
-            "state": "STATE",
-            "lladdr": "LLADDR",
-        },
-    )
+        routes = data_path.routes() if prefix is None else iter([_chosen(data_path, prefix)])
+        if as_json:
+            output.print_json_array(route.row() for route in routes)
+        else:
+            output.print_table(_rows(routes), COLUMNS)
 
 
-def _chosen(prefix: Prefix, routes: Iterable[RouteView]) -> RouteView:
+COLUMNS = Columns(
+    {
+        "prefix": "PREFIX",
+        "kind": "KIND",
+        "via": "VIA",
+        "dev": "DEV",
+        "weight": "WEIGHT",
+        "share": "SHARE",
+        "state": "STATE",
+        "lladdr": "LLADDR",
+    },
+    optional=("lladdr", "kind"),
+    lead=True,
+)
+
+
+def _chosen(data_path: View, prefix: Prefix) -> RouteView:
     """The route of that prefix, or for an address the longest that covers it."""
-    is_address = prefix.length == len(prefix.address) * 8
-    fitting = [
-        route
-        for route in routes
-        if route.prefix == prefix or (is_address and covers(route.prefix, prefix))
-    ]
-    if not fitting:
+    route = data_path.chosen(prefix)
+    if route is None:
         raise RouteNotFound(f"no route {prefix} in the data path", "list them: xdpecmp routes")
-    return max(fitting, key=lambda route: route.prefix.length)
+    return route
 
 
 def _rows(routes: Iterable[RouteView]) -> Iterator[dict[str, object]]:
     """A row for each next hop; the prefix stands in the first."""
+    known: dict[int, tuple[object, list[dict[str, object]]]] = {}
     for route in routes:
         lead: dict[str, object] = {"prefix": str(route.prefix), "kind": route.kind}
         if not route.paths:
-            yield lead | {"state": (route.reason or "").lower()}
-        for path in route.paths:
-            row = path.row() | {"share": f"{float(path.share):.2%}", "via": path.via or "on-link"}
-            yield lead | row
+            yield NOTHING | lead | {"state": (route.reason or "").lower()}
+        # thousands of prefixes share their paths, which are one object then
+        if id(route.paths) not in known:
+            known[id(route.paths)] = route.paths, [_path_row(path) for path in route.paths]
+        for row in known[id(route.paths)][1]:
+            yield row | lead
             lead = {"prefix": "", "kind": ""}
+
+
+NOTHING = dict.fromkeys(("via", "dev", "weight", "share", "lladdr"), "")
+"""Of a prefix that leads nowhere: what does not apply stays blank."""
+
+
+def _path_row(path: PathView) -> dict[str, object]:
+    return path.row() | {"share": f"{float(path.share):.2%}", "via": path.via or "on-link"}

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.live import Live
 
-from .. import output
+from .. import losses, output
 from ..abi import ICMP_ERROR_TEXT, REASON_TEXT
-from .common import json_option, view
+from ..instance import Instance
+from ..netlink import Kernel
+from ..tables import Columns, lines
+from ..view import View
+from .common import json_option
 
 INTERVAL = 1.0
+
+_DEVICE_COLUMNS = Columns(
+    {
+        "ifname": "DEVICE",
+        "lost": "LOST",
+        "xdp_drops": "XDP DROPS",
+        "tx_dropped": "TX DROPPED",
+        "tx_errors": "TX ERRORS",
+    }
+)
 
 
 @click.command("stats")
@@ -26,7 +37,13 @@ def command(watch: bool, as_json: bool) -> None:
     """Show packets and bytes by next hop, and packets by verdict and by type of ICMP error.
 
     Reasons other than FORWARDED count packets passed to Linux. Bytes are those of frames as they
-    leave. Counters start with the first attach and outlive the agent.
+    leave. Counters start with the first attach, outlive the agent and upgrades, and never go back:
+    FORWARDED keeps what went by next hops that have gone since. Their rows go; one that comes back
+    goes on counting, or begins at 0 if its place in the maps was needed for another meanwhile.
+
+    Devices that lost something since the first attach are listed: LOST is what was forwarded to
+    one and not sent (known of veths in native mode), XDP DROPS what its driver counts of that, TX
+    DROPPED and TX ERRORS include Linux's own packets.
     """
     if watch:
         _watch(as_json)
@@ -35,12 +52,15 @@ def command(watch: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(stats)
     else:
-        output.print_rich(_render(stats))
+        output.print_line(_render(stats))
 
 
 def _read() -> dict[str, Any]:
-    with view() as data_path:
-        return data_path.stats()
+    instance = Instance()
+    with Kernel() as kernel, instance.open_maps() as maps:
+        stats = View(maps, kernel.links()).stats()
+        devices = losses.report(kernel, maps, instance.program_ids(), instance.run)
+        return stats | {"devices": devices}
 
 
 def _watch(as_json: bool) -> None:
@@ -50,48 +70,53 @@ def _watch(as_json: bool) -> None:
             output.print_line(json.dumps(_read()))
             time.sleep(INTERVAL)
     before = _read()
-    if not sys.stdout.isatty():  # where nothing can be drawn over
+    if not output.is_terminal():  # where nothing can be drawn over
         while True:
-            output.print_rich(_render(before))
+            output.print_line(_render(before))
             time.sleep(INTERVAL)
             before = _read()
-    with Live(_render(before), console=output.console(), auto_refresh=False) as live:
+    from rich.live import Live  # takes its time, which who looks once need not wait for
+    from rich.text import Text
+
+    with Live(Text(_render(before)), console=output.console(), auto_refresh=False) as live:
         while True:
             started = time.monotonic()
             time.sleep(INTERVAL)
             now = _read()
-            live.update(_render(now, before, time.monotonic() - started), refresh=True)
+            text = _render(now, before, time.monotonic() - started)
+            live.update(Text(text), refresh=True)
             before = now
 
 
 def _render(
     stats: dict[str, Any], before: dict[str, Any] | None = None, seconds: float = 1.0
-) -> RenderableType:
-    """Three tables; what never happened is left out of the last two."""
-    nexthop_columns = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
+) -> str:
+    """Four tables; what never happened is left out of all but the first."""
+    headings = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
     nexthops = stats["nexthops"]
     if before is not None:
         earlier = {(row["via"], row["dev"]): row["packets"] for row in before["nexthops"]}
-        nexthop_columns["rate"] = "PACKETS/S"
+        headings["rate"] = "PACKETS/S"
         nexthops = [
             row | {"rate": _rate(row["packets"], earlier.get((row["via"], row["dev"]), 0), seconds)}
             for row in nexthops
         ]
-    parts = [output.table(nexthops, nexthop_columns)]
+    width = output.width()
+    parts = [lines(nexthops, Columns(headings), width)]
     for key, heading, texts in (
         ("reasons", "VERDICT", REASON_TEXT),
         ("icmp_errors", "ICMP ERROR", ICMP_ERROR_TEXT),
     ):
         rows = _counter_rows(stats[key], before and before[key], seconds, texts)
         if rows:
-            columns = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
+            headings = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
             if before is not None:
-                columns = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
-            parts.append(output.table(rows, columns))
-    spaced: list[RenderableType] = []
-    for part in parts:
-        spaced += ["", part] if spaced else [part]
-    return Group(*spaced)
+                headings = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
+            parts.append(lines(rows, Columns(headings, optional=("text",), folds="text"), width))
+    losing = losses.losing(stats["devices"])
+    if losing:
+        parts.append(lines(losing, _DEVICE_COLUMNS, width))
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _counter_rows(

@@ -6,23 +6,30 @@ from typing import Any
 
 import click
 
-from .. import output
+from .. import losses, output
 from ..compile.ownseed import IN_WORDS
 from ..instance import FLOW_LABEL_TEXT, Instance
-from .common import json_option, view
+from ..netlink import Kernel
+from ..tables import Columns
+from ..view import View
+from .common import json_option
 
 
 @click.command("status")
 @json_option
 def command(as_json: bool) -> None:
     """Show what is attached and how it is doing."""
-    with view() as data_path:
-        status = data_path.status(Instance())
+    instance = Instance()
+    with Kernel() as kernel, instance.open_maps() as maps:
+        status = View(maps, kernel.links()).status(instance)
+        rows = losses.report(kernel, maps, instance.program_ids(), instance.run)
+        status["losses"] = losses.losing(rows)
     if as_json:
         output.print_json(status)
         return
     output.print_table(
-        status["interfaces"], {"ifname": "INTERFACE", "mode": "MODE", "prog_id": "PROGRAM"}
+        status["interfaces"],
+        Columns({"ifname": "INTERFACE", "mode": "MODE", "prog_id": "PROGRAM"}),
     )
     click.echo()
     for name, text in _lines(status):
@@ -51,5 +58,6 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{status['routes4']:,} IPv4 routes, {status['routes6']:,} IPv6 routes, "
             f"{status['groups']:,} multipath groups, {status['nexthops']:,} next hops",
         ),
+        *(("lost", losses.sentence(row)) for row in status["losses"]),
         *(("to Linux", f"{row['what']}: {row['text']}") for row in status["passed"]),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,8 +17,10 @@ from ..explain import Explainer
 from ..instance import Instance
 from ..model import Prefix
 from ..netlink import Kernel
+from ..scratch import Trial, try_packets
+from ..tables import Columns
 from ..verify import Result, Verifier, entrances, multipath_routes
-from .common import json_option
+from .common import NumberType, json_option
 from .explain import Names, lines, row
 from .routes import PREFIX
 
@@ -28,12 +31,14 @@ _MOST_SHOWN = 3
 @click.argument("prefix", type=PREFIX, required=False)
 @click.option(
     "--flows",
-    type=click.IntRange(1, 1_000_000),
+    type=NumberType(1, 1_000_000),
     default=100,
     show_default=True,
     help="Random flows on each route.",
 )
-@click.option("--seed", type=int, help="Draw the same flows as an earlier run.")
+@click.option(
+    "--seed", type=NumberType(0, (1 << 64) - 1), help="Draw the same flows as an earlier run."
+)
 @json_option
 @click.pass_context
 def command(
@@ -42,8 +47,10 @@ def command(
     """Check that the data path chooses as Linux does, with random flows on each multipath route.
 
     Compares the attached program, the same maths in Python, and the kernel's own answer. Nothing
-    is sent, and nothing is counted. Of routes that share their next hops a few are tried, unless
-    one is named. Exit status 1 if there is a difference, or nothing could be compared.
+    is sent, and nothing is counted. Where Linux's answer is another one it is asked again on each
+    CPU, and real packets are sent in a namespace apart. Of routes that share their next hops a few
+    are tried, unless one is named. Exit status 1 if there is a difference, or nothing could be
+    compared.
     """
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rng = random.Random(seed)
@@ -59,6 +66,7 @@ def command(
             verifier = Verifier(explainer, maps, kernel, entrances(maps, links, attached), rng)
             task = progress.add_task("flows", total=len(routes) * flows)
             results = list(verifier.run(routes, flows, lambda n: progress.advance(task, n)))
+            trials = _trials(results)
         names = Names(links)
         differences = [
             {"prefix": str(result.prefix)} | row(each, maps, names)
@@ -67,12 +75,52 @@ def command(
         ]
     rows = [_row(result) for result in results]
     if as_json:
-        output.print_json({"seed": seed, "routes": rows, "differences": differences})
+        output.print_json(
+            {
+                "seed": seed,
+                "routes": rows,
+                "differences": differences,
+                "wrong_cpus": {str(cpu): said for cpu, said in verifier.judge.wrong.items()},
+                "real_packets": {str(f): each and each._asdict() for f, each in trials.items()},
+            }
+        )
     else:
         _print(rows, differences, seed)
+        for line in _judgement(verifier.judge.complaint(), trials):
+            click.echo(f"\n{line}")
     differ = any(result.differed for result in results)
     compared = any(result.agreed or result.without_linux for result in results)
     context.exit(1 if differ or (rows and not compared) else 0)
+
+
+def _trials(results: list[Result]) -> dict[int, Trial | None]:
+    """By family that differs: what this kernel does with real packets."""
+    found: dict[int, Trial | None] = {}
+    for result in results:
+        for each in result.differences[:1]:
+            family = each.decision.family
+            if family and family not in found and not each.decision.settings.own_seed:
+                found[family] = try_packets(family, each.decision.settings, ())
+    return found
+
+
+def _judgement(complaint: str, trials: dict[int, Trial | None]) -> Iterator[str]:
+    if complaint:
+        yield (
+            f"{complaint[0].upper()}{complaint[1:]}, and rightly on another. It forwards right: "
+            "there is nothing to do."
+        )
+    for family, trial in trials.items():
+        if trial is None:
+            continue
+        said = f"IPv{family}: of {trial.flows} real packets in a namespace apart this kernel sent "
+        if trial.agreed == trial.flows:
+            yield f"{said}all where xdpecmp computes: it is not the hash that differs."
+        else:
+            yield (
+                f"{said}{trial.agreed} where xdpecmp computes: it hashes otherwise. "
+                "Leave it to Linux: xdpecmp detach --all"
+            )
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -99,7 +147,7 @@ def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: 
         if any(each[key] for each in rows):
             columns[key] = heading
             shown = [each | {key: _counts(each[key])} for each in shown]
-    output.print_table(shown, columns)
+    output.print_table(shown, Columns(columns, lead=True))
     if not differences:
         return
     click.echo(f"\nThe first differences (again: --seed {seed}):")

@@ -59,7 +59,7 @@ def compile_updates(
             doubtful |= fallback
             touched |= dict.fromkeys(fallback)
         touched |= dict.fromkeys(spokes)
-    return _compile_change(snapshot, tables, touched, doubtful, spokes)
+    return compile_touched(snapshot, tables, touched, doubtful, spokes)
 
 
 def _stands_alone(route: Route, table: RouteTable, tables: Tables) -> bool:
@@ -81,15 +81,17 @@ def _is_entangled(prefix: Prefix, knots: Entangled) -> bool:
     return covered(prefix, knots.connected) or covered(prefix, knots.hidden)
 
 
-def _compile_change(
+def compile_touched(
     snapshot: Snapshot,
     tables: Tables,
     touched: Collection[Prefix],
     doubtful: set[Prefix],
     spokes: Collection[Prefix],
 ) -> Change | None:
+    """What these prefixes lead to now; those in `doubtful` and `spokes` pass. None where there may
+    not be room for so many."""
     table = RouteTable.of(snapshot.routes)
-    if not _has_room(tables, touched):
+    if not has_room(tables, touched):
         return None
     resolver = Resolver(snapshot, tables.groups)
     routes: dict[Prefix, Target | None] = {}
@@ -112,7 +114,8 @@ def _compile_change(
     )
 
 
-def _has_room(tables: Tables, touched: Collection[Prefix]) -> bool:
+def has_room(tables: Tables, touched: Collection[Prefix]) -> bool:
+    """Whether the maps can take so many prefixes more."""
     known = tables.targets
     for family in (4, 6):
         most = CAPACITY[f"ROUTES{family}_MAX"]

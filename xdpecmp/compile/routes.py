@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
-from ..model import NextHop, Path, Prefix, Route, RouteKind, Snapshot
+from ..model import NextHop, NexthopGroup, Path, Prefix, Route, RouteKind, Snapshot
 from ..packed import Layered
 from .groups import object_group, route_group
 from .tables import Group, Key, Target
@@ -36,7 +36,7 @@ class Resolver:
         if route.kind is not RouteKind.UNICAST:
             return _KIND_REASON[route.kind]
         if route.nhid:
-            return self._object_target(route.nhid)
+            return self.object_target(route.nhid)
         key = (route.prefix.family == 4, route.paths)
         try:
             return self._by_paths[key]
@@ -56,24 +56,20 @@ class Resolver:
         self.nexthops.update(entry.nexthop for entry in entries)
         return self._register(ipv4, paths, entries)
 
-    def _object_target(self, nhid: int) -> Target:
+    def object_target(self, nhid: int) -> Target:
         """A nexthop object. Routes refer to a group by its id, and so do ours: a change of the
         group is one store for all of them, down to its last member."""
         group = self._snapshot.nexthop_groups.get(nhid)
-        if group is None or group.kind is RouteKind.UNSUPPORTED:
-            return int(Reason.ROUTE_UNSUPPORTED)
-        if group.kind is not RouteKind.UNICAST:
-            return _KIND_REASON[group.kind]
-        if group.single:
-            self.nexthops.add(group.members[0].nexthop)
-            return group.members[0].nexthop
-        if len(group.members) > MAX_PATHS or len(group.buckets) > MAX_BUCKETS:
-            return int(Reason.ROUTE_UNSUPPORTED)
-        key: Key = ("object", nhid)
-        if key not in self._known and key not in self.groups:
-            self.groups[key] = object_group(self._snapshot, group)
+        target = object_target(nhid, group)
+        if isinstance(target, NextHop):
+            self.nexthops.add(target)
+        elif group and isinstance(target, tuple) and not self._has(target):
+            self.groups[target] = object_group(self._snapshot, group)
             self.nexthops.update(path.nexthop for path in group.members)
-        return key
+        return target
+
+    def _has(self, key: Key) -> bool:
+        return key in self._known or key in self.groups
 
     def _register(self, ipv4: bool, paths: tuple[Path, ...], group: Group) -> Target:
         """A group is known by what was configured, not by which paths live now: so all routes of
@@ -85,6 +81,24 @@ class Resolver:
             if key not in self._known:
                 self.groups[key] = group
         return key
+
+
+def object_target(nhid: int, group: NexthopGroup | None) -> Target:
+    """What a route over a nexthop object leads to, None being one that is not there."""
+    if group is None or group.kind is RouteKind.UNSUPPORTED:
+        return int(Reason.ROUTE_UNSUPPORTED)
+    if group.kind is not RouteKind.UNICAST:
+        return _KIND_REASON[group.kind]
+    if group.single:
+        return group.members[0].nexthop
+    if len(group.members) > MAX_PATHS or len(group.buckets) > MAX_BUCKETS:
+        return int(Reason.ROUTE_UNSUPPORTED)
+    return object_key(nhid)
+
+
+def object_key(nhid: int) -> Key:
+    """What a group of nexthop objects is known by."""
+    return ("object", nhid)
 
 
 def host_routes(snapshot: Snapshot, targets: Layered[Target]) -> dict[Prefix, NextHop]:

@@ -42,7 +42,11 @@ class Resilient(NamedTuple):
 
 
 Group = tuple[PathEntry, ...] | Resilient
-"""Paths with ascending bounds, of which the last is 2^31 - 1; or buckets."""
+"""Paths with ascending bounds, of which the last is 2^31 - 1; or buckets. NOTHING has none: what
+leads there passes to Linux."""
+
+NOTHING: tuple[PathEntry, ...] = ()
+"""A group that is gone, or no longer one that we carry out, until its routes are read again."""
 
 Key = tuple[object, ...]
 """What a group is known by."""

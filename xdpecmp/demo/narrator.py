@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 from xdpecmp.demo.bounds import ONE_IN
-from xdpecmp.demo.report import Report
+from xdpecmp.demo.report import Report, Transfer
 from xdpecmp.demo.topology import DRAWING, FAMILIES, NEXT_HOPS, SEED, WEIGHTS, Topology, nexthops
+from xdpecmp.tables import Columns, lines
 
 _POLICIES = {
     0: "addresses; for IPv6 also the flow label",
@@ -77,18 +79,28 @@ class Narrator:
 
     def split(self, report: Report) -> None:
         """How the requests were spread, beside what is fair."""
-        table = _table("family", "server", "weight>", "expected>", "seen>", "fair range>", "")
-        for share in report.shares:
-            table.add_row(
-                share.family,
-                share.server,
-                str(share.weight),
-                f"{share.expected:.1f}",
-                str(share.seen),
-                f"{share.low}-{share.high}",
-                _verdict(share.within, "within", "NOT within"),
-            )
-        self._console.print(table)
+        headings = {
+            "family": "family",
+            "server": "server",
+            "weight": "weight",
+            "expected": "expected",
+            "seen": "seen",
+            "range": "fair range",
+            "verdict": "",
+        }
+        rows = [
+            {
+                "family": share.family,
+                "server": share.server,
+                "weight": share.weight,
+                "expected": round(share.expected, 1),
+                "seen": share.seen,
+                "range": f"{share.low}-{share.high}",
+                "verdict": "within" if share.within else "NOT within",
+            }
+            for share in report.shares
+        ]
+        self._table(headings, rows)
         self.line("")
         self.line(
             f"The fair range is the binomial distribution's: a fair hash leaves it less than once "
@@ -97,20 +109,26 @@ class Narrator:
 
     def transfers(self, report: Report) -> None:
         """Who learnt what during each transfer."""
-        errors = [f"{server} got>" for server in WEIGHTS]
-        table = _table("client", "server", "bytes>", "path MTU>", *errors, "")
-        for transfer in report.transfers:
-            table.add_row(
-                transfer.client,
-                transfer.server or "none",
-                f"{transfer.received:,}",
-                str(transfer.path_mtu or "not learnt"),
-                *(str(transfer.icmp_errors[server]) for server in WEIGHTS),
-                _verdict(transfer.good, "complete", "NOT complete")
-                if not transfer.complete or transfer.good
-                else _verdict(False, "", "WRONG server"),
-            )
-        self._console.print(table)
+        headings = {
+            "client": "client",
+            "server": "server",
+            "bytes": "bytes",
+            "mtu": "path MTU",
+            **{server: f"{server} got" for server in WEIGHTS},
+            "verdict": "",
+        }
+        rows = [
+            {
+                "client": transfer.client,
+                "server": transfer.server or "none",
+                "bytes": transfer.received,
+                "mtu": transfer.path_mtu or "not learnt",
+                **{server: transfer.icmp_errors[server] for server in WEIGHTS},
+                "verdict": _verdict(transfer),
+            }
+            for transfer in report.transfers
+        ]
+        self._table(headings, rows)
         self.line("")
         self.line(
             '"got" counts the ICMP errors (IPv4: fragmentation needed, IPv6: Packet Too Big) that '
@@ -158,16 +176,18 @@ class Narrator:
         """Something to be copied: not wrapped, not marked up."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def _table(self, headings: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Folded to the terminal; what is not as it should be stands out."""
+        width = self._console.width if self._console.is_terminal else None
+        for line in lines(rows, Columns(headings), width):
+            bad = "NOT " in line or "WRONG " in line
+            style = "bold red" if bad else ""
+            self._console.print(
+                Text(line, style=style), highlight=False, markup=False, soft_wrap=True
+            )
 
-def _table(*columns: str) -> Table:
-    """A table; a column that ends in ">" is aligned to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True
-        )
-    return table
 
-
-def _verdict(good: bool, yes: str, no: str) -> str:
-    return f"[green]{yes}[/]" if good else f"[bold red]{no}[/]"
+def _verdict(transfer: Transfer) -> str:
+    if transfer.good:
+        return "complete"
+    return "WRONG server" if transfer.complete else "NOT complete"

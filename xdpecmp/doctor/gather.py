@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from .. import libbpf
+from .. import libbpf, losses
 from ..compile import Stacking, Tables, compile_tables, needs_walk
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
 from ..instance import BPFFS, Instance, NotAttached
@@ -122,6 +122,8 @@ def _running(kernel: Kernel, unseen: list[str]) -> Running:
             return Running()
         with instance.open_maps() as maps:
             status = View(maps, kernel.links()).status(instance)
+            rows = losses.report(kernel, maps, programs, instance.run)
+            status["losses"] = losses.losing(rows)
         error = None
         try:
             instance.check_source()

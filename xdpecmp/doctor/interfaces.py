@@ -106,14 +106,12 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
     name = device.driver or link.kind or "device"
     attached = facts.snapshot.links[link.ifindex].xdp_mode
     too_large = link.mtu > VIRTIO_LARGEST_MTU
-    smaller = f"ip link set dev {link.name} mtu {VIRTIO_LARGEST_MTU}"
     if link.xdp_mode == "generic":
         if link.leaves_checksums:
             return note("mode", notes.keeps_offload(link), interface=link.name)
         _, why = expected_mode(facts.snapshot.links[link.ifindex], device)
         found = f"{name}: generic XDP, slower" + (f": {why}" if why else "")
-        helps = too_large and device.native_xdp is not False
-        return note("mode", found, smaller if helps else "", link.name)
+        return note("mode", found, interface=link.name)
     if attached:
         return ok("mode", f"{name}: {attached} XDP", link.name)
     if too_large:
@@ -121,7 +119,7 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
             f"{name}: with an MTU of {link.mtu} most drivers refuse native XDP, for which a frame "
             "must fit into a page; then generic, slower"
         )
-        return note("mode", found, smaller, link.name)
+        return note("mode", found, interface=link.name)
     if "rx-lro" in device.features:
         found = f"{name}: many drivers refuse native XDP while they merge packets (LRO)"
         return note("mode", found, f"ethtool -K {link.name} lro off", link.name)
@@ -198,11 +196,14 @@ def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:
         return
-    off, fix = (
-        ("IPv6", "sysctl -w net.ipv6.conf.all.forwarding=1")
-        if settings.forwarding4
-        else ("IPv4", f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1")
-    )
+    if settings.forwarding4:
+        off = (
+            "IPv6; if it is to, and its own routes come by router advertisements, accept_ra=2 first"
+        )
+        fix = "sysctl -w net.ipv6.conf.all.forwarding=1"
+    else:
+        off = "IPv4; if it is to"
+        fix = f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1"
     yield note("forwarding", f"{link.name} does not forward {off}", fix, link.name)
 
 
@@ -210,13 +211,8 @@ def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding
     link = _receiver(facts, link)
     number = _settings(facts, link).rp_filter
     if number and not link.master:
-        yield note(
-            "rp_filter",
-            f"the reverse-path check (rp_filter {number}) costs one more look-up for each IPv4 "
-            "packet",
-            f"sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{link.name}.rp_filter=0",
-            link.name,
-        )
+        found = f"the reverse-path check (rp_filter {number}) is made here too, as by Linux"
+        yield ok("rp_filter", found, link.name)
 
 
 def _redirects(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
@@ -246,9 +242,8 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
         yield note(
             "tso",
             "its peer hands over TCP segments in bulk (TSO); what is larger than the egress MTU "
-            "passes to Linux",
-            f"ethtool -K {device.peer or 'PEER'} tso off gso off",
-            link.name,
+            "passes to Linux, which forwards it in bulk",
+            interface=link.name,
         )
     vlans = [name for name, kind in device.stacked.items() if kind == "vlan"]
     if vlans and not Stacking(facts.snapshot.links).blind(link):
@@ -284,14 +279,14 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     links = {**facts.snapshot.links, **{each.ifindex: each for each in facts.interfaces}}
     snapshot = replace(facts.snapshot, links=links)
     deaf = notes.deaf_names(notes.World(snapshot, facts.tables, ()))
+    ours = [link.name for link in facts.interfaces if link.xdp_mode == "native"]
     for link in sorted(links.values(), key=lambda link: link.ifindex):
         if link.name not in deaf:
             continue
         device = facts.devices.get(link.ifindex, Device())
-        if link.kind == "veth" and device.native_xdp is not None:
-            fix = f"ethtool -K {device.peer or 'PEER'} gro on"
-        elif expected_mode(link, device)[0] == "native":  # then it transmits, being attached
-            fix = f"xdpecmp attach {link.name}"
-        else:
-            fix = "xdpecmp attach IFACE --mode generic"
-        yield note("egress", notes.deaf_text([link.name]), fix, link.name)
+        if not link.kind and device.native_xdp is False:  # attaching to it would not help
+            link = replace(link, kind=device.driver or "nic")
+        tells = device.native_xdp is not None
+        for _, remedy in notes.deaf_remedies([link], tells, ours):
+            fix = remedy.fix.replace("PEER", device.peer or "PEER")
+            yield note("egress", notes.deaf_text([link.name]), fix, link.name)

@@ -29,9 +29,10 @@ _SEE = {
     (4, Reason.IPSEC): "ip xfrm policy; ip xfrm policy getdefault",
     (6, Reason.IPSEC): "ip xfrm policy; ip xfrm policy getdefault",
     (4, Reason.SETTING): "sysctl -w net.ipv4.ip_forward_use_pmtu=0",
-    (6, Reason.SETTING): "sysctl -w net.ipv6.conf.all.proxy_ndp=0",
+    (6, Reason.SETTING): "sysctl net.ipv6.conf.all.proxy_ndp; ip -6 neigh show proxy",
 }
-"""What helps where a family passes as a whole, or shows what makes it."""
+"""Shows what makes a family pass as a whole. Only a default is named as a remedy: whoever has set
+something else may need it."""
 
 
 def check_network(facts: Facts) -> Iterator[Finding]:
@@ -64,27 +65,29 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
 
 
 def _seed(facts: Facts) -> Iterator[Finding]:
-    """Also where there is no multipath route yet."""
     settings = facts.snapshot.settings
     config = facts.tables.config
-    if config.own_seed:
+    if settings.seed is not None and not config.own_seed:
+        yield ok("seed", "the kernel's hash seed is known")
+    elif not notes.multipath_families(facts.tables):
+        yield ok("seed", "no multipath route, so no hash seed is needed")
+    elif config.own_seed:
         for each in notes.own_seed_passes(config, facts.snapshot.links):
             yield from_note("seed", each)
         if ownseed.in_force(config):
             yield from_note("seed", notes.OWN_SEED)
-    elif settings.seed is None:
-        yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
     else:
-        yield ok("seed", "the kernel's hash seed is known")
+        yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
 
 
 def _policies(facts: Facts) -> Iterator[Finding]:
     settings, config = facts.snapshot.settings, facts.tables.config
+    families = notes.multipath_families(facts.tables)
     for family, policy, fields, passed in (
         (4, settings.policy4, settings.fields4, config.pass_multipath4),
         (6, settings.policy6, settings.fields6, config.pass_multipath6),
     ):
-        if passed == Reason.POLICY_UNSUPPORTED:
+        if passed == Reason.POLICY_UNSUPPORTED and family in families:
             yield from_note("policy", notes.policy_unsupported(family))
             continue
         what = _POLICIES.get(policy, "")

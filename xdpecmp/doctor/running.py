@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from .. import losses
 from .facts import Facts
 from .finding import Finding, note, ok, problem
 
@@ -31,3 +33,12 @@ def check_running(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield ok("agent", f"agent {status['agent_pid']} keeps {', '.join(names)} in sync")
+    yield from _losses(status)
+
+
+def _losses(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """What was lost behind a redirect; what Linux may have lost itself is for `stats` to show."""
+    for row in status["losses"]:
+        if row["lost"] or row["xdp_drops"]:
+            name = row["ifname"]
+            yield note("losses", losses.sentence(row), f"ethtool -S {name}", name)

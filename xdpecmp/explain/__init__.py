@@ -13,6 +13,7 @@ from ..abi import GroupKind, Reason
 from ..maps import Maps
 from ..model import NextHop, Prefix
 from ..netlink import Kernel
+from .again import Judge
 from .decision import Decision, HashSettings, Twin, twin
 from .ingress import Ingress, ingress_of, stack
 from .linux import Comparison, ask, compare, in_moved_bucket, label_can_be_asked, question
@@ -25,6 +26,7 @@ __all__ = [
     "Explainer",
     "HashSettings",
     "Ingress",
+    "Judge",
     "Twin",
     "ask",
     "compare",
@@ -73,9 +75,15 @@ class Explained:
 
 
 def explain(
-    explainer: Explainer, maps: Maps, kernel: Kernel, frame: bytes, ifindex: int
+    explainer: Explainer,
+    maps: Maps,
+    kernel: Kernel,
+    frame: bytes,
+    ifindex: int,
+    judge: Judge | None = None,
 ) -> Explained:
-    """What becomes of a frame that comes in on that device, and why."""
+    """What becomes of a frame that comes in on that device, and why. `judge`: for several of them,
+    since it remembers."""
     decision = explainer.decide(frame, ifindex)
     addresses = decision.addresses
     destination = addresses[1] if addresses else b""
@@ -83,6 +91,7 @@ def explain(
     kind, first, _ = decision.group
     looked_up = kind != GroupKind.PASS or first != Reason.FORWARDED
     comparison = compare(decision, chosen, ask(kernel, decision))
+    comparison = (judge or Judge(kernel)).judge(decision, chosen, comparison)
     if (
         comparison.agrees is False
         and comparison.answer is not None

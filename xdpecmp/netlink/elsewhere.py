@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import XdpecmpError
+from ..errors import MalformedMessage, XdpecmpError
 from ..model import Link, Peer, Upper
 from . import wire
 from .ethtool import HIDE_SENT, features_on
@@ -111,7 +111,8 @@ class Lookout:
         differs = False
         for place, before in self._relevant.items():
             if not ours.isdisjoint({*before.uppers, *before.peers}):
-                differs = differs or _look_at(place, self._home) != before
+                found = _look_at(place, self._home)
+                differs = differs or (found is not None and found != before)
         end = time.monotonic()
         self._next_again = end + IDLE_SHARE * (end - begin)
         self._is_overdue = differs and self._took > SOON
@@ -119,7 +120,15 @@ class Lookout:
 
     def _look(self) -> None:
         begin = time.monotonic()
-        self._keep({place: _look_at(place, self._home) for place in _others(self._home)})
+        found = {place: _look_at(place, self._home) for place in _others(self._home)}
+        # where it cannot be told, what was known holds
+        known = self._relevant
+        self._keep(
+            {
+                place: known.get(place, Elsewhere()) if each is None else each
+                for place, each in found.items()
+            }
+        )
         end = time.monotonic()
         self._took, self._next = end - begin, end + SHARE * (end - begin)
 
@@ -157,19 +166,22 @@ def _others(home: int) -> Iterator[Place]:
             yield Place(path, f"the namespace of process {pid}")
 
 
-def _look_at(place: Place, home: int) -> Elsewhere:
-    """What one namespace has to do with ours; nothing where it has just gone."""
-    with (
-        suppress(OSError, XdpecmpError),
-        _opened(place.path) as there,
-        inside(there),
-        wire.Socket() as connection,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control,
-    ):
-        number = _number_of(connection, home)
-        if number is not None:
-            return _refers(connection, control, number, place)
-    return Elsewhere()
+def _look_at(place: Place, home: int) -> Elsewhere | None:
+    """What one namespace has to do with ours; nothing where it has just gone, None where it cannot
+    be told."""
+    try:
+        with (
+            _opened(place.path) as there,
+            inside(there),
+            wire.Socket() as connection,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control,
+        ):
+            number = _number_of(connection, home)
+            return Elsewhere() if number is None else _refers(connection, control, number, place)
+    except OSError:
+        return Elsewhere()
+    except XdpecmpError:
+        return None
 
 
 @contextmanager
@@ -195,10 +207,14 @@ def _refers(
 ) -> Elsewhere:
     uppers: dict[int, tuple[Upper, ...]] = {}
     peers: dict[int, Peer] = {}
-    messages = dump_links(connection)
-    links = {link.ifindex: link for link in map(parse_link, messages)}
-    for message, link in zip(messages, links.values(), strict=True):
-        namespace, ifindex = foreign_lower(message)
+    links: dict[int, Link] = {}
+    referring: list[tuple[Link, int | None, int]] = []
+    for message in dump_links(connection):
+        with suppress(MalformedMessage):
+            link = parse_link(message)
+            links[link.ifindex] = link
+            referring.append((link, *foreign_lower(message)))
+    for link, namespace, ifindex in referring:
         if namespace != number:
             continue
         if link.kind == "veth":

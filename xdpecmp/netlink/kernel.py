@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from ..model import Link, Neighbour, NexthopGroup, Prefix, Route, Settings, Snapshot
+from ..errors import XdpecmpError
+from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
+from ..nexthoptable import NexthopTable
 from . import (
+    devicestats,
     ethtool,
     features,
     getroute,
+    groupweights,
     links,
     merging,
     neighbours,
@@ -58,6 +62,9 @@ class Kernel:
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._writer = Writer(self._namespace)
+            self._transmits: dict[int, bool] | None = None
+            self._known_links: set[int] = set()
+            """What there was when it was last read."""
             undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
@@ -75,15 +82,22 @@ class Kernel:
 
     def links(self) -> dict[int, Link]:
         """All devices, by index."""
-        transmits = features.read_transmits(self._generic, self._netdev)
+        try:
+            self._transmits = features.read_transmits(self._generic, self._netdev)
+        except (XdpecmpError, OSError):
+            if self._transmits is None:
+                raise
+            # else what was known: a device that is not among them is taken for not able
         features_on = partial(ethtool.features_on, self._control)
         found = links.read_links(
             self._route,
-            transmits,
+            self._transmits,
             features_on,
             partial(features.finishes_checksums, self._control),
             partial(merging.merges, self._control),
+            self._known_links,
         )
+        self._known_links = set(found)
         there = self._lookout.look()
         for link in list(found.values()):
             end = found.get(link.peer_index)
@@ -106,9 +120,29 @@ class Kernel:
         """By index, whether a device's driver runs XDP programs: see `features.read_native`."""
         return features.read_native(self._generic, self._netdev)
 
-    def neighbours(self) -> dict[tuple[bytes, int], Neighbour]:
-        """All neighbours of both families, by (packed address, ifindex)."""
-        return neighbours.read_neighbours(self._route)
+    def device_counters(self, links: Iterable[Link]) -> dict[int, devicestats.DeviceCounters]:
+        """By index, what these devices have counted: see `devicestats`."""
+        unsent = devicestats.read_unsent(self._route)
+        found = {}
+        for link in links:
+            dropped, errors = unsent.get(link.ifindex, (0, 0))
+            statistics = devicestats.read_driver(self._control, link.name)
+            is_veth = link.kind == "veth"
+            found[link.ifindex] = devicestats.DeviceCounters(
+                link.name,
+                dropped,
+                errors,
+                devicestats.xdp_drops(statistics, is_veth),
+                devicestats.xdp_sent(statistics, is_veth),
+            )
+        return found
+
+    def neighbours(
+        self, known: Mapping[tuple[bytes, int], Neighbour] | None = None
+    ) -> dict[tuple[bytes, int], Neighbour]:
+        """All neighbours of both families, by (packed address, ifindex). `known`: what there was;
+        see `neighbours.read_neighbours`."""
+        return neighbours.read_neighbours(self._route, known or {})
 
     def routes(self, meanwhile: Callable[[], None] = lambda: None) -> RouteTable:
         """The routes of the tables main, local and default. There may be a million of them, so
@@ -121,9 +155,13 @@ class Kernel:
         """The routes of one prefix, in the kernel's order."""
         return routes.read_routes_to(self._route, prefix)
 
-    def nexthops(self) -> dict[int, NexthopGroup]:
+    def nexthops(self) -> NexthopTable:
         """All nexthop objects, single ones and groups, by id: see `nexthops.read_nexthops`."""
         return nexthops.read_nexthops(self._route)
+
+    def buckets(self, group: int) -> Mapping[int, int]:
+        """By index the id of the member in each bucket of a resilient group."""
+        return nexthops.read_buckets(self._route, group)
 
     def settings(self, links: Iterable[Link]) -> Settings:
         """The sysctls, those of interfaces for these links."""
@@ -180,6 +218,18 @@ class Kernel:
         """Change a multipath route's weights and nothing else: see `weights.set_weights`."""
         weights.set_weights(self._route, route, new)
 
+    def group_members(self, nhid: int) -> groupweights.GroupMembers:
+        """What a nexthop group says of itself: see `groupweights.read_group`."""
+        return groupweights.read_group(self._route, nhid)
+
+    def group_users(self, nhid: int, most: int) -> groupweights.Users:
+        """The routes that use it: see `groupweights.read_users`."""
+        return groupweights.read_users(self._bulk, nhid, most)
+
+    def set_group_weights(self, nhid: int, members: Sequence[int], new: Sequence[int]) -> None:
+        """Change a nexthop group's weights and nothing else: see `groupweights`."""
+        groupweights.set_group_weights(self._route, nhid, members, new)
+
     def set_seed(self, seed: int) -> None:
         """Make the multipath hash seed known: see `sysctl.write_seed`."""
         with inside(self._namespace):
@@ -189,8 +239,8 @@ class Kernel:
         self, ifindex: int, prog_fd: int, mode: str, expected_fd: int | None = None
     ) -> int:
         """Attach an XDP program and return its id: see `xdp.attach`."""
-        return xdp.attach(self._route, self._namespace, ifindex, prog_fd, mode, expected_fd)
+        return xdp.attach(self._route, ifindex, prog_fd, mode, expected_fd)
 
     def detach_xdp(self, ifindex: int, mode: str, expected_fd: int) -> None:
         """Detach that very XDP program: see `xdp.detach`."""
-        xdp.detach(self._route, self._namespace, ifindex, mode, expected_fd)
+        xdp.detach(self._route, ifindex, mode, expected_fd)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import MalformedMessage, NoSuchInterface
+from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
 from ..model import Link
 from . import wire
 from .ethtool import HIDE_RECEIVED
@@ -28,7 +29,7 @@ _IFLA_MASTER = 10
 _IFLA_LINKINFO = 18
 _IFLA_EXT_MASK = 29
 _IFLA_LINK_NETNSID = 37
-_IFLA_XDP = 43
+IFLA_XDP = 43
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
 _IFLA_INFO_SLAVE_KIND = 4
@@ -88,7 +89,7 @@ def parse_link(message: bytes) -> Link:
     vlan = data if kind == "vlan" else {}
     below = _number(found, _IFLA_LINK) if _IFLA_LINK_NETNSID not in found else 0
     below = 0 if below == ifindex else below
-    mode, program = _xdp(found.get(_IFLA_XDP, b""))
+    mode, program = _xdp(found.get(IFLA_XDP, b""))
     return Link(
         ifindex=ifindex,
         name=_text(found.get(_IFLA_IFNAME, b"")),
@@ -218,19 +219,24 @@ def read_links(
     features_on: Callable[[str], frozenset[str]],
     finishes_checksums: Callable[[str], bool],
     merges: Callable[[str], frozenset[str]],
+    known: Collection[int] = (),
 ) -> dict[int, Link]:
     """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
     and then what surely can counts; `features_on`, `finishes_checksums` and `merges` ask about a
     device by its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
-    able, until its own notification has it read again.
+    able, until its own notification has it read again. One that makes no sense is left out, so that
+    what leads there passes.
+
+    While devices come and go a dump may leave out others (before Linux 6.9). So those that were
+    `known` and are missing are asked for one by one.
     """
     links = {}
-    for message in dump_links(connection):
-        link = parse_link(message)
-        known = _surely_transmits(link) if transmits is None else transmits.get(link.ifindex)
-        link = replace(link, can_transmit_xdp=bool(known))
+    messages = connection.dump(RTM_GETLINK, _request(0), "links", torn=True)
+    for link in _parsed(connection, messages, known):
+        able = _surely_transmits(link) if transmits is None else transmits.get(link.ifindex)
+        link = replace(link, can_transmit_xdp=bool(able))
         if link.kind != "veth" and link.mac and HIDE_RECEIVED & features_on(link.name):
             link = replace(link, strips_tags=True)
         if link.mac and not finishes_checksums(link.name):
@@ -247,6 +253,20 @@ def read_links(
     for ifindex in {link.master for link in links.values() if link.leaves_checksums} & links.keys():
         links[ifindex] = replace(links[ifindex], has_local_ports=True)
     return links
+
+
+def _parsed(
+    connection: wire.Socket, messages: Iterable[bytes], known: Collection[int]
+) -> Iterator[Link]:
+    missing = set(known)
+    for message in messages:
+        with suppress(MalformedMessage):
+            link = parse_link(message)
+            missing.discard(link.ifindex)
+            yield link
+    for ifindex in sorted(missing):
+        with suppress(XdpecmpError):
+            yield read_link(connection, ifindex)
 
 
 def _surely_transmits(link: Link) -> bool:

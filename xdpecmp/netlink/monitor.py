@@ -1,14 +1,15 @@
-"""Change notifications: which kinds of things are to be read again, and what routes have become.
+"""Change notifications: which kinds of things are to be read again, and what others have become.
 
-The kernel's events do not tell the whole story (multipath routes lose paths without a word when a
-link goes), so no state is derived from most of them. They say only *that* something changed; a
-fresh dump says what. For the same reason a link, address or nexthop-object event means that routes
-may have changed too, and a link event that groups of nexthop objects have.
+The kernel's events do not tell the whole story (multipath routes and groups of nexthop objects lose
+paths without a word when a link goes), so no state is derived from those of links, addresses and
+rules. They say only *that* something changed; a fresh dump says what. For the same reason a link or
+address event means that routes may have changed too, and a link event that nexthop objects have.
 
-Route events are told in full, as `RouteUpdate`s: what to make of them is not for netlink to say.
+Events of routes, neighbours, nexthop objects and buckets of resilient groups carry the whole thing.
+They are told in full, as updates: what to make of them is not for netlink to say. So what nobody
+uses (a scan of addresses, objects held for later) may come and go by the hundred a second.
 
-A bucket of a resilient group that moves to another member (RTM_NEWNEXTHOPBUCKET) is news of the
-groups alone; whether ours moves along is not for netlink to say either (see `buckets`).
+An event that makes no sense has its own kind of things read again.
 
 Subscribe first, dump then: what changes in between is read twice rather than never.
 """
@@ -25,9 +26,11 @@ from errno import EAGAIN, ENOBUFS
 from typing import Self
 
 from ..errors import MalformedMessage
-from ..model import RouteUpdate
+from ..model import NeighbourUpdate, RouteUpdate
+from ..nexthoptable import BucketUpdate, NexthopUpdate
 from . import features, links, wire, xfrm
-from .neighbours import FAMILIES, NEIGHBOUR_HEADER, NTF_PROXY
+from .neighbours import parse_neighbour
+from .nexthops import parse_bucket, parse_or_doubt
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
 
 _GROUPS = sum(
@@ -56,6 +59,10 @@ _MOST = 20_000
 in the buffer, so that the caller gets to act."""
 
 _RTM_DELROUTE = 25
+_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
+_RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
+_RTM_NEWNEXTHOPBUCKET = 116
+_OF_LINKS = (16, 17)
 _NLM_F_EXCL = 0x200
 
 _AF_INDEX = wire.HEADER_SIZE  # every rtnetlink header starts with the address family
@@ -74,6 +81,19 @@ class Changes:
     nexthops: bool = False
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
+    neighbour_updates: tuple[NeighbourUpdate, ...] = ()
+    """Likewise; older than what a dump made after them says."""
+    nexthop_updates: tuple[NexthopUpdate | BucketUpdate, ...] = ()
+    """Likewise."""
+
+    @property
+    def told(self) -> bool:
+        """Whether there are updates."""
+        return bool(self.updates or self.neighbour_updates or self.nexthop_updates)
+
+    def untold(self) -> Changes:
+        """What is to be read again."""
+        return replace(self, updates=(), neighbour_updates=(), nexthop_updates=())
 
     def __bool__(self) -> bool:
         return self != Changes()
@@ -88,6 +108,8 @@ class Changes:
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
             updates=self.updates + other.updates,
+            neighbour_updates=self.neighbour_updates + other.neighbour_updates,
+            nexthop_updates=self.nexthop_updates + other.nexthop_updates,
         )
 
 
@@ -101,37 +123,50 @@ _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
 _LOST = Changes(lost=True)
 
-_Classify = Callable[[bytes, list[RouteUpdate]], Changes]
+
+class Updates:
+    """Collects what events tell in full."""
+
+    def __init__(self) -> None:
+        self.routes: list[RouteUpdate] = []
+        self.neighbours: list[NeighbourUpdate] = []
+        self.nexthops: list[NexthopUpdate | BucketUpdate] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.routes or self.neighbours or self.nexthops)
+
+    def added_to(self, changes: Changes) -> Changes:
+        """Those changes, and all that was collected."""
+        if not self:
+            return changes
+        return replace(
+            changes,
+            updates=tuple(self.routes),
+            neighbour_updates=tuple(self.neighbours),
+            nexthop_updates=tuple(self.nexthops),
+        )
 
 
-def _link(event: bytes) -> Changes:
-    if event[_AF_INDEX] == socket.AF_UNSPEC:
-        return _LINKS_AND_MORE
-    # Bridges announce the state of their ports as link events of their own family, and VLANs: those
-    # of the bridge itself count.
-    return _LINKS if links.is_of_bridge(event[wire.HEADER_SIZE :]) else _NOTHING
+_Classify = Callable[[bytes, Updates], Changes]
 
-
-def _neighbour(event: bytes) -> Changes:
-    family, _, _, flags, _ = NEIGHBOUR_HEADER.unpack_from(event, wire.HEADER_SIZE)
-    return _NEIGHBOURS if family in FAMILIES and not flags & NTF_PROXY else _NOTHING
-
-
-_CLASSIFY: dict[int, Callable[[bytes], Changes]] = {
-    16: _link,  # RTM_NEWLINK
-    17: _link,  # RTM_DELLINK
-    20: lambda _: _ROUTES,  # RTM_NEWADDR
-    21: lambda _: _ROUTES,  # RTM_DELADDR
-    28: _neighbour,  # RTM_NEWNEIGH
-    29: _neighbour,  # RTM_DELNEIGH
-    32: lambda _: _RULES,  # RTM_NEWRULE
-    33: lambda _: _RULES,  # RTM_DELRULE
-    80: lambda _: _SETTINGS,  # RTM_NEWNETCONF
-    81: lambda _: _SETTINGS,  # RTM_DELNETCONF
-    104: lambda _: _NEXTHOPS,  # RTM_NEWNEXTHOP
-    105: lambda _: _NEXTHOPS,  # RTM_DELNEXTHOP
-    116: lambda _: Changes(nexthops=True),  # RTM_NEWNEXTHOPBUCKET
+_KINDS: dict[int, Changes] = {
+    16: _LINKS_AND_MORE,  # RTM_NEWLINK
+    17: _LINKS_AND_MORE,  # RTM_DELLINK
+    20: _ROUTES,  # RTM_NEWADDR
+    21: _ROUTES,  # RTM_DELADDR
+    RTM_NEWROUTE: _ROUTES,
+    _RTM_DELROUTE: _ROUTES,
+    _RTM_NEWNEIGH: _NEIGHBOURS,
+    _RTM_DELNEIGH: _NEIGHBOURS,
+    32: _RULES,  # RTM_NEWRULE
+    33: _RULES,  # RTM_DELRULE
+    80: _SETTINGS,  # RTM_NEWNETCONF
+    81: _SETTINGS,  # RTM_DELNETCONF
+    _RTM_NEWNEXTHOP: _NEXTHOPS,
+    _RTM_DELNEXTHOP: _NEXTHOPS,
+    _RTM_NEWNEXTHOPBUCKET: Changes(nexthops=True),
 }
+"""What may have changed by an event that doesn't tell it in full, or makes no sense."""
 
 
 class Classifier:
@@ -139,28 +174,59 @@ class Classifier:
 
     def __init__(self) -> None:
         self._memos = {family: RouteMemo(family) for family in ADDRESS_SIZE}
+        self._tell: dict[int, Callable[[Updates, int, int, bytes], None]] = {
+            RTM_NEWROUTE: self._route,
+            _RTM_DELROUTE: self._route,
+            _RTM_NEWNEIGH: _tell_neighbour,
+            _RTM_DELNEIGH: _tell_neighbour,
+            _RTM_NEWNEXTHOP: _tell_nexthop,
+            _RTM_DELNEXTHOP: _tell_nexthop,
+            _RTM_NEWNEXTHOPBUCKET: _tell_bucket,
+        }
 
-    def __call__(self, datagram: bytes, updates: list[RouteUpdate]) -> Changes:
-        """What events say may have changed, routes apart: those are added to `updates`. Raises
-        MalformedMessage."""
+    def __call__(self, datagram: bytes, updates: Updates) -> Changes:
+        """What events say may have changed. What they tell in full is added to `updates` instead.
+        Raises MalformedMessage where it cannot even be told which events there are."""
         changes = _NOTHING
         for kind, flags, start, end in wire.messages(datagram):
+            if kind not in _KINDS:
+                continue
             event = datagram[start:end]
             try:
-                if kind in (RTM_NEWROUTE, _RTM_DELROUTE):
-                    self._add(updates, kind == _RTM_DELROUTE, flags, event)
-                elif kind in _CLASSIFY:
-                    changes |= _CLASSIFY[kind](event)
-            except (struct.error, IndexError):
-                raise MalformedMessage(f"netlink event {kind} of {end - start} bytes") from None
+                if kind in self._tell:
+                    self._tell[kind](updates, kind, flags, event)
+                elif kind not in _OF_LINKS or event[_AF_INDEX] == socket.AF_UNSPEC:
+                    changes |= _KINDS[kind]
+                # bridges announce the state of their ports as link events of their own family, and
+                # VLANs: those of the bridge itself count
+                elif links.is_of_bridge(event[wire.HEADER_SIZE :]):
+                    changes |= _LINKS
+            except (MalformedMessage, struct.error, IndexError, ValueError):
+                changes |= _KINDS[kind]
         return changes
 
-    def _add(self, updates: list[RouteUpdate], gone: bool, flags: int, event: bytes) -> None:
+    def _route(self, updates: Updates, kind: int, flags: int, event: bytes) -> None:
+        gone = kind == _RTM_DELROUTE
         memo = self._memos.get(event[_AF_INDEX])
         route = memo and memo.parse(event)
         if route:
             fresh, replaces = bool(flags & _NLM_F_EXCL), bool(flags & wire.NLM_F_REPLACE)
-            updates.append(RouteUpdate(route, gone, fresh and not gone, replaces))
+            updates.routes.append(RouteUpdate(route, gone, fresh and not gone, replaces))
+
+
+def _tell_neighbour(updates: Updates, kind: int, _flags: int, event: bytes) -> None:
+    parsed = parse_neighbour(event[wire.HEADER_SIZE :])
+    if parsed is not None:
+        updates.neighbours.append(NeighbourUpdate(parsed[0], kind == _RTM_DELNEIGH))
+
+
+def _tell_nexthop(updates: Updates, kind: int, _flags: int, event: bytes) -> None:
+    nhid, meaning = parse_or_doubt(event[wire.HEADER_SIZE :])
+    updates.nexthops.append(NexthopUpdate(nhid, None if kind == _RTM_DELNEXTHOP else meaning))
+
+
+def _tell_bucket(updates: Updates, _kind: int, _flags: int, event: bytes) -> None:
+    updates.nexthops.append(BucketUpdate(*parse_bucket(event[wire.HEADER_SIZE :])))
 
 
 class Monitor:
@@ -213,10 +279,10 @@ class Monitor:
 
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
-        changes, updates = _NOTHING, list[RouteUpdate]()
+        changes, updates = _NOTHING, Updates()
         for source, look in self._sources:
             changes |= _drain(source, look, updates)
-        return replace(changes, updates=tuple(updates)) if updates else changes
+        return updates.added_to(changes)
 
 
 def _socket(protocol: int) -> socket.socket:
@@ -231,7 +297,7 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify, updates: list[RouteUpdate]) -> Changes:
+def _drain(source: socket.socket, look: _Classify, updates: Updates) -> Changes:
     changes = _NOTHING
     for _ in range(_MOST):
         try:

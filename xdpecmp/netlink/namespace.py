@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EPERM
 
-from ..errors import KernelRefused, NotPermitted
+from ..errors import KernelRefused, NotPermitted, XdpecmpError
 
 _CURRENT = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
@@ -42,11 +42,29 @@ def inside(namespace: int) -> Iterator[None]:
         os.close(home)
 
 
+@contextmanager
+def fresh() -> Iterator[None]:
+    """Be in a new namespace, which goes with the last file that was opened in it."""
+    home = current_namespace()
+    try:
+        if _libc.unshare(_CLONE_NEWNET) != 0:
+            raise _refused("making a network namespace", ctypes.get_errno())
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
 def _setns(descriptor: int) -> None:
     """Move the calling thread; nothing but its network namespace changes."""
     if _libc.setns(descriptor, _CLONE_NEWNET) == 0:
         return
-    errno = ctypes.get_errno()
+    raise _refused("changing the network namespace", ctypes.get_errno())
+
+
+def _refused(what: str, errno: int) -> XdpecmpError:
     if errno == EPERM:
-        raise NotPermitted("changing the network namespace")
-    raise KernelRefused(f"changing the network namespace: {os.strerror(errno)}", errno)
+        return NotPermitted(what)
+    return KernelRefused(f"{what}: {os.strerror(errno)}", errno)

@@ -13,10 +13,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from errno import ENOENT
+from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..errors import KernelRefused, MalformedMessage
+from ..errors import KernelRefused, MalformedMessage, XdpecmpError
 from ..model import Neighbour
 from . import wire
 
@@ -39,6 +43,8 @@ NTF_EXT_LEARNED = 0x10
 NTF_EXT_MANAGED = 0x01
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+MOST_ASKED = 256
+_NONE: Mapping[tuple[bytes, int], Neighbour] = MappingProxyType({})
 _ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
@@ -69,15 +75,30 @@ def parse_neighbour(message: bytes) -> tuple[Neighbour, int] | None:
     return neighbour, flags
 
 
-def read_neighbours(connection: wire.Socket) -> dict[tuple[bytes, int], Neighbour]:
-    """All neighbours of both families by (packed address, ifindex)."""
+def read_neighbours(
+    connection: wire.Socket, known: Mapping[tuple[bytes, int], Neighbour] = _NONE
+) -> dict[tuple[bytes, int], Neighbour]:
+    """All neighbours of both families by (packed address, ifindex).
+
+    While entries come and go, or the table grows, a dump leaves out others without a word
+    (neigh_dump_table() counts its way through the hash buckets). So those that were `known` to be
+    usable and are missing are asked for one by one, up to MOST_ASKED.
+    """
     request = NEIGHBOUR_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     neighbours = {}
     for message in connection.dump(RTM_GETNEIGH, request, "neighbours"):
-        parsed = parse_neighbour(message)
+        parsed = None
+        with suppress(MalformedMessage):  # what leads to one that makes no sense passes
+            parsed = parse_neighbour(message)
         if parsed is not None:
             neighbour = parsed[0]
             neighbours[neighbour.address, neighbour.ifindex] = neighbour
+    missing = (key for key, each in known.items() if each.usable and key not in neighbours)
+    for key in list(islice(missing, MOST_ASKED)):
+        with suppress(XdpecmpError):  # its device has gone
+            found = read_neighbour(connection, *key)
+            if found is not None:
+                neighbours[key] = found[0]
     return neighbours
 
 

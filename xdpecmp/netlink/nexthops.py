@@ -13,10 +13,12 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from errno import EINVAL, ENOENT
 
-from ..errors import MalformedMessage
+from ..errors import KernelRefused, MalformedMessage
 from ..model import NextHop, NexthopGroup, Path, RouteKind
+from ..nexthoptable import Buckets, Group, NexthopTable, Single
 from . import wire
 
 RTM_GETNEXTHOP = 106
@@ -35,7 +37,7 @@ NHA_OIF = 5
 NHA_GATEWAY = 6
 _NHA_RES_GROUP = 12
 _NHA_RES_BUCKET = 13
-_NHA_OP_FLAGS = 14
+NHA_OP_FLAGS = 14
 _NHA_GROUP_STATS = 15
 _NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
@@ -58,41 +60,19 @@ may be tens of thousands; in another order they are read the slow way."""
 
 _GROUP_TYPE_MPATH = 0
 _GROUP_TYPE_RES = 1
-_RESERVED_ARE_ZERO = 1 << 31
+RESERVED_ARE_ZERO = 1 << 31
 """NHA_OP_FLAG_RESP_GRP_RESVD_0. Kernels that do not set it have no 16-bit weights, and may leave
 anything in the high byte."""
 
 _OF_A_SINGLE = frozenset({NHA_ID, NHA_OIF, NHA_GATEWAY})
 _OF_A_GROUP = frozenset(
-    {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, _NHA_OP_FLAGS, _NHA_GROUP_STATS}
+    {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, NHA_OP_FLAGS, _NHA_GROUP_STATS}
     | {_NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
 )
 """Attributes that we understand. Any other may change where packets go: NHA_FDB, NHA_ENCAP …"""
 
 _ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _ATTEMPTS = 3
-
-
-class Single(NamedTuple):
-    """What one message says of a next hop; `path` is None unless it is UNICAST."""
-
-    kind: RouteKind
-    path: Path | None
-
-
-class Group(NamedTuple):
-    """What one message says of a group: its members by id and weight."""
-
-    kind: RouteKind
-    members: tuple[tuple[int, int], ...]
-    resilient: bool
-    bucket_count: int
-    idle_s: float = 0.0
-    unbalanced_s: float = 0.0
-
-
-_Buckets = Mapping[int, Mapping[int, int]]
-"""By id of the group, by index of the bucket: id of the member that it holds."""
 
 
 def parse_nexthop(message: bytes) -> tuple[int, Single | Group]:
@@ -128,8 +108,8 @@ def _group(found: Mapping[int, bytes]) -> Group:
     entries = found[NHA_GROUP]
     if len(entries) % GROUP_ENTRY.size:
         raise MalformedMessage(f"nexthop group of {len(entries)} bytes")
-    op_flags = wire.number(found.get(_NHA_OP_FLAGS, bytes(4)))
-    high_counts = bool(op_flags & _RESERVED_ARE_ZERO)
+    op_flags = wire.number(found.get(NHA_OP_FLAGS, bytes(4)))
+    high_counts = bool(op_flags & RESERVED_ARE_ZERO)
     members = tuple(
         (member, (low | (high << 8 if high_counts else 0)) + 1)
         for member, low, high in GROUP_ENTRY.iter_unpack(entries)
@@ -171,88 +151,71 @@ def parse_bucket(message: bytes) -> tuple[int, int, int]:
     return group, index, member
 
 
-def combine(objects: Mapping[int, Single | Group], buckets: _Buckets) -> dict[int, NexthopGroup]:
-    """Put members into their groups, and buckets.
-
-    A group of which something is missing (or that makes no sense otherwise) becomes UNSUPPORTED:
-    it changed while it was read.
-    """
-    return {
-        nhid: _combine_group(nhid, parsed, objects, buckets.get(nhid, {}))
-        if isinstance(parsed, Group)
-        else NexthopGroup(nhid, parsed.kind, (parsed.path,) if parsed.path else (), single=True)
-        for nhid, parsed in objects.items()
-    }
+def combine(objects: Mapping[int, Single | Group], buckets: Buckets) -> dict[int, NexthopGroup]:
+    """Put members into their groups, and buckets: see `NexthopTable`."""
+    return dict(NexthopTable(objects, buckets))
 
 
-def _combine_group(
-    nhid: int, group: Group, objects: Mapping[int, Single | Group], held: Mapping[int, int]
-) -> NexthopGroup:
-    kinds, paths = set(), []
-    for member, weight in group.members:
-        single = objects.get(member)
-        # Groups do not nest.
-        kinds.add(single.kind if isinstance(single, Single) else RouteKind.UNSUPPORTED)
-        if isinstance(single, Single) and single.path is not None:
-            paths.append(single.path._replace(weight=weight))
-    kind = group.kind
-    if kind is RouteKind.UNICAST:
-        # A blackhole can only be in a group by itself (valid_group_nh).
-        kind = kinds.pop() if len(kinds) == 1 else RouteKind.UNSUPPORTED
-    buckets: tuple[int, ...] = ()
-    if group.resilient and kind is RouteKind.UNICAST:
-        buckets = _buckets(group, held)
-        if not buckets:
-            kind = RouteKind.UNSUPPORTED
-    return NexthopGroup(
-        nhid,
-        kind,
-        tuple(paths),
-        single=False,
-        resilient=group.resilient,
-        buckets=buckets,
-        idle_s=group.idle_s,
-        unbalanced_s=group.unbalanced_s,
-    )
-
-
-def _buckets(group: Group, held: Mapping[int, int]) -> tuple[int, ...]:
-    """The place of the member that each bucket holds; () if it does not fit the group."""
-    places = {member: place for place, (member, _) in enumerate(group.members)}
-    try:
-        return tuple(places[held[index]] for index in range(group.bucket_count))
-    except KeyError:
-        return ()
-
-
-def read_nexthops(connection: wire.Socket) -> dict[int, NexthopGroup]:
+def read_nexthops(connection: wire.Socket) -> NexthopTable:
     """All nexthop objects by id.
 
-    Objects and buckets come from two dumps. Where they do not fit each other both are made again;
-    what does not fit the third time is UNSUPPORTED, and Linux handles its packets.
+    A dump goes on by id, so an object that is there all the time is told once, whatever comes and
+    goes meanwhile (NLM_F_DUMP_INTR): what does is left to its events. Objects and buckets come from
+    two dumps. Where they do not fit each other both are made again; what does not fit the third
+    time is UNSUPPORTED, and Linux handles its packets.
     """
     objects: dict[int, Single | Group] = {}
-    buckets: _Buckets = {}
+    buckets: Buckets = {}
     for _ in range(_ATTEMPTS):
         objects = _read_objects(connection)
-        resilient = {n: o for n, o in objects.items() if isinstance(o, Group) and o.resilient}
-        if not resilient:
+        if not any(isinstance(found, Group) and found.resilient for found in objects.values()):
             break
-        buckets = _read_buckets(connection)
-        if all(_buckets(group, buckets.get(n, {})) for n, group in resilient.items()):
+        buckets = _read_buckets(connection, 0)
+        if NexthopTable(objects).fits(buckets):
             break
-    return combine(objects, buckets)
+    return NexthopTable(objects, buckets)
+
+
+def read_buckets(connection: wire.Socket, group: int) -> Mapping[int, int]:
+    """The member in each bucket of one resilient group; {} where there is no such group."""
+    try:
+        return _read_buckets(connection, group).get(group, {})
+    except KernelRefused as error:
+        if error.errno in (ENOENT, EINVAL):
+            return {}
+        raise
 
 
 def _read_objects(connection: wire.Socket) -> dict[int, Single | Group]:
     request = NEXTHOP_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0)
-    return dict(map(parse_nexthop, connection.dump(RTM_GETNEXTHOP, request, "nexthop objects")))
+    messages = connection.dump(RTM_GETNEXTHOP, request, "nexthop objects", torn=True)
+    objects: dict[int, Single | Group] = {}
+    for message in messages:
+        with suppress(MalformedMessage):  # not even its id: what refers to it finds nothing there
+            nhid, meaning = parse_or_doubt(message)
+            objects[nhid] = meaning
+    return objects
 
 
-def _read_buckets(connection: wire.Socket) -> _Buckets:
+def _read_buckets(connection: wire.Socket, group: int) -> Buckets:
+    """Of one group, or (0) of all."""
     request = NEXTHOP_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0)
+    if group:
+        request += wire.attribute(NHA_ID, struct.pack("=I", group))
     buckets: dict[int, dict[int, int]] = {}
-    for message in connection.dump(RTM_GETNEXTHOPBUCKET, request, "nexthop buckets"):
-        group, index, member = parse_bucket(message)
-        buckets.setdefault(group, {})[index] = member
+    for message in connection.dump(RTM_GETNEXTHOPBUCKET, request, "nexthop buckets", torn=True):
+        with suppress(MalformedMessage):  # its group does not fit then, and passes
+            nhid, index, member = parse_bucket(message)
+            buckets.setdefault(nhid, {})[index] = member
     return buckets
+
+
+def parse_or_doubt(message: bytes) -> tuple[int, Single | Group]:
+    """As `parse_nexthop`; an object that makes no sense is UNSUPPORTED. Raises MalformedMessage
+    where not even its id can be told."""
+    try:
+        return parse_nexthop(message)
+    except MalformedMessage:
+        found = wire.attribute_map(message, NEXTHOP_HEADER.size, len(message))
+        nhid = wire.number(found.get(NHA_ID, b""))
+        return nhid, Single(RouteKind.UNSUPPORTED, None)

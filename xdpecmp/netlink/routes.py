@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 from ..errors import MalformedMessage
@@ -70,8 +71,34 @@ def parse_route(message: bytes) -> Route | None:
     """One RTM_NEWROUTE message, without its netlink header, as a Route.
 
     None for what is not mirrored: cached (cloned) routes and other tables than main, local and
-    default. MalformedMessage if the bytes are no such message.
+    default. UNSUPPORTED where it makes no sense but for its destination; MalformedMessage where not
+    even that can be told.
     """
+    try:
+        return _parse(message)
+    except MalformedMessage:
+        return _doubt(message)
+
+
+def _doubt(message: bytes) -> Route | None:
+    """What makes no sense is for Linux to handle, as long as it can be told for which packets: that
+    comes first. A route that was left out would have them take a shorter prefix."""
+    found: dict[int, bytes] = {}
+    if len(message) >= ROUTE_HEADER.size:
+        with suppress(MalformedMessage):
+            for kind, start, end in wire.attributes(message, ROUTE_HEADER.size, len(message)):
+                found[kind] = message[start:end]
+    kept = b"".join(
+        wire.attribute(kind, found[kind])
+        for kind in (RTA_TABLE, RTA_DST, RTA_PRIORITY)
+        if kind in found
+    )
+    if message[1:2] != b"\0" and RTA_DST not in found:
+        raise MalformedMessage("route message of which the destination cannot be told")
+    return _parse(message[: ROUTE_HEADER.size] + kept)  # without next hops: UNSUPPORTED
+
+
+def _parse(message: bytes) -> Route | None:
     if len(message) < ROUTE_HEADER.size:
         raise MalformedMessage(f"route message of {len(message)} bytes")
     family, bits, source_bits, tos, table, protocol, scope, kind, flags = ROUTE_HEADER.unpack_from(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from ..errors import MalformedMessage
+from ..errors import DumpInterrupted, MalformedMessage
 from . import wire
 
 RTM_GETRULE = 34
@@ -59,5 +59,8 @@ def read_custom_rules(connection: wire.Socket) -> tuple[bool, bool]:
 
 def _custom(connection: wire.Socket, family: int) -> bool:
     request = RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0)
-    rules = [plain_rule(rule) for rule in connection.dump(RTM_GETRULE, request, "rules")]
+    try:
+        rules = [plain_rule(rule) for rule in connection.dump(RTM_GETRULE, request, "rules")]
+    except (DumpInterrupted, MalformedMessage):  # the family passes to Linux until they are known
+        return True
     return rules != _DEFAULTS[family]

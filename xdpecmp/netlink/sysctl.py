@@ -32,7 +32,7 @@ def _read(path: str, absent: int = 0) -> int:
         return absent
     try:
         return int(os.read(descriptor, 64))
-    except OSError:  # the interface has gone between the two
+    except (OSError, ValueError):  # the interface has gone between the two
         return absent
     finally:
         os.close(descriptor)

@@ -74,7 +74,7 @@ def _check(route: Route, weights: Sequence[int]) -> None:
 def _held_by_nexthop_object() -> RouteNotWeighable:
     return RouteNotWeighable(
         "the route uses a nexthop object, which holds the weights",
-        "change them there: ip nexthop replace",
+        "change them there: xdpecmp weights does",
     )
 
 

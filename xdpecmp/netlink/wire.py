@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from errno import EACCES, EAGAIN, ENODEV, EPERM
+from errno import EACCES, EAGAIN, EIO, ENODEV, EPERM
 from typing import Self
 
 from ..errors import (
@@ -55,6 +55,8 @@ _DATAGRAM = 1 << 16
 """The kernel fills dump datagrams up to 32 KiB (netlink_dump); events and answers are smaller."""
 _TIMEOUT_S = 30
 _DUMP_ATTEMPTS = 8
+_TORN_ATTEMPTS = 3
+"""So often a dump that may be torn is tried first."""
 
 Attribute = tuple[int, int, int]
 """Type, start and end of the value: offsets into the message."""
@@ -124,7 +126,7 @@ def refused(what: str, errno: int, reason: str = "") -> XdpecmpError:
         return NotPermitted(what)
     if errno == ENODEV:
         return NoSuchInterface(f"for the {what}")
-    return KernelRefused(f"{what}: {reason or os.strerror(errno)}", errno)
+    return KernelRefused(f"{what}: {reason or os.strerror(errno)}", errno, reason=reason)
 
 
 def raise_error(datagram: bytes, start: int, end: int, what: str) -> None:
@@ -172,8 +174,9 @@ class Socket:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def stream(self, kind: int, body: bytes, take: Take, what: str) -> None:
-        """Dump, handing each datagram to `take`, so that only one is in memory at a time.
+    def stream(self, kind: int, body: bytes, take: Take, what: str, torn: bool = False) -> None:
+        """Dump, handing each datagram to `take`, so that only one is in memory at a time. `torn`:
+        never mind that things changed meanwhile.
 
         Raises what `take` raises, and XdpecmpError if the kernel refuses; `what` names the thing
         for the message. The socket is ready for another request after any of these.
@@ -185,23 +188,25 @@ class Socket:
             try:
                 stop = take(datagram)
                 if stop < len(datagram):
-                    finished = self._finished(datagram, stop, what)
+                    finished = self._finished(datagram, stop, what, torn)
             except Exception:
                 # An abandoned dump would make the next request on this socket fail with EBUSY.
                 while not any(k in (NLMSG_DONE, NLMSG_ERROR) for k, *_ in messages(datagram)):
                     datagram = self._receive(what)
                 raise
 
-    def dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
+    def dump(self, kind: int, body: bytes, what: str, torn: bool = False) -> list[bytes]:
         """Dump; returns the messages without their netlink header.
 
         Starts again when the kernel says that things changed meanwhile; DumpInterrupted after a
-        few times.
+        few times. `torn`: take it as it comes the last time, since the caller knows what to make of
+        it.
         """
+        attempts = 0
 
         def take(datagram: bytes) -> int:
             for message, flags, start, end in messages(datagram):
-                if flags & NLM_F_DUMP_INTR:
+                if flags & NLM_F_DUMP_INTR and not (torn and attempts >= _TORN_ATTEMPTS):
                     raise interrupted()
                 if message in (NLMSG_DONE, NLMSG_ERROR):
                     return start
@@ -211,8 +216,10 @@ class Socket:
         found: list[bytes] = []
 
         def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
             found.clear()
-            self.stream(kind, body, take, what)
+            self.stream(kind, body, take, what, torn and attempts >= _TORN_ATTEMPTS)
 
         uninterrupted(attempt)
         return found
@@ -255,13 +262,13 @@ class Socket:
         except OSError as error:
             if error.errno == EAGAIN:
                 raise KernelRefused(f"{what}: no answer in {_TIMEOUT_S} s", EAGAIN) from error
-            raise refused(what, error.errno or 0) from error
+            raise refused(what, error.errno or EIO) from error
 
     @staticmethod
-    def _finished(datagram: bytes, start: int, what: str) -> bool:
+    def _finished(datagram: bytes, start: int, what: str, torn: bool) -> bool:
         """Whether the control message there ends the dump; raises the error that it may hold."""
         kind, flags, end = check_header(datagram, start)
-        if flags & NLM_F_DUMP_INTR:
+        if flags & NLM_F_DUMP_INTR and not torn:
             raise interrupted()
         if kind in (NLMSG_DONE, NLMSG_ERROR):
             raise_error(datagram, start, end, what)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from contextlib import suppress
+from errno import EIO
 from typing import TYPE_CHECKING
 
+from ..errors import KernelRefused
 from . import wire
 from .namespace import inside
 
@@ -50,10 +53,26 @@ class Writer:
         return self._route
 
     def _call(self, what: str, change: Callable[[IPRoute], object]) -> None:
-        """Make a change; an error of the kernel's becomes one of ours."""
+        """Make a change; whatever goes wrong becomes an error of ours about that one thing.
+
+        pyroute2 raises more than NetlinkError: OSError without a message for ENOBUFS (the neighbour
+        table is full), TimeoutError, and errors of its own parser. After those its socket may be
+        out of step, so the next change opens another one.
+        """
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
             change(self.open())
         except NetlinkError as error:
             raise wire.refused(what, error.code) from error
+        except OSError as error:
+            self._abandon()
+            raise wire.refused(what, error.errno or EIO) from error
+        except Exception as error:
+            self._abandon()
+            raise KernelRefused(f"{what}: {type(error).__name__}: {error}", EIO) from error
+
+    def _abandon(self) -> None:
+        with suppress(Exception):
+            self.close()
+        self._route = None

@@ -10,15 +10,22 @@ Source: dev_xdp_attach() in net/core/dev.c.
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from errno import EBUSY, EEXIST, EOPNOTSUPP
 from pathlib import Path
 
-from .. import libbpf
-from ..errors import ForeignProgram, KernelRefused, XdpecmpError
+from ..errors import ForeignProgram, KernelRefused, NoSuchInterface, XdpecmpError
 from . import wire
-from .links import read_link
-from .namespace import inside
+from .links import IFLA_XDP, LINK_HEADER, read_link
 
+RTM_SETLINK = 19
+_NLA_F_NESTED = 0x8000
+_IFLA_XDP_FD = 1
+_IFLA_XDP_FLAGS = 3
+_IFLA_XDP_EXPECTED_FD = 8
+"""include/uapi/linux/if_link.h. Set here rather than by libbpf, which leaves what the kernel says
+about a refusal (NLMSGERR_ATTR_MSG) to its log."""
 _UPDATE_IF_NOEXIST = 1
 _SKB_MODE = 2
 _DRV_MODE = 4
@@ -29,7 +36,6 @@ _MODES = {"native": _DRV_MODE, "generic": _SKB_MODE}
 
 def attach(
     connection: wire.Socket,
-    namespace: int,
     ifindex: int,
     prog_fd: int,
     mode: str,
@@ -39,13 +45,14 @@ def attach(
 
     Without `expected_fd` no program may be there; with it (a descriptor) exactly that program, and
     it is replaced without a gap. Raises ForeignProgram if it is otherwise, NoSuchInterface,
-    NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode).
+    NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode), with the
+    kernel's own words where it has some.
     """
     before = _UPDATE_IF_NOEXIST if expected_fd is None else _REPLACE
     link = read_link(connection, ifindex)
     name = link.name
     try:
-        _set(namespace, ifindex, prog_fd, _MODES[mode] | before, expected_fd)
+        _set(connection, ifindex, name, prog_fd, _MODES[mode] | before, expected_fd)
     except KernelRefused as error:
         expected = program_id(expected_fd) if expected_fd is not None else 0
         if error.errno == EEXIST and link.xdp_prog_id == expected:
@@ -77,16 +84,23 @@ def _attach_error(error: KernelRefused, name: str, mode: str) -> XdpecmpError:
             f"{name} has another XDP program attached than expected",
             f"look at it: ip link show dev {name}",
         )
-    if error.errno == EOPNOTSUPP and mode == "native":
+    if error.errno == EOPNOTSUPP and mode == "native" and not error.reason:
         return KernelRefused(
             f"{name}: its driver has no native XDP", error.errno, "use --mode generic"
         )
-    return error
+    if mode == "native":
+        return KernelRefused(
+            f"{name}: the kernel refuses native XDP: {error.why}",
+            error.errno,
+            f"use generic XDP, slower: xdpecmp attach {name} --mode generic",
+            error.reason,
+        )
+    return KernelRefused(
+        f"{name}: the kernel refuses {mode} XDP: {error.why}", error.errno, "", error.reason
+    )
 
 
-def detach(
-    connection: wire.Socket, namespace: int, ifindex: int, mode: str, expected_fd: int
-) -> None:
+def detach(connection: wire.Socket, ifindex: int, mode: str, expected_fd: int) -> None:
     """Detach the program behind `expected_fd`, which is attached in that mode.
 
     Raises ForeignProgram if another program is there, or it is there in another mode, or none is;
@@ -102,7 +116,7 @@ def detach(
     if (link.xdp_mode, link.xdp_prog_id) != (mode, expected):
         raise foreign
     try:
-        _set(namespace, ifindex, None, _MODES[mode] | _REPLACE, expected_fd)
+        _set(connection, ifindex, link.name, None, _MODES[mode] | _REPLACE, expected_fd)
     except KernelRefused as error:
         if error.errno == EEXIST and read_link(connection, ifindex).xdp_prog_id == expected:
             raise _blocked(link.name) from error
@@ -112,14 +126,28 @@ def detach(
 
 
 def _set(
-    namespace: int, ifindex: int, prog_fd: int | None, flags: int, expected_fd: int | None
+    connection: wire.Socket,
+    ifindex: int,
+    name: str,
+    prog_fd: int | None,
+    flags: int,
+    expected_fd: int | None,
 ) -> None:
-    """Set a device's program; None takes it off. Raises KernelRefused, NotPermitted."""
+    """Set a device's program; None takes it off. Raises KernelRefused, NotPermitted,
+    NoSuchInterface."""
+    values = [
+        (_IFLA_XDP_FD, struct.pack("=i", -1 if prog_fd is None else prog_fd)),
+        (_IFLA_XDP_FLAGS, struct.pack("=I", flags)),
+    ]
+    if expected_fd is not None:
+        values.append((_IFLA_XDP_EXPECTED_FD, struct.pack("=i", expected_fd)))
+    nested = b"".join(wire.attribute(kind, value) for kind, value in values)
+    request = LINK_HEADER.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    request += wire.attribute(IFLA_XDP | _NLA_F_NESTED, nested)
     try:
-        with inside(namespace):
-            libbpf.set_xdp(ifindex, prog_fd, flags, expected_fd)
-    except OSError as error:
-        raise wire.refused(f"XDP program of device #{ifindex}", error.errno or 0) from error
+        connection.tell(RTM_SETLINK, 0, request, f"XDP program of {name}")
+    except NoSuchInterface:
+        raise NoSuchInterface(name) from None
 
 
 def program_id(descriptor: int) -> int:

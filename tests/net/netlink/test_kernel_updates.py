@@ -40,7 +40,7 @@ class Follower:
         self._fence += 1
         mac = f"02:00:00:00:00:{self._fence:02x}"
         self._router.ip(f"neigh replace 10.0.0.99 lladdr {mac} dev eth0 nud permanent")
-        return expect(self._monitor, lambda changes: changes.neighbours).updates
+        return expect(self._monitor, lambda changes: bool(changes.neighbour_updates)).updates
 
     def is_right(self) -> bool:
         return self.table == self._kernel.routes()
@@ -63,7 +63,7 @@ def follower(router: Namespace, kernel: Kernel) -> Iterator[Follower]:
 def expect_nothing_new(router: Namespace, monitor: Monitor) -> None:
     """Have what the set-up caused behind us."""
     router.ip("neigh replace 10.0.0.98 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
-    expect(monitor, lambda changes: changes.neighbours)
+    expect(monitor, lambda changes: bool(changes.neighbour_updates))
 
 
 PLAIN = {

@@ -107,3 +107,16 @@ def test_no_native_mode(router: Namespace, kernel: Kernel, programs: Callable[[]
 def test_attach_to_no_device(kernel: Kernel, programs: Callable[[], int]) -> None:
     with pytest.raises(NoSuchInterface, match="#9999"):
         kernel.attach_xdp(9999, programs(), "native")
+
+
+def test_a_refusal_says_why_and_of_which_device(
+    router: Namespace, kernel: Kernel, programs: Callable[[], int]
+) -> None:
+    """The kernel's own words (extack), not the text of an errno."""
+    router.ip("link add jumbo mtu 9000 type veth peer name far mtu 9000")
+    with pytest.raises(KernelRefused) as refusal:
+        kernel.attach_xdp(router.ifindex("jumbo"), programs(), "native")
+    assert refusal.value.message.startswith("jumbo: ")
+    assert "MTU is too large" in refusal.value.message
+    assert "--mode generic" in refusal.value.hint
+    kernel.attach_xdp(router.ifindex("jumbo"), programs(), "generic")

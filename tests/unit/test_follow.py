@@ -1,0 +1,501 @@
+"""What events of neighbours and nexthop objects say is done to tables comes to the same as
+compiling everything.
+
+A kernel is played: neighbours and objects come, change and go, with the messages that Linux sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xdpecmp.abi import Reason
+from xdpecmp.compile import compile_tables
+from xdpecmp.mirror import Mirror
+from xdpecmp.model import (
+    Link,
+    Neighbour,
+    NeighbourUpdate,
+    NextHop,
+    Path,
+    Prefix,
+    Route,
+    RouteKind,
+    Settings,
+    Snapshot,
+)
+from xdpecmp.netlink import Changes
+from xdpecmp.nexthoptable import BucketUpdate, Group, NexthopTable, NexthopUpdate, Single
+from xdpecmp.options import Options
+from xdpecmp.routetable import RouteTable
+
+MAIN, LOCAL, DEFAULT = 254, 255, 253
+LINKS = {i: Link(i, f"eth{i}", bytes([2, 0, 0, 0, 0, i]), 1500, True) for i in (2, 3)}
+ADDRESSES = [bytes([10, 1, 0, last]) for last in (7, 8, 9)] + [
+    Prefix.parse("2001:db8:1::").address[:15] + bytes([last]) for last in (7, 8, 9)
+]
+REACHABLE, STALE, FAILED, PERMANENT = 0x02, 0x04, 0x20, 0x80
+BUCKETS = 4
+
+
+def on_link(prefix: str, ifindex: int = 2, metric: int = 0, table: int = MAIN) -> Route:
+    paths = (Path(NextHop(b"", ifindex)),)
+    return Route(Prefix.parse(prefix), table, metric, RouteKind.UNICAST, paths)
+
+
+def over(prefix: str, nhid: int, metric: int = 0, table: int = MAIN) -> Route:
+    return Route(Prefix.parse(prefix), table, metric, RouteKind.UNICAST, nhid=nhid)
+
+
+def own(prefix: str) -> Route:
+    paths = (Path(NextHop(b"", 2)),)
+    return Route(Prefix.parse(prefix), LOCAL, 0, RouteKind.LOCAL, paths)
+
+
+def through(prefix: str, *paths: tuple[bytes, int], metric: int = 0) -> Route:
+    hops = tuple(
+        Path(NextHop(via, ifindex), weight + 1) for weight, (via, ifindex) in enumerate(paths)
+    )
+    return Route(Prefix.parse(prefix), MAIN, metric, RouteKind.UNICAST, hops)
+
+
+ROUTES = [
+    on_link("10.1.0.0/24"),
+    on_link("10.1.0.0/24", 3, metric=5),
+    on_link("10.1.0.8/31", 3),
+    on_link("10.1.0.8/32", 3),
+    on_link("2001:db8:1::/64"),
+    on_link("2001:db8:1::8/125", 3),
+    on_link("10.0.0.0/8", 3, table=DEFAULT),
+    own("10.1.0.7/32"),
+    own("10.1.0.8/31"),
+    own("2001:db8:1::9/128"),
+    through("10.1.0.9/32", (ADDRESSES[0], 2)),
+    through("20.0.0.0/8", (ADDRESSES[0], 2), (ADDRESSES[1], 3)),
+    through("20.1.0.0/16", (ADDRESSES[1], 3), (ADDRESSES[2], 2)),
+    through("2001:db8:77::/48", (ADDRESSES[3], 2), (ADDRESSES[4], 2)),
+    *(over(prefix, nhid) for prefix in ("30.0.0.0/8", "2001:db8:88::/48") for nhid in (1, 10, 11)),
+    over("30.0.0.0/8", 12, metric=7),
+    over("50.0.0.0/8", 12),
+    over("10.1.0.0/16", 10),
+    over("10.1.0.8/30", 11),
+    over("40.0.0.0/8", 3),
+    over("10.1.0.9/32", 2),
+    over("60.0.0.0/8", 1, table=DEFAULT),
+    on_link("10.1.0.9/32", 3, table=DEFAULT),
+]
+
+
+def neighbours() -> st.SearchStrategy[NeighbourUpdate]:
+    made = st.builds(
+        Neighbour,
+        st.sampled_from(ADDRESSES),
+        st.sampled_from([2, 3]),
+        st.sampled_from([bytes([2, 0, 0, 0, 1, 1]), bytes([2, 0, 0, 0, 1, 2]), b""]),
+        st.sampled_from([REACHABLE, STALE, FAILED, PERMANENT]),
+        st.booleans(),
+    )
+    return st.builds(NeighbourUpdate, made, st.sampled_from([False, False, True]))
+
+
+def singles() -> st.SearchStrategy[Single]:
+    path = st.builds(
+        Path,
+        st.builds(NextHop, st.sampled_from([*ADDRESSES[:3], b""]), st.sampled_from([2, 3])),
+        st.just(1),
+    )
+    return st.one_of(
+        st.builds(Single, st.just(RouteKind.UNICAST), path),
+        st.builds(Single, st.just(RouteKind.UNICAST), path),
+        st.just(Single(RouteKind.SPECIAL, None)),
+        st.just(Single(RouteKind.UNSUPPORTED, None)),
+    )
+
+
+SINGLE_IDS, GROUP_IDS = (1, 2, 3), (10, 11, 12)
+
+
+@dataclass
+class PlayedObjects:
+    """The kernel's nexthop objects, and what it sends: remove_nexthop(), remove_nh_grp_entry(),
+    replace_nexthop() in net/ipv4/nexthop.c."""
+
+    objects: dict[int, Single | Group] = field(default_factory=dict)
+    buckets: dict[int, dict[int, int]] = field(default_factory=dict)
+
+    def put_single(self, nhid: int, single: Single) -> Iterator[NexthopUpdate]:
+        self.objects[nhid] = single
+        yield NexthopUpdate(nhid, single)
+
+    def put_group(self, nhid: int, members: dict[int, int], resilient: bool) -> Iterator[object]:
+        there = tuple((m, w) for m, w in members.items() if m in self.objects)
+        if not there:
+            return
+        group = Group(RouteKind.UNICAST, there, resilient, BUCKETS if resilient else 0)
+        before = self.objects.get(nhid)
+        if isinstance(before, Group) and before.resilient != resilient:
+            return  # refused
+        self.objects[nhid] = group
+        self._fill(nhid, group)
+        yield NexthopUpdate(nhid, group)
+
+    def _fill(self, nhid: int, group: Group) -> None:
+        """Without a word."""
+        if group.resilient:
+            held = [member for member, _ in group.members]
+            self.buckets[nhid] = {i: held[i % len(held)] for i in range(BUCKETS)}
+
+    def move(self, nhid: int, bucket: int, member: int) -> Iterator[BucketUpdate]:
+        group = self.objects.get(nhid)
+        if isinstance(group, Group) and group.resilient:
+            members = [each for each, _ in group.members]
+            moved = members[member % len(members)]
+            self.buckets[nhid][bucket] = moved
+            yield BucketUpdate(nhid, bucket, moved)
+
+    def delete(self, nhid: int) -> Iterator[NexthopUpdate]:
+        if self.objects.pop(nhid, None) is None:
+            return
+        self.buckets.pop(nhid, None)
+        yield NexthopUpdate(nhid, None)
+        for parent, group in list(self.objects.items()):
+            if isinstance(group, Group) and any(member == nhid for member, _ in group.members):
+                left = tuple(each for each in group.members if each[0] != nhid)
+                if left:
+                    self.objects[parent] = group._replace(members=left)
+                    self._fill(parent, self.objects[parent])  # type: ignore[arg-type]
+                    yield NexthopUpdate(parent, self.objects[parent])
+                else:
+                    yield from self.delete(parent)
+
+
+object_steps = st.one_of(
+    st.tuples(st.just("single"), st.sampled_from(SINGLE_IDS), singles()),
+    st.tuples(
+        st.just("group"),
+        st.sampled_from(GROUP_IDS),
+        st.dictionaries(st.sampled_from(SINGLE_IDS), st.integers(1, 3), min_size=1),
+        st.booleans(),
+    ),
+    st.tuples(st.just("move"), st.sampled_from(GROUP_IDS), st.integers(0, 3), st.integers(0, 2)),
+    st.tuples(st.just("delete"), st.sampled_from((*SINGLE_IDS, *GROUP_IDS))),
+)
+
+
+def play(kernel: PlayedObjects, step: tuple[object, ...]) -> list[NexthopUpdate | BucketUpdate]:
+    what, *rest = step
+    act = {
+        "single": kernel.put_single,
+        "group": kernel.put_group,
+        "move": kernel.move,
+        "delete": kernel.delete,
+    }[str(what)]
+    return list(act(*rest))  # type: ignore[operator]
+
+
+class FakeKernel:
+    """Tells buckets, and takes note of who is managed."""
+
+    def __init__(self, first: Snapshot, objects: PlayedObjects) -> None:
+        self.first, self.objects = first, objects
+        self.managed: list[bytes] = []
+        self.asked: list[int] = []
+
+    def snapshot(self) -> Snapshot:
+        return self.first
+
+    def buckets(self, group: int) -> Mapping[int, int]:
+        self.asked.append(group)
+        return dict(self.objects.buckets.get(group, {}))
+
+    def manage_neighbour(self, address: bytes, _ifindex: int) -> None:
+        self.managed.append(address)
+
+
+class FakeDataplane:
+    """Takes everything, and counts what takes all of it."""
+
+    def __init__(self) -> None:
+        self.synced = 0
+        self.changed = 0
+        self.crowded_out: list[int] = []
+
+    def change(self, _change: object) -> bool:
+        self.changed += 1
+        return True
+
+    def sync(self, _tables: object) -> bool:
+        self.synced += 1
+        return True
+
+
+def mirror_of(kernel: FakeKernel) -> Mirror:
+    made = Mirror(kernel, lambda _: None, lambda: None, Options())  # type: ignore[arg-type,return-value]
+    made._dataplane = FakeDataplane()  # type: ignore[assignment]
+    made._ours = lambda _: True
+    made.attached = lambda: {2}  # type: ignore[method-assign]
+    made.compile()
+    return made
+
+
+def world(
+    routes: list[Route],
+    known: Mapping[tuple[bytes, int], Neighbour],
+    objects: PlayedObjects,
+    use_neigh: bool,
+) -> Snapshot:
+    table = NexthopTable(objects.objects, objects.buckets)
+    made = Settings(seed=1, use_neigh=use_neigh)
+    return Snapshot(LINKS, dict(known), RouteTable.of(routes), made, nexthop_groups=table)
+
+
+def resolved(tables: object) -> dict[Prefix, object]:
+    """What each prefix leads to, groups as what is in them; what is gone passes."""
+    found: dict[Prefix, object] = {}
+    for prefix, target in tables.routes.items():  # type: ignore[attr-defined]
+        if isinstance(target, tuple) and not isinstance(target, NextHop):
+            target = tables.groups[target] or int(Reason.ROUTE_UNSUPPORTED)  # type: ignore[attr-defined]
+        found[prefix] = target
+    return found
+
+
+def assert_right(
+    mirror: Mirror, wanted: Snapshot, passes: bool = False, orphaning: Collection[int] = ()
+) -> None:
+    """`passes`: what leads to a nexthop object that is gone, or none of ours, may pass for another
+    reason than it would: what counts is that it does. `orphaning`: routes over these pass."""
+    compiled = compile_tables(wanted, {2})
+    assert mirror.tables is not None
+    found, right = resolved(mirror.tables), resolved(compiled)
+    special = {int(Reason.ROUTE_SPECIAL), int(Reason.ROUTE_UNSUPPORTED)}
+    for prefix in found.keys() | right.keys():
+        one, other = found.get(prefix), right.get(prefix)
+        nhids = {route.nhid for route in wanted.routes if route.prefix == prefix}
+        if one == Reason.ROUTE_UNSUPPORTED and nhids & set(orphaning):
+            continue
+        assert one == other or (passes and {one, other} <= special), prefix
+    assert mirror.tables.nexthops.items() >= compiled.nexthops.items()
+    assert mirror.tables.gateways >= compiled.gateways
+    assert mirror.tables.config == compiled.config
+
+
+def some_routes() -> st.SearchStrategy[list[Route]]:
+    """Some of each kind, so that they bear on each other."""
+
+    def subset(of: list[Route], most: int) -> st.SearchStrategy[list[Route]]:
+        return st.lists(
+            st.sampled_from(of),
+            min_size=1,
+            max_size=most,
+            unique_by=lambda r: (r.prefix, r.table, r.metric),
+        )
+
+    networks = [r for r in ROUTES if r.paths and not r.paths[0].nexthop.via]
+    routed = [r for r in ROUTES if r.paths and r.paths[0].nexthop.via]
+    objects = [r for r in ROUTES if r.nhid]
+    return st.builds(
+        lambda *parts: [route for part in parts for route in part],
+        subset(networks, 4),
+        subset(routed, 3),
+        subset(objects, 5),
+    )
+
+
+USUAL = (
+    *(
+        ("single", i, Single(RouteKind.UNICAST, Path(NextHop(ADDRESSES[i - 1], 2))))
+        for i in (1, 2, 3)
+    ),
+    ("group", 10, {1: 1, 2: 2}, False),
+    ("group", 11, {1: 1, 2: 1, 3: 1}, False),
+    ("group", 12, {1: 1, 2: 1}, True),
+)
+"""Objects that there are at first."""
+
+
+@given(
+    some_routes(),
+    st.lists(neighbours(), max_size=4),
+    st.lists(object_steps, max_size=3),
+    st.lists(st.lists(neighbours(), min_size=1, max_size=3), min_size=1, max_size=5),
+    st.booleans(),
+)
+@settings(max_examples=1000, deadline=None)
+def test_following_neighbours_comes_to_the_same(
+    kept: list[Route],
+    first: list[NeighbourUpdate],
+    objects: list[tuple[object, ...]],
+    script: list[list[NeighbourUpdate]],
+    use_neigh: bool,
+) -> None:
+    played = PlayedObjects()
+    for step in (*USUAL, *objects):
+        play(played, step)
+    known = {(n.address, n.ifindex): n for n, gone in first if not gone}
+    mirror = mirror_of(FakeKernel(world(kept, known, played, use_neigh), played))
+    for updates in script:
+        for each, gone in updates:
+            if gone:
+                known.pop((each.address, each.ifindex), None)
+            else:
+                known[each.address, each.ifindex] = each
+        assert mirror.follow(Changes(neighbour_updates=tuple(updates)))
+        assert_right(mirror, world(kept, known, played, use_neigh))
+
+
+@given(
+    some_routes(),
+    st.lists(neighbours(), max_size=4),
+    st.lists(object_steps, max_size=3),
+    st.lists(st.lists(object_steps, min_size=1, max_size=3), min_size=1, max_size=5),
+    st.booleans(),
+)
+@settings(max_examples=800, deadline=None)
+def test_following_objects_comes_to_the_same(
+    kept: list[Route],
+    first: list[NeighbourUpdate],
+    before: list[tuple[object, ...]],
+    script: list[list[tuple[object, ...]]],
+    use_neigh: bool,
+) -> None:
+    """Routes over an object that is gone, and perhaps with it, pass until they are read."""
+    played = PlayedObjects()
+    for step in (*USUAL, *before):
+        play(played, step)
+    known = {(n.address, n.ifindex): n for n, gone in first if not gone}
+    mirror = mirror_of(FakeKernel(world(kept, known, played, use_neigh), played))
+    went: set[int] = set()
+    for steps in script:
+        there = set(played.objects)
+        updates = [update for step in steps for update in play(played, step)]
+        sure = mirror.follow(Changes(nexthop_updates=tuple(updates)))
+        went |= {update.id for update in updates if update[1] is None}
+        now = world(kept, known, played, use_neigh)
+        assert_right(mirror, now, passes=True, orphaning=went)
+        gone = {route.nhid for route in kept} & (there - played.objects.keys())
+        assert not (sure and gone), "routes may have gone with it"
+
+
+@pytest.mark.parametrize("nhid", [1, 10])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_object_that_is_back_brings_no_routes_back(nhid: int, at_once: bool) -> None:
+    """IPv4's went with it without a word: they pass until they are read."""
+    mirror, kernel, _ = quiet_world(over("31.0.0.0/8", 1))
+    meaning = kernel.objects.objects[nhid]
+    updates = (NexthopUpdate(nhid, None), NexthopUpdate(nhid, meaning))
+    for part in [updates] if at_once else [updates[:1], updates[1:]]:
+        assert not mirror.follow(Changes(nexthop_updates=part))
+        assert mirror.tables is not None
+        prefix = Prefix.parse("31.0.0.0/8" if nhid == 1 else "30.0.0.0/8")
+        assert resolved(mirror.tables)[prefix] == Reason.ROUTE_UNSUPPORTED
+
+
+@given(st.lists(object_steps, max_size=10), st.lists(object_steps, max_size=6), st.data())
+def test_events_of_before_the_dump_do_no_harm(
+    before: list[tuple[object, ...]], script: list[tuple[object, ...]], data: st.DataObject
+) -> None:
+    """They wait while the objects are read, and are followed then, in order, to the end. Objects
+    are told one by one, each as it is at that moment."""
+    played = PlayedObjects()
+    for step in before:
+        play(played, step)
+    updates: list[NexthopUpdate | BucketUpdate] = []
+    dump: dict[int, Single | Group] = {}
+    told = data.draw(st.lists(st.integers(0, len(script)), min_size=6, max_size=6).map(sorted))
+    ids = sorted((*SINGLE_IDS, *GROUP_IDS))
+    for number in range(len(script) + 1):
+        for nhid, when in zip(ids, told, strict=True):
+            if when == number and nhid in played.objects:
+                dump[nhid] = played.objects[nhid]
+        if number < len(script):
+            updates += play(played, script[number])
+    table = NexthopTable(dump)
+    table.apply(updates)
+    for nhid, held in played.buckets.items():
+        table.set_buckets(nhid, held)
+    assert dict(table) == dict(NexthopTable(played.objects, played.buckets))
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def quiet_world(*more: Route) -> tuple[Mirror, FakeKernel, FakeDataplane]:
+    played = PlayedObjects()
+    for step in (
+        ("single", 1, Single(RouteKind.UNICAST, Path(NextHop(ADDRESSES[0], 2)))),
+        ("single", 2, Single(RouteKind.UNICAST, Path(NextHop(ADDRESSES[1], 2)))),
+        ("group", 10, {1: 1, 2: 1}, False),
+        ("group", 11, {1: 1, 2: 1}, True),
+    ):
+        play(played, step)
+    kept = [on_link("10.1.0.0/24"), over("30.0.0.0/8", 10), *more]
+    kernel = FakeKernel(world(kept, {}, played, False), played)
+    mirror = mirror_of(kernel)
+    dataplane = mirror._dataplane
+    assert isinstance(dataplane, FakeDataplane)
+    return mirror, kernel, dataplane
+
+
+def test_a_scan_of_addresses_changes_nothing() -> None:
+    mirror, _, dataplane = quiet_world()
+    scanned = [Neighbour(bytes([10, 1, 0, i]), 2, b"", FAILED) for i in range(20, 250)]
+    for gone in (False, True):
+        updates = tuple(NeighbourUpdate(each, gone) for each in scanned)
+        assert mirror.follow(Changes(neighbour_updates=updates))
+    assert (dataplane.changed, dataplane.synced) == (0, 0)
+    assert not mirror.snapshot.neighbours
+
+
+def test_a_host_that_comes_and_goes_is_one_route() -> None:
+    mirror, _, dataplane = quiet_world()
+    host = Neighbour(bytes([10, 1, 0, 99]), 2, bytes([2, 0, 0, 0, 0, 9]), REACHABLE)
+    for gone, target in ((False, NextHop(host.address, 2)), (True, None)):
+        assert mirror.follow(Changes(neighbour_updates=(NeighbourUpdate(host, gone),)))
+        assert mirror.tables is not None
+        assert mirror.tables.routes.get(Prefix(host.address, 32)) == target
+    assert (dataplane.changed, dataplane.synced) == (2, 0)
+
+
+def test_objects_that_no_route_uses_change_nothing() -> None:
+    mirror, kernel, dataplane = quiet_world()
+    for meaning in (Single(RouteKind.SPECIAL, None), None) * 50:
+        assert mirror.follow(Changes(nexthop_updates=(NexthopUpdate(900_001, meaning),)))
+    group = kernel.objects.objects[11]
+    assert mirror.follow(Changes(nexthop_updates=(NexthopUpdate(11, group),)))
+    assert (dataplane.changed, dataplane.synced, kernel.asked) == (0, 0, [])
+
+
+def test_a_group_in_use_is_one_store() -> None:
+    mirror, kernel, dataplane = quiet_world()
+    updates = play(kernel.objects, ("group", 10, {1: 5, 2: 1}, False))
+    assert mirror.follow(Changes(nexthop_updates=tuple(updates)))
+    assert (dataplane.changed, dataplane.synced) == (1, 0)
+
+
+def test_updates_that_are_older_than_a_dump_are_not_followed() -> None:
+    """What was read since is newer."""
+    mirror, _, _ = quiet_world()
+    host = Neighbour(bytes([10, 1, 0, 99]), 2, bytes([2, 0, 0, 0, 0, 9]), REACHABLE)
+    old = Changes(
+        neighbour_updates=(NeighbourUpdate(host),), nexthop_updates=(NexthopUpdate(10, None),)
+    )
+    for newer in (
+        replace(old, links=True, nexthops=True),
+        replace(old, neighbours=True, nexthops=True),
+    ):
+        assert mirror.follow(newer)
+    assert not mirror.snapshot.neighbours
+    assert 10 in mirror.snapshot.nexthop_groups
+
+
+def test_a_gateway_that_is_forgotten_is_managed_again() -> None:
+    mirror, kernel, _ = quiet_world()
+    gateway = Neighbour(ADDRESSES[0], 2, bytes([2, 0, 0, 0, 0, 9]), REACHABLE, managed=True)
+    mirror.follow(Changes(neighbour_updates=(NeighbourUpdate(gateway),)))
+    assert not kernel.managed
+    mirror.follow(Changes(neighbour_updates=(NeighbourUpdate(gateway, gone=True),)))
+    assert kernel.managed == [ADDRESSES[0]]
