@@ -91,17 +91,24 @@ _Static_assert(sizeof(struct config) == 232, "config");
 #define INTERFACE_UNFINISHED 0x20        /* generic XDP: see NEXTHOP_WHOLE_ONLY */
 #define INTERFACE_MERGES 0x40            /* what comes in there may be merged without a mark */
 
-/* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
+/*
+ * interfaces[ifindex % INTERFACES_MAX]: one ingress interface. What a link of a bond receives comes in
+ * by the bond, as Linux has it; of all others `logical` is `ifindex`. VLAN devices and macvlans are
+ * found by tag or MAC address alone, and their `ifindex` has INDIRECT_INGRESS: a program that runs on
+ * such a device itself cannot see the tags of what it gets.
+ */
+#define INDIRECT_INGRESS 0x80000000
 struct interface {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 rp_filter; /* 0 off, 1 strict, 2 loose: the greater of `all` and the interface's */
-	__u32 ifindex;  /* 0 = free; stored last */
-	__u32 pad;
+	__u32 ifindex;  /* 0 = free; stored last, in one word with the next */
+	__u32 logical;  /* the device that Linux has its packets come in by */
 };
 _Static_assert(sizeof(struct interface) == 16, "interface");
 
-/* Key of vlans: the tags of a frame, outermost first, as 802.1Q VLAN ids in host order; 0 = none. */
+/* Key of vlans: the tags of a frame, outermost first, as 802.1Q VLAN ids in host order; 0 = none.
+ * The value, as that of macs: the `ifindex` of an interface, with INDIRECT_INGRESS. */
 struct vlan_key {
 	__u32 ifindex; /* the device the frame came in on */
 	__u16 outer_tpid; /* as on the wire */
@@ -110,6 +117,14 @@ struct vlan_key {
 	__u16 inner_vid;
 };
 _Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
+
+/* Key of macs: the address of a macvlan, and the device (an `interface`'s `logical`) it stands on. */
+struct mac_key {
+	__u64 mac; /* as its first six bytes stand on the wire */
+	__u32 ifindex;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct mac_key) == 16, "mac_key");
 
 /*
  * IPv4 addresses index these before the trie is asked (DIR-24-8: Gupta, Lin, McKeown 1998). For the

@@ -27,13 +27,28 @@ struct ingress {
 	u8 rp_filter;
 };
 
+static __always_inline enum reason read_ingress(u32 ifindex, struct ingress *ingress)
+{
+	u32 slot = ifindex & (INTERFACES_MAX - 1);
+	struct interface *interface = interfaces.lookup(&slot);
+	u64 word, index;
+
+	if (!interface)
+		return REASON_INTERFACE;
+	index = *(volatile u64 *)&interface->ifindex; /* and `logical` */
+	if ((u32)index != ifindex)
+		return REASON_INTERFACE;
+	word = *(volatile u64 *)interface;
+	ingress->ifindex = index >> 32;
+	ingress->mac = word & 0xffffffffffff;
+	ingress->flags = word >> 48;
+	ingress->rp_filter = word >> 56;
+	return REASON_FORWARDED;
+}
+
 static __always_inline enum reason find_ingress(u32 ifindex, const struct link_layer *link,
 						struct ingress *ingress)
 {
-	struct interface *interface;
-	u32 slot;
-	u64 word;
-
 	if (link->outer_tpid) {
 		struct vlan_key key = {
 			.ifindex = ifindex,
@@ -48,14 +63,16 @@ static __always_inline enum reason find_ingress(u32 ifindex, const struct link_l
 			return REASON_INTERFACE;
 		ifindex = *logical;
 	}
-	slot = ifindex & (INTERFACES_MAX - 1);
-	interface = interfaces.lookup(&slot);
-	if (!interface || *(volatile u32 *)&interface->ifindex != ifindex)
-		return REASON_INTERFACE;
-	word = *(volatile u64 *)interface;
-	ingress->ifindex = ifindex;
-	ingress->mac = word & 0xffffffffffff;
-	ingress->flags = word >> 48;
-	ingress->rp_filter = word >> 56;
+	return read_ingress(ifindex, ingress);
+}
+
+/* A frame to another MAC address than the interface's: perhaps that of a macvlan on it. */
+static __always_inline enum reason find_macvlan(u64 mac, struct ingress *ingress)
+{
+	struct mac_key key = {.mac = mac, .ifindex = ingress->ifindex};
+	u32 *logical = macs.lookup(&key);
+
+	if (!logical || read_ingress(*logical, ingress) || mac != ingress->mac)
+		return REASON_NOT_OUR_MAC;
 	return REASON_FORWARDED;
 }

@@ -144,8 +144,11 @@ static __always_inline enum reason inspect(struct xdp_md *ctx, struct packet *p,
 	reason = find_ingress(ctx->ingress_ifindex, &p->link, &ingress);
 	if (reason)
 		return reason;
-	if (mac != ingress.mac)
-		return REASON_NOT_OUR_MAC;
+	if (mac != ingress.mac) {
+		reason = find_macvlan(mac, &ingress);
+		if (reason)
+			return reason;
+	}
 	p->ingress_ifindex = ingress.ifindex;
 	p->ingress_flags = ingress.flags;
 	l3->start = c.at;

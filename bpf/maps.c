@@ -14,6 +14,7 @@ BPF_F_TABLE("array", u32, struct control, control, 1, MMAPABLE);
 BPF_F_TABLE("array", u32, struct config, config, 2, MMAPABLE);
 BPF_F_TABLE("array", u32, struct interface, interfaces, INTERFACES_MAX, MMAPABLE);
 BPF_TABLE("hash", struct vlan_key, u32, vlans, VLANS_MAX);
+BPF_TABLE("hash", struct mac_key, u32, macs, MACS_MAX);
 BPF_F_TABLE("array", u32, struct direct, direct16, DIRECT16_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct direct, direct24, DIRECT24_MAX, MMAPABLE);
 BPF_F_TABLE("array", u32, struct direct, direct32, DIRECT32_MAX, MMAPABLE);

@@ -20,6 +20,7 @@ BPF_DIR = Path(__file__).parent / "bpf"
 CAPACITY = {
     "INTERFACES_MAX": 4096,
     "VLANS_MAX": 4096,
+    "MACS_MAX": 1024,
     "ROUTES4_MAX": 2_000_000,
     "ROUTES6_MAX": 2_000_000,
     "GROUPS_MAX": 32_768,
@@ -100,6 +101,7 @@ ICMP_ERROR_TEXT: dict[str, str] = {row[0]: row[4] for row in _ICMP_ERRORS}
 GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members("group_kind")])
 """What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD, RESILIENT."""
 
+INDIRECT_INGRESS: int = int(_define("INDIRECT_INGRESS"), 0)
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
 FRAGMENTS_OF: dict[str, int] = _defines("FRAGMENTS_OF_")

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from . import counters, libbpf
-from .abi import CAPACITY, FRAGMENTS_OF, NEXTHOP_FLAGS, Reason
+from .abi import CAPACITY, FRAGMENTS_OF, INDIRECT_INGRESS, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
     Change,
     Config,
     Interface,
+    MacKey,
     Tables,
     Target,
     VlanKey,
@@ -40,6 +41,8 @@ IFINDEX_WORD = 1
 """The word of struct interface that makes it count."""
 FLOW_LABEL_MASK = 0xFFFFF
 
+_K = TypeVar("_K")
+
 
 class Dataplane:
     """The maps of one instance and what is in them."""
@@ -54,6 +57,7 @@ class Dataplane:
         self._interfaces: dict[int, Interface] = {}
         self._crowded_out: list[int] = []
         self._vlans: dict[VlanKey, int] = {}
+        self._macs: dict[MacKey, int] = {}
         self._nexthops: dict[NextHop, Adjacency] = {}
         self._nexthop_slots: Slots[NextHop] = Slots(0, CAPACITY["NEXTHOPS_MAX"])
         self._device_slots: Slots[int] = Slots(0, CAPACITY["DEVICES_MAX"])
@@ -92,13 +96,16 @@ class Dataplane:
     def _adopt_interfaces(self) -> None:
         entries = self._maps["interfaces"].entries
         for slot in range(CAPACITY["INTERFACES_MAX"]):
-            ifindex = entries[slot].ifindex
+            ifindex = entries[slot].ifindex & ~INDIRECT_INGRESS
             if ifindex:
-                self._interfaces[ifindex] = Interface(b"", 0, 0)  # differs from any wanted one
+                self._interfaces[ifindex] = Interface(b"", 0, 0, 0)  # differs from any wanted one
         for key, ifindex in self._maps.items("vlans"):
             fields = (key.outer_tpid, key.outer_vid, key.inner_tpid, key.inner_vid)
             swapped = (_swap16(fields[0]), fields[1], _swap16(fields[2]), fields[3])
-            self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex
+            self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex & ~INDIRECT_INGRESS
+        for key, ifindex in self._maps.items("macs"):
+            mac = key.mac.to_bytes(8, "little")[:6]
+            self._macs[MacKey(key.ifindex, mac)] = ifindex & ~INDIRECT_INGRESS
 
     # --- bringing the maps to what is wanted -----------------------------------------------------
 
@@ -338,26 +345,42 @@ class Dataplane:
         for ifindex, interface in wanted.items():
             if self._interfaces.get(ifindex) != interface:
                 struct = value(
-                    flags=interface.flags, rp_filter=interface.rp_filter, ifindex=ifindex
+                    flags=interface.flags,
+                    rp_filter=interface.rp_filter,
+                    ifindex=ifindex if interface.direct else ifindex | INDIRECT_INGRESS,
+                    logical=interface.logical,
                 )
                 struct.mac[:] = interface.mac
                 array.store(ifindex % array.count, struct, publish=IFINDEX_WORD)
                 self._interfaces[ifindex] = interface
-        self._sync_vlans(tables.vlans)
+        self._vlans = self._sync_keys("vlans", self._vlans, tables.vlans, self._vlan_key)
+        self._macs = self._sync_keys("macs", self._macs, tables.macs, self._mac_key)
 
-    def _sync_vlans(self, wanted: Mapping[VlanKey, int]) -> None:
-        fd = self._maps.fds["vlans"]
-        for key in self._vlans.keys() - wanted.keys():
-            libbpf.map_delete(fd, self._vlan_key(key))
+    def _sync_keys(
+        self,
+        name: str,
+        held: Mapping[_K, int],
+        wanted: Mapping[_K, int],
+        packed: Callable[[_K], bytes],
+    ) -> dict[_K, int]:
+        """What leads from tags or a MAC address to an interface; what is stored."""
+        fd = self._maps.fds[name]
+        for key in held.keys() - wanted.keys():
+            libbpf.map_delete(fd, packed(key))
         stored = dict(wanted)
         for key, ifindex in wanted.items():
-            if self._vlans.get(key) != ifindex:
+            if held.get(key) != ifindex:
+                value = (ifindex | INDIRECT_INGRESS).to_bytes(4, "little")
                 try:
-                    libbpf.map_update(fd, self._vlan_key(key), ifindex.to_bytes(4, "little"))
+                    libbpf.map_update(fd, packed(key), value)
                 except OSError:  # there are too many: what comes in by this one passes
-                    libbpf.map_delete(fd, self._vlan_key(key))
+                    libbpf.map_delete(fd, packed(key))
                     del stored[key]
-        self._vlans = stored
+        return stored
+
+    def _mac_key(self, key: MacKey) -> bytes:
+        kind = self._maps.layout.key("macs")
+        return bytes(kind(mac=int.from_bytes(key.mac, "little"), ifindex=key.ifindex))
 
     def _vlan_key(self, key: VlanKey) -> bytes:
         return bytes(

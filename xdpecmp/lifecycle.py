@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import counters, libbpf, losses, netns
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import Busy, Instance, NotAttached, machine_seed
-from .interfaces import Attached, attach_all, check_interfaces, detach_one
+from .interfaces import (
+    Attached,
+    attach_all,
+    bottom_up,
+    check_above,
+    check_interfaces,
+    detach_all,
+    detach_one,
+    expanded,
+)
 from .model import Link
 from .netlink import Changes, Kernel, Monitor
 from .options import Options
@@ -130,7 +139,7 @@ def _start(
     mirror.renew_lease()
     program = instance.open_program(generation)
     try:
-        result = attach_all(kernel, links, program, wishes.mode)
+        result = attach_all(kernel, links, program, wishes.mode, mirror.snapshot.links)
     finally:
         os.close(program)
     if wishes.set_seed and mirror.snapshot.settings.seed is None:
@@ -297,18 +306,27 @@ def detach(names: Sequence[str]) -> list[str]:
         links = kernel.links()
         ours = instance.program_ids()
         attached = {link.name: link for link in links.values() if link.xdp_prog_id in ours}
-        for name in names:
-            if name not in attached:
-                _explain_not_attached(name, links)
+        by_name = {link.name: link for link in links.values()}
+        chosen = dict(attached)
+        if names:
+            chosen = {}
+            for name in names:
+                found = expanded([by_name[name]], links) if name in by_name else []
+                mine = [link for link in found if link.name in attached]
+                if name in attached:  # a bond that an earlier version attached to
+                    mine.append(by_name[name])
+                if not mine:
+                    _explain_not_attached(name, links)
+                chosen |= {link.name: link for link in mine}
         if not instance.present():
             raise NotAttached
-        chosen = {name: attached[name] for name in names} if names else attached
+        for link in chosen.values():
+            check_above(link, links, ours)
         if chosen.keys() == attached.keys():
             instance.stop_agent()
             _tear_down(instance, kernel)
         else:
-            for link in chosen.values():
-                detach_one(kernel, link)
+            detach_all(kernel, list(chosen.values()), links, ours)
         return list(chosen)
 
 
@@ -328,14 +346,14 @@ def _attached(instance: Instance, kernel: Kernel) -> bool:
 
 def _tear_down(instance: Instance, kernel: Kernel) -> None:
     """Take everything of the instance away: programs, managed neighbours, pins, files."""
-    ours = instance.program_ids()
+    ours, links = instance.program_ids(), kernel.links()
+    attached = [link for link in links.values() if link.xdp_prog_id in ours]
     failed: list[Exception] = []
-    for link in kernel.links().values():
-        if link.xdp_prog_id in ours:
-            try:
-                detach_one(kernel, link)
-            except (XdpecmpError, OSError) as error:  # perhaps the device has just gone
-                failed.append(error)
+    for link in reversed(bottom_up(attached, links)):
+        try:
+            detach_one(kernel, link)
+        except (XdpecmpError, OSError) as error:  # perhaps the device has just gone
+            failed.append(error)
     if failed and _attached(instance, kernel):
         raise failed[0]
     managed = {key for key, entry in kernel.neighbours().items() if entry.managed}

@@ -37,7 +37,17 @@ MAPPED = ("control", "config", "interfaces", "groups", "paths", "buckets", "next
 DIRECT = ("direct16", "direct24", "direct32")
 """The tables in front of the IPv4 trie. They are large, and only who writes them maps them."""
 
-NAMES = (*MAPPED, *DIRECT, "vlans", "routes4", "routes6", "devices", "path_stats", "reason_stats")
+NAMES = (
+    *MAPPED,
+    *DIRECT,
+    "vlans",
+    "macs",
+    "routes4",
+    "routes6",
+    "devices",
+    "path_stats",
+    "reason_stats",
+)
 """Every map that generations share."""
 
 

@@ -146,7 +146,7 @@ class Mirror:
         if changes.routes or changes.lost:
             routes, differs = self._dump(meanwhile)
         old, new = self.snapshot, replace(self.snapshot, routes=routes)
-        if changes.links or changes.lost:
+        if changes.links or changes.lost or self._is_due(changes):
             new = replace(new, links=self.kernel.links())
         if changes.settings or changes.links or changes.lost:
             new = replace(new, settings=self.kernel.settings(new.links.values()))
@@ -181,6 +181,11 @@ class Mirror:
         findings = bearing(new.filters, new.links, self.attached(), egress)
         config = stop_at_firewall(self.tables.config, findings)
         self._dataplane.pass_at_once(config.pass4, config.pass6)
+
+    def _is_due(self, changes: Changes) -> bool:
+        """Whether links have to be read without an event of theirs. That is looked at whenever
+        settings are, which come without one too."""
+        return changes.settings and self.kernel.links_may_differ(self.attached())
 
     def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
         """All routes as they are now, with what was followed while they were read; and whether they

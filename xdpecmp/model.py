@@ -163,6 +163,32 @@ class NexthopGroup:
     """For a resilient group: after so long one changes hands even in use; 0 = never."""
 
 
+class Upper(NamedTuple):
+    """A device that stands on another one, as far as that one's received frames go."""
+
+    name: str
+    kind: str
+    mode: str
+    mac: bytes
+    where: str = ""
+    """The other namespace that it is in, for people to read; "" for ours."""
+
+    def __str__(self) -> str:
+        kind = f"{self.kind} {self.mode}".strip()
+        return f"{self.name} ({kind}{self.where and f', in {self.where}'})"
+
+
+class Peer(NamedTuple):
+    """The other end of a veth."""
+
+    name: str
+    path: str
+    """Of the network namespace that it is in (as for `nsenter --net=`); "" for ours."""
+    hides_tags: bool
+    """Whether it may leave VLAN tags beside the frames (skb->vlan_tci), where XDP cannot see
+    them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network device of the namespace."""
@@ -179,7 +205,8 @@ class Link:
     master: int = 0
     """Index of the bridge, bond, team or VRF that it is enslaved to; 0 = none."""
     lower: int = 0
-    """For a VLAN device: index of the device below it (IFLA_LINK); 0 otherwise."""
+    """Index of the device that it stands on (IFLA_LINK), as a VLAN device or a macvlan does; 0 for
+    none, or one of another namespace. The other end of a veth is no such device."""
     vlan_id: int = 0
     """For a VLAN device: its VLAN id, host order; 0 otherwise."""
     vlan_protocol: int = 0
@@ -193,7 +220,27 @@ class Link:
     Where the kernel cannot tell (before 6.3), only a native program of its own speaks for it."""
     strips_tags: bool = False
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
-    an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
+    an XDP program cannot see them. Not told of a veth: see `peer`."""
+
+    sets_priority: bool = False
+    """For a VLAN device: whether the tags that it sends carry priorities (`egress-qos-map`)."""
+    mode: str = ""
+    """Of a macvlan or macvtap: private, vepa, bridge, passthru, source; of a bond: balance-rr,
+    active-backup, 802.3ad …; "" otherwise or for one that we do not know."""
+    ports: tuple[int, ...] = ()
+    """Indexes of devices that it receives by without being their `master` (HSR, PRP)."""
+    delivers: bool = False
+    """For a link of a bond: whether the bond receives all that comes in there. False for an
+    inactive link, whose frames Linux drops (bond_should_deliver_exact_match())."""
+    peer_index: int = 0
+    """For a veth: index of the other end, if that is in this namespace."""
+    peer: Peer | None = None
+    """For a veth: its other end, as far as that can be looked at."""
+    is_untagged: bool = False
+    """For a bridge: whether its VLAN filter takes the tag off all that the bridge itself
+    receives."""
+    elsewhere: tuple[Upper, ...] = ()
+    """What stands on it in other network namespaces, as far as they can be looked at."""
 
     has_address4: bool = False
     """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""

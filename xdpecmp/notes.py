@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
-from .compile import Config, Resilient, Tables, ownseed
+from .compile import Config, Resilient, Stacking, Tables, Why, ownseed
 from .compile.offloads import merges_lists, merges_unseen
 from .errors import XdpecmpError
 from .firewall import sentences
@@ -19,7 +19,8 @@ from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, Prefix, Snapshot
 from .netlink import has_seed
-from .netlink.features import SEGMENTS_ALL
+from .netlink.ethtool import SEGMENTS_ALL
+from .obstacles import told
 from .options import FOLLOW, IGNORE
 from .scratch import Trial
 from .verify import first_disagreement, trial_of
@@ -61,6 +62,8 @@ def notes(mirror: Mirror) -> list[str]:
         *_deaf_egress(world, mirror.kernel.tells_features),
         *(found for _, found in (*heeding(world), *whole_only(world))),
         *idle_interfaces(world),
+        *other_macs(world),
+        *other_links(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
         *_disagreement(mirror),
@@ -251,21 +254,13 @@ _OFFLOADS_ON = ("tx on", "sg on", "tso on", *(f"{name} on" for name in SEGMENTS_
 def idle_interfaces(world: World) -> Iterator[Note]:
     """Interfaces of which all passes to Linux."""
     for link in world.links():
-        settings = world.snapshot.settings.interfaces.get(link.ifindex)
-        if link.master:
-            yield Note(f"{link.name} belongs to another device: all it receives passes to Linux")
-        elif link.kind == "bond" and link.xdp_mode == "native":
-            yield Note(
-                f"{link.name} is a bond: a native program sees its links and not the bond, so all "
-                "it receives passes to Linux; instead",
-                f"xdpecmp attach {link.name} --mode generic",
-            )
-        elif link.strips_tags:
-            yield Note(
-                f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
-                "to Linux; to have it forwarded here",
-                f"ethtool -K {link.name} rxvlan off",
-            )
+        receiver = Stacking(world.snapshot.links).receiver(link)
+        settings = world.snapshot.settings.interfaces.get(receiver.ifindex)
+        said = told(world.snapshot.links, link)
+        if said is not None:
+            obstacle, text, fix = said
+            if obstacle.why is not Why.INACTIVE or fix:  # that a link stands by is as it should be
+                yield Note(text, fix)
         elif link.xdp_mode == "generic" and merges_lists(world.snapshot.links, link):
             yield Note(
                 f"{link.name} merges packets into lists, which generic XDP breaks: all it receives "
@@ -274,8 +269,44 @@ def idle_interfaces(world: World) -> Iterator[Note]:
             )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(
-                f"{link.name} does not forward; if this host is to be a router",
-                f"sysctl -w net.ipv4.conf.{link.name}.forwarding=1",
+                f"{receiver.name} does not forward; if this host is to be a router",
+                f"sysctl -w net.ipv4.conf.{receiver.name}.forwarding=1",
+            )
+
+
+def other_macs(world: World) -> Iterator[Note]:
+    """Devices with a MAC address of their own on ours, as VRRP has them: their packets come in
+    there, and are not ours."""
+    stacking = Stacking(world.snapshot.links)
+    covered = {tuple(key) for key in world.tables.macs}
+    for link in world.links():
+        for upper in stacking.other_macs(link):
+            forwards = (link.ifindex, upper.mac) in covered or (
+                stacking.receiver(link).ifindex,
+                upper.mac,
+            ) in covered
+            yield Note(
+                f"{upper} takes what comes in by {link.name} for its own MAC address, "
+                f"{upper.mac.hex(':')}: that "
+                + ("is forwarded too, as its own" if forwards else "passes to Linux")
+            )
+
+
+def other_links(world: World) -> Iterator[Note]:
+    """Links of a bond by which packets come in past our program."""
+    stacking = Stacking(world.snapshot.links)
+    bonds = {stacking.receiver(link).ifindex for link in world.links() if link.master}
+    for ifindex in sorted(bonds):
+        missing = [
+            link.name
+            for link in world.snapshot.links.values()
+            if link.master == ifindex and not link.xdp_prog_id
+        ]
+        bond = world.snapshot.links[ifindex]
+        if missing and bond.kind == "bond":
+            yield Note(
+                f"what {bond.name} receives by {', '.join(missing)} passes to Linux",
+                f"xdpecmp attach {bond.name}",
             )
 
 

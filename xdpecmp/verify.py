@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from .abi import INTERFACE_FLAGS, GroupKind, Reason
+from .abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
 from .compile import Resilient, Tables
 from .errors import XdpecmpError
 from .explain import (
@@ -151,13 +151,13 @@ def entrances(maps: Maps, links: Mapping[int, Link], attached: Sequence[Link]) -
     found = []
     for link in links.values():
         entry = maps["interfaces"].entries[link.ifindex % maps["interfaces"].count]
-        if entry.ifindex != link.ifindex:
+        if entry.ifindex & ~INDIRECT_INGRESS != link.ifindex:
             continue
         try:
             ingress = ingress_of(links, attached, link)
         except XdpecmpError:
             continue
-        sources = _sources_by(maps, link.ifindex) if entry.rp_filter else []
+        sources = _sources_by(maps, entry.logical) if entry.rp_filter else []
         found.append(Entrance(ingress, entry.flags, sources))
     return found
 
@@ -265,7 +265,7 @@ def first_disagreement(
     `ifindex`: the interface that flows come in by.
     """
     rng = rng or random.Random()
-    rp_filter = tables.interfaces[ifindex].rp_filter
+    rp_filter, ifindex = tables.interfaces[ifindex].rp_filter, tables.interfaces[ifindex].logical
     sources = list(islice(_single_routes(tables, ifindex), _MOST_SOURCES)) if rp_filter else []
     with_label = label_can_be_asked(_settings(tables, 6))
     for prefix in islice(_threshold_routes(tables), _QUICK_ROUTES):

@@ -29,6 +29,7 @@ from .hashing import shares
 from .instance import Instance
 from .maps import Maps
 from .model import Filters, Link, NextHop, Prefix
+from .obstacles import told
 from .options import FOLLOW, IGNORE
 
 
@@ -243,10 +244,10 @@ class View:
         return f"{text}: {fix}" if fix else text
 
     def _why_no_ingress(self, link: Link) -> str:
-        if link.master:
-            return f"it belongs to {self._device(link.master)}"
-        if link.strips_tags:
-            return f"it strips VLAN tags: ethtool -K {link.name} rxvlan off"
+        said = told(self._links, link)
+        if said is not None:
+            _, text, fix = said
+            return f"{text}: {fix}" if fix else text
         if link.merges_lists and link.xdp_mode == "generic":
             return f"it merges packets into lists: ethtool -K {link.name} rx-gro-list off"
         return "it is not mirrored"

@@ -186,11 +186,11 @@ class Plane:
         libbpf.run(self.program, options)
         return VERDICTS[options.retval], out.raw[size : options.data_size_out]
 
-    def observe(self, frame: bytes, metadata: int = 0) -> Outcome:
+    def observe(self, frame: bytes, metadata: int = 0, device: str = "in") -> Outcome:
         """Run it, and see which counters moved."""
         self._load_usual()
         stats, traffic = self._stats(), self._traffic()
-        run = self.run_behind_metadata(frame, metadata) if metadata else self.run(frame)
+        run = self.run_behind_metadata(frame, metadata) if metadata else self.run(frame, device)
         moved = {name: n - stats[name] for name, n in self._stats().items() if n != stats[name]}
         counted = {
             name: (packets - traffic[name][0], size - traffic[name][1])

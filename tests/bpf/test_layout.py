@@ -21,6 +21,7 @@ STRUCTS = {
     "config": ("config", "value"),
     "interface": ("interfaces", "value"),
     "vlan_key": ("vlans", "key"),
+    "mac_key": ("macs", "key"),
     "direct": ("direct24", "value"),
     "route4_key": ("routes4", "key"),
     "route6_key": ("routes6", "key"),

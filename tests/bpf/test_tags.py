@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from scapy.layers.inet import UDP
@@ -11,6 +12,7 @@ from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import Tags, forwarded, frame, to
 from tests.bpf.world import TAGS, VIA
 from tests.capabilities import Since, since
+from xdpecmp.model import Link
 
 pytestmark = pytest.mark.root
 
@@ -139,3 +141,83 @@ def test_no_headroom(plane: Plane, tags: Tags) -> None:
         assert outcome[:2] == ("REDIRECT", forwarded(l3, via, "out", TAGS["out.100"]))
     else:
         assert outcome == ("PASS", packet, {"NO_HEADROOM": 1}, {})
+
+
+VRRP = bytes.fromhex("00005e000133")
+
+
+def macvlan(index: int, lower: int, **changes: Any) -> Link:
+    return replace(
+        Link(index, "vrrp", VRRP, 1500, True, "macvlan", 0, lower), mode="private", **changes
+    )
+
+
+@pytest.mark.parametrize("tags_of", ["in", "in.10", "in.20.30"])
+def test_a_macvlan_has_a_mac_of_its_own(plane: Plane, tags_of: str) -> None:
+    """Over a NIC and over its VLAN devices, whose own frames are not concerned."""
+    snapshot = plane.world.snapshot()
+    base = snapshot.settings.interfaces[plane.world.ifindex["in"]]
+    above = macvlan(2000, plane.world.ifindex[tags_of])
+    settings = replace(snapshot.settings, interfaces={**snapshot.settings.interfaces, 2000: base})
+    snapshot = replace(snapshot, links={**snapshot.links, 2000: above}, settings=settings)
+    plane.load(snapshot)
+    l3 = bytes(to("single") / UDP(sport=1, dport=2))
+    out = forwarded(l3, VIA[4]["single"])
+    for name in ("in", "in.10", "in.20.30"):
+        tags = TAGS.get(name, ())
+        assert plane.run(frame(l3, tags)) == ("REDIRECT", out)
+        if name == tags_of:
+            assert plane.run(frame(l3, tags, destination=VRRP)) == ("REDIRECT", out)
+        else:
+            assert plane.observe(frame(l3, tags, destination=VRRP)).stats == {"NOT_OUR_MAC": 1}
+    unknown = [(0x8100, 11)]
+    assert plane.observe(frame(l3, unknown, destination=VRRP)).stats == {"INTERFACE": 1}
+    other = bytes.fromhex("00005e000134")
+    assert plane.observe(frame(l3, TAGS.get(tags_of, ()), destination=other)).stats == {
+        "NOT_OUR_MAC": 1
+    }
+    off = replace(
+        settings, interfaces={**settings.interfaces, 2000: replace(base, forwarding4=False)}
+    )
+    plane.load(replace(snapshot, settings=off))
+    stats = plane.observe(frame(l3, TAGS.get(tags_of, ()), destination=VRRP)).stats
+    assert stats == {"FORWARDING_OFF": 1}  # its own settings
+    plane.load(replace(snapshot, links={**snapshot.links, 2000: replace(above, up=False)}))
+    stats = plane.observe(frame(l3, TAGS.get(tags_of, ()), destination=VRRP)).stats
+    assert stats == {"NOT_OUR_MAC": 1}
+
+
+def test_what_is_found_by_tag_or_mac_is_no_ingress_of_its_own(plane: Plane) -> None:
+    """A program on a macvlan could not see the tags."""
+    snapshot = plane.world.snapshot()
+    index = plane.world.ifindex["other"]  # some device that there is
+    above = replace(macvlan(index, plane.world.ifindex["in"]), name="other")
+    plane.load(replace(snapshot, links={**snapshot.links, index: above}))
+    packet = frame(to("single") / UDP(), destination=VRRP)
+    assert plane.observe(packet).verdict == "REDIRECT"
+    assert plane.observe(packet, device="other").stats == {"INTERFACE": 1}
+
+
+def test_what_a_link_of_a_bond_receives_comes_in_by_the_bond(plane: Plane) -> None:
+    """By the bond's settings and to the link's MAC, as long as it is in use."""
+    world = plane.world
+    snapshot, nic = world.snapshot(), world.ifindex["in"]
+    bond = Link(2001, "bond", VRRP, 1500, True, "bond", mode="active-backup")
+    settings = {**snapshot.settings.interfaces, 2001: snapshot.settings.interfaces[nic]}
+    settings[nic] = replace(settings[nic], forwarding4=False)
+    active = replace(snapshot.links[nic], master=2001, delivers=True)
+    tagged = replace(snapshot.links[world.ifindex["in.10"]], lower=2001)
+    links = {**snapshot.links, nic: active, 2001: bond, tagged.ifindex: tagged}
+    snapshot = replace(
+        snapshot, links=links, settings=replace(snapshot.settings, interfaces=settings)
+    )
+    plane.load(snapshot)
+    l3 = bytes(to("single") / UDP(sport=1, dport=2))
+    out = ("REDIRECT", forwarded(l3, VIA[4]["single"]))
+    assert plane.run(frame(l3)) == out
+    assert plane.run(frame(l3, TAGS["in.10"])) == out
+    assert plane.observe(frame(l3, [(0x8100, 11)])).stats == {"INTERFACE": 1}
+    standby = replace(active, delivers=False)
+    plane.load(replace(snapshot, links={**links, nic: standby}))
+    for tags in ((), TAGS["in.10"]):
+        assert plane.observe(frame(l3, tags)).stats == {"INTERFACE": 1}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.net.command import AS_NOBODY, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
-from tests.netns import wait_until
+from tests.netns import Namespace, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -27,6 +27,11 @@ bcc.BPF.attach_xdp(sys.argv[1], program.load_func("pass", bcc.BPF.XDP), 0)
 """An XDP program of somebody else's, which stays attached when its loader ends."""
 
 
+def put_foreign(namespace: Namespace, device: str) -> None:
+    stubs = os.environ | {"BCC_KERNEL_SOURCE": str(ROOT / "bpf" / "uapi")}
+    namespace.run(sys.executable, "-c", FOREIGN, device, env=stubs)
+
+
 @pytest.fixture(scope="module")
 def router() -> Iterator[Small]:
     """Besides the two veths it has a bridge, a tun device, and `foreign` with another's program."""
@@ -36,8 +41,7 @@ def router() -> Iterator[Small]:
         made.ns.ip("link add br0 type bridge")
         made.ns.ip("link set br0 up")
         made.ns.ip("tuntap add dev tun0 mode tun")
-        stubs = os.environ | {"BCC_KERNEL_SOURCE": str(ROOT / "bpf" / "uapi")}
-        made.ns.run(sys.executable, "-c", FOREIGN, "foreign", env=stubs)
+        put_foreign(made.ns, "foreign")
         assert made.program_id("foreign")
         yield made
 
@@ -163,8 +167,9 @@ def test_auto_takes_what_there_is(detached: Small) -> None:
     done = detached.run("attach", "in0", "br0")
     assert modes(detached) == {"in0": "generic", "br0": "generic"}
     assert "br0: attached, generic mode" in done.lines
-    (note,) = [line for line in done.lines if line.startswith("note: br0")]
-    assert "no native XDP" in note
+    why, what = [line for line in done.lines if line.startswith("note: br0")]
+    assert "no native XDP" in why
+    assert "gets frames without their VLAN tags: all it receives passes to Linux" in what
     assert done.stdout == ""
 
 
@@ -251,3 +256,86 @@ def test_neighbours_are_given_back(detached: Small) -> None:
     detached.detach()
     assert "managed" not in detached.ns.ip("neigh show dev in0")
     detached.ns.ip("addr flush dev in0")
+
+
+# --- devices on top of each other ----------------------------------------------------------------
+
+
+@pytest.fixture
+def stack(detached: Small) -> Iterator[Small]:
+    """A macvlan on in0, and in1 in a bridge."""
+    detached.ns.ip("link add mv0 link in0 type macvlan mode private")
+    detached.ns.ip("link add br1 type bridge")
+    detached.ns.ip("link set in1 master br1")
+    yield detached
+    if detached.instance.present():
+        detached.detach()
+    detached.ns.ip("link del mv0")
+    detached.ns.ip("link del br1")
+
+
+STACK = ("in0", "in1", "mv0", "br1")
+
+
+def programs(router: Small) -> dict[str, int]:
+    return {name: router.program_id(name) for name in STACK}
+
+
+@pytest.mark.parametrize(
+    "order", [STACK, STACK[::-1], ("mv0", "in1", "br1", "in0")], ids=lambda names: "-".join(names)
+)
+def test_a_set_with_devices_on_top_of_each_other(stack: Small, order: Sequence[str]) -> None:
+    """One after the other, upgraded, in another mode, and off again in any order."""
+    for name in order:
+        stack.run("attach", name)
+    before = programs(stack)
+    assert all(before.values())
+    stack.run("attach", order[0])
+    after = programs(stack)
+    assert len({*after.values()}) == 1
+    assert not {*after.values()} & {*before.values()}
+    stack.run("attach", "in0", "in1", "--mode", "generic")
+    stack.run("detach", "in0", "in1")
+    assert [name for name, number in programs(stack).items() if number] == ["mv0", "br1"]
+    stack.run("attach", *order)
+    stack.detach()
+    assert not any(programs(stack).values())
+
+
+def test_a_program_of_somebody_else_on_top_is_in_the_way(stack: Small) -> None:
+    """It is named, and nothing changes, neither by attaching nor by detaching."""
+    stack.run("attach", "in0", "in1")
+    put_foreign(stack.ns, "mv0")
+    before = programs(stack)
+    for arguments in (("attach", "in0"), ("attach", "in1"), ("detach", "in0"), ("detach", "--all")):
+        done = stack.run(*arguments, status=2)
+        assert "while mv0, on top of it, has one, which is not ours" in done.stderr
+        assert "bpftool prog show id" in done.stderr
+        assert programs(stack) == before
+        assert stack.status()["agent_pid"]
+    stack.run("detach", "in1")
+    stack.ns.ip("link set dev mv0 xdpgeneric off")
+
+
+def test_a_program_on_top_that_cannot_be_seen_here(stack: Small) -> None:
+    """In another namespace."""
+    stack.ns.ip(f"link set mv0 netns {stack.peer.name}")
+    try:
+        put_foreign(stack.peer, "mv0")
+        done = stack.run("attach", "in0", status=2)
+        assert len(done.lines) == 1
+        assert "in0" in done.stderr
+        assert "on top of it, in another network namespace perhaps, has one" in done.stderr
+        stack.peer.ip("link set dev mv0 xdpgeneric off")
+    finally:
+        stack.peer.ip(f"link set mv0 netns {stack.ns.name}")
+
+
+@pytest.mark.parametrize("held", [STACK, ("in0", "mv0"), ("in1", "br1"), ("in0", "in1")])
+def test_what_fails_half_way_leaves_a_stack_as_it_was(stack: Small, held: Sequence[str]) -> None:
+    """The veths change their mode, then what is on top of them refuses."""
+    stack.run("attach", *held)
+    before = programs(stack), modes(stack)
+    stack.run("attach", *STACK, "--mode", "native", status=2)
+    assert (programs(stack), modes(stack)) == before
+    assert stack.status()["agent_pid"]

@@ -185,12 +185,12 @@ def test_a_device_that_strips_tags(
     monkeypatch.setattr(links, "parse_link", nic)
     (said,) = saying(examined(router, "in0"), "rxvlan")
     assert said["found"].startswith("in0 strips VLAN tags")
-    assert said["fix"] == "ethtool -K in0 rxvlan off"
+    assert said["fix"] == "ethtool -K in0 rxvlan off rx-vlan-stag-hw-parse off"
     router.ns.run(*said["fix"].split())
     try:
         assert not saying(examined(router, "in0"), "rxvlan")
     finally:
-        router.ns.run("ethtool", "-K", "in0", "rxvlan", "on")
+        router.ns.run("ethtool", "-K", "in0", "rxvlan", "on", "rx-vlan-stag-hw-parse", "on")
 
 
 @since(Since.HASH_SEED)

@@ -15,10 +15,11 @@ from xdpecmp.errors import DumpInterrupted, KernelRefused, MalformedMessage
 from xdpecmp.model import Neighbour, RouteKind
 from xdpecmp.netlink import (
     addresses,
+    elsewhere,
+    ethtool,
     features,
     kernel,
     links,
-    merging,
     neighbours,
     nexthops,
     rules,
@@ -62,8 +63,7 @@ BROKEN_MTU = attribute(4, bytes(3))
 
 
 def read_links(connection: Telling, known: tuple[int, ...] = ()) -> set[int]:
-    asked = (lambda _: False, lambda _: features.Offloads(True, False), lambda _: frozenset())
-    found = links.read_links(connection, {}, *asked, known)  # type: ignore[arg-type]
+    found = links.read_links(connection, {}, lambda _: ethtool.Features(), known)  # type: ignore[arg-type]
     return set(found)
 
 
@@ -196,10 +196,10 @@ def test_features_that_cannot_be_read_are_what_they_were(monkeypatch: pytest.Mon
     def refuse(*_: object) -> dict[int, bool]:
         raise KernelRefused("XDP features: Out of memory", 12)
 
-    monkeypatch.setattr(features, "strips_tags", lambda *_: False)
+    monkeypatch.setattr(ethtool, "features", lambda *_: ethtool.Features())
     monkeypatch.setattr(addresses, "read_devices_with_address4", lambda _: set())
-    made._offloads = lambda _: features.Offloads(True, False)  # type: ignore[assignment]
-    monkeypatch.setattr(merging, "merges", lambda *_: frozenset())
+    monkeypatch.setattr(elsewhere, "_others", lambda _: [])
+    made._lookout = elsewhere.Lookout(-1)
     monkeypatch.setattr(features, "read_transmits", refuse)
     with pytest.raises(KernelRefused):
         made.links()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.doctor import IN, MAC, OUT, STATUS, Case, World, bad_checks, check_ca
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Running
 from xdpecmp.doctor.interfaces import VIRTIO_LARGEST_MTU
-from xdpecmp.model import InterfaceSettings, Link
+from xdpecmp.model import InterfaceSettings, Link, Peer, Upper
 
 
 def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: int = 4) -> None:
@@ -28,6 +29,11 @@ def _vlan(world: World, **changes: Any) -> None:
     upper = Link(9, "eth1.5", MAC, 1500, True, kind="vlan", lower=IN, vlan_id=5, **changes)
     world.snap(links={**world.snapshot.links, 9: upper})
     world.device(stacked={"eth1.5": "vlan"})
+
+
+def _on_top(world: World, name: str, kind: str, **changes: Any) -> None:
+    upper = replace(Link(9, name, MAC, 1500, True, kind=kind, lower=IN), **changes)
+    world.snap(links={**world.snapshot.links, 9: upper})
 
 
 def _policy1(world: World) -> None:
@@ -61,7 +67,7 @@ CASES = {
     ),
     "program on top": Case(
         lambda world: _vlan(world, xdp_prog_id=6),
-        *("problem", "interface", "eth1.5, on top of it, has one (id 6)", "bpftool prog show id 6"),
+        *("problem", "interface", "eth1.5, on top of it, has one", "bpftool prog show id 6"),
     ),
     "veth": Case(
         lambda world: world.links(IN, kind="veth"),
@@ -141,7 +147,7 @@ CASES = {
     ),
     "strips tags": Case(
         lambda world: world.links(IN, strips_tags=True),
-        *("note", "rxvlan", "strips VLAN tags", "ethtool -K eth1 rxvlan off"),
+        *("note", "rxvlan", "strips VLAN tags", "ethtool -K eth1 rxvlan off rx-vlan-stag"),
     ),
     "forwards nothing": Case(
         lambda world: world.interface(forwarding4=False, forwarding6=False),
@@ -160,13 +166,44 @@ CASES = {
         *("note", "redirects", "all gateways are behind eth2", "conf.eth2.send_redirects=0"),
     ),
     "policy 1": Case(_policy1, "note", "policy 1", "NIC's own hash", "ethtool -k eth1 | grep"),
-    "VLANs on a veth": Case(
+    "VLANs on a veth whose peer is out of sight": Case(
         lambda world: (_vlan(world), world.links(IN, kind="veth")),
-        *("note", "vlan", "for eth1.5", "ethtool -K PEER txvlan off"),
+        *("note", "vlan", "other end of eth1 may leave VLAN tags", ""),
+    ),
+    "veth whose peer hides tags": Case(
+        lambda world: world.links(IN, kind="veth", peer=Peer("p", "/run/netns/x", True)),
+        *("note", "vlan", "p, the other end", "nsenter --net=/run/netns/x ethtool -K p txvlan off"),
     ),
     "ipvlan": Case(
-        lambda world: world.device(stacked={"ipvl0": "ipvlan"}),
-        *("note", "ipvlan", "ipvl0 shares", "ip -d link show dev ipvl0"),
+        lambda world: _on_top(world, "ipvl0", "ipvlan"),
+        *("note", "on top", "ipvl0 (ipvlan) stands on eth1", "ip -d link show dev ipvl0"),
+    ),
+    "passthru": Case(
+        lambda world: _on_top(world, "mv0", "macvlan", mode="passthru"),
+        *("note", "on top", "mv0 (macvlan passthru) stands on eth1", "dev mv0"),
+    ),
+    "passthru in another namespace": Case(
+        lambda world: world.links(IN, elsewhere=(Upper("mv0", "macvlan", "passthru", MAC, "x"),)),
+        *("note", "on top", "mv0 (macvlan passthru, in x) stands on eth1", ""),
+    ),
+    "VRRP": Case(
+        lambda world: _on_top(world, "vrrp.1", "macvlan", mode="private", mac=b"\0\0\x5e\0\1\3"),
+        *("note", "macvlan", "vrrp.1 (macvlan private) takes what comes in by eth1", ""),
+    ),
+    "macvlan": Case(
+        lambda world: world.links(IN, kind="macvlan", lower=OUT),
+        *("note", "stacked", "eth1 is a macvlan", "xdpecmp attach eth2"),
+    ),
+    "bridge": Case(
+        lambda world: world.links(IN, kind="bridge"),
+        *("note", "stacked", "eth1 is a bridge", ""),
+    ),
+    "bond whose mode does not say": Case(
+        lambda world: (
+            world.links(OUT, kind="bond", mode="balance-alb"),
+            world.links(IN, master=OUT, delivers=True),
+        ),
+        *("note", "bond", "eth2 is a bond of mode balance-alb", "ip -d link show dev eth2"),
     ),
     "deaf veth": Case(_deaf("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"),
     "deaf veth, before Linux 6.3": Case(

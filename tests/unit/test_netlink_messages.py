@@ -59,7 +59,7 @@ def test_link() -> None:
         attribute(10, u32(9)),
         attribute(18, attribute(1, b"veth\0")),
         attribute(5, u32(2)),  # a veth's IFLA_LINK is its peer: not something below it
-    ) == Link(3, "eth0.5", MAC, 9000, True, kind="veth", master=9)
+    ) == Link(3, "eth0.5", MAC, 9000, True, kind="veth", master=9, peer_index=2)
 
 
 def test_vlan_link() -> None:
@@ -69,8 +69,66 @@ def test_vlan_link() -> None:
     assert (found.kind, found.lower, found.vlan_id, found.vlan_protocol) == (
         "vlan", 2, 100, 0x88A8,
     )  # fmt: skip
+    assert not found.sets_priority
+    mapped = data + attribute(3, attribute(1, struct.pack("=II", 0, 3)))
+    vlan_with_map = attribute(18, attribute(1, b"vlan\0") + attribute(2, mapped))
+    assert link(vlan_with_map).sets_priority
     # IFLA_LINK_NETNSID: the device below is in another namespace, its index means nothing here
     assert link(attribute(5, u32(2)), attribute(37, u32(0)), vlan).lower == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("macvlan", attribute(1, u32(1)), "private"),
+        ("macvtap", attribute(1, u32(8)), "passthru"),
+        ("macvlan", attribute(1, u32(16)), "source"),
+        ("macvlan", attribute(1, u32(32)), ""),  # one that we do not know
+        ("bond", attribute(1, b"\x01"), "active-backup"),
+        ("bond", attribute(1, b"\x06"), "balance-alb"),
+        ("ipvlan", attribute(1, b"\x00\x00"), ""),
+    ],
+)
+def test_modes(kind: str, data: bytes, expected: str) -> None:
+    info = attribute(1, kind.encode() + b"\0") + attribute(2, data)
+    found = link(attribute(5, u32(2)), attribute(18, info))
+    assert (found.kind, found.mode, found.lower) == (kind, expected, 2)
+
+
+def test_hsr_receives_by_several_ports() -> None:
+    data = attribute(1, u32(7)) + attribute(2, u32(8)) + attribute(7, b"\0")
+    info = attribute(1, b"hsr\0") + attribute(2, data)
+    assert link(attribute(18, info)).ports == (7, 8)
+
+
+def bridge_message(ifindex: int, master: int, *flags: int) -> bytes:
+    vlans = b"".join(attribute(2, struct.pack("=HH", each, 5)) for each in flags)
+    header = struct.pack("=BxHiII", socket.AF_BRIDGE, 0, ifindex, 0, 0)
+    return header + attribute(10, u32(master)) + (attribute(26, vlans) if flags else b"")
+
+
+@pytest.mark.parametrize(
+    ("flags", "untagged"), [((), True), ((6,), True), ((4, 12, 20), True), ((6, 0), False)]
+)
+def test_vlans_that_come_up_to_a_bridge(flags: tuple[int, ...], untagged: bool) -> None:
+    """4 is BRIDGE_VLAN_INFO_UNTAGGED; without VLANs nothing comes up."""
+    assert links.parse_bridge_vlans(bridge_message(7, 7, *flags)) == (7, untagged)
+
+
+@pytest.mark.parametrize(("master", "changes"), [(7, Changes(links=True)), (8, Changes())])
+def test_events_of_a_bridge_itself(master: int, changes: Changes) -> None:
+    """Not of its ports, which announce their state all the time."""
+    assert classify(message(16, bridge_message(7, master))) == changes
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "delivers"), [("bond", 0, True), ("bond", 1, False), ("bridge", 0, False)]
+)
+def test_a_link_of_a_bond_says_whether_it_is_in_use(kind: str, state: int, delivers: bool) -> None:
+    data = attribute(1, bytes([state])) + attribute(2, b"\0")
+    info = attribute(1, b"veth\0") + attribute(4, kind.encode() + b"\0") + attribute(5, data)
+    assert link(attribute(18, info)).delivers is delivers
+    assert not link(attribute(18, attribute(4, b"bond\0"))).delivers
 
 
 @pytest.mark.parametrize(
@@ -316,7 +374,11 @@ def test_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "parse", [parse_link, parse_neighbour, plain_rule, parse_features, classify]
+    "parse",
+    [
+        *(parse_link, parse_neighbour, plain_rule, parse_features, classify),
+        *(links.parse_bridge_vlans, links.is_of_bridge),
+    ],
 )
 @given(data=st.binary(max_size=120))
 def test_arbitrary_bytes(parse: Callable[[bytes], object], data: bytes) -> None:

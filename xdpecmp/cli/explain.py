@@ -21,6 +21,7 @@ from ..explain import (
     explain,
     ingress_of,
     nexthop_of,
+    stack,
 )
 from ..frames import (
     MAX_FRAME,
@@ -150,8 +151,9 @@ def _ingress(
     back = View(maps, links).route(Prefix(source, len(source) * 8)) if source else None
     towards = {path.dev for path in back.paths} if back else set()
     for link in links.values():
-        device = links.get(link.lower, link) if link.kind == "vlan" else link
-        if device in attached and link.name in towards:
+        device = stack(links, link)[-1]
+        bonded = {each.master for each in attached}
+        if (device in attached or device.ifindex in bonded) and link.name in towards:
             chosen = link
     return ingress_of(links, attached, chosen)
 

@@ -26,7 +26,8 @@ from .config import (
     stop_at_firewall,
 )
 from .firewall import Findings, bearing, guarded
-from .ingress import compile_interfaces, compile_vlans
+from .ingress import compile_ingress
+from .stacking import Obstacle, Stacking, Why
 from .tables import (
     LAST_BOUND,
     TABLE_DEFAULT,
@@ -38,6 +39,7 @@ from .tables import (
     Group,
     Interface,
     Key,
+    MacKey,
     PathEntry,
     Resilient,
     Tables,
@@ -61,12 +63,16 @@ __all__ = [
     "Group",
     "Interface",
     "Key",
+    "MacKey",
+    "Obstacle",
     "PathEntry",
     "Resilient",
+    "Stacking",
     "Tables",
     "Tag",
     "Target",
     "VlanKey",
+    "Why",
     "bearing",
     "compile_tables",
     "covers",
@@ -100,7 +106,8 @@ def compile_tables(
     learned = {Prefix(address, 8 * len(address)) for address in snapshot.settings.learned}
     targets.changes.update(dict.fromkeys(learned, int(Reason.LEARNED)))
     nexthops = resolver.nexthops.union(hosts.values())
-    interfaces = compile_interfaces(snapshot, attached)
+    ingress = compile_ingress(snapshot, attached)
+    interfaces = ingress.interfaces
     findings = bearing(
         snapshot.filters, snapshot.links, attached, {nexthop.ifindex for nexthop in nexthops}
     )
@@ -119,7 +126,8 @@ def compile_tables(
     return Tables(
         config=config,
         interfaces=interfaces,
-        vlans=compile_vlans(snapshot.links, attached),
+        vlans=ingress.vlans,
+        macs=ingress.macs,
         nexthops=adjacencies,
         gateways=gateways,
         groups=resolver.groups,

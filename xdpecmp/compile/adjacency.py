@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from ..abi import Reason
-from ..model import InterfaceSettings, NextHop, Snapshot
+from ..model import InterfaceSettings, Link, NextHop, Snapshot
 from .offloads import takes_anything
 from .tables import Adjacency
 from .tags import tag_stack
@@ -18,7 +18,7 @@ def compile_adjacency(
     nothing may be sent by."""
     links = snapshot.links
     stack = tag_stack(links, nexthop.ifindex)
-    if stack is None or len(stack[1]) > 2:
+    if stack is None or len(stack[1]) > 2 or _sets_priority(links, nexthop.ifindex):
         return Adjacency(int(Reason.ROUTE_UNSUPPORTED), 0)
     device, tags = links[stack[0]], stack[1]
     link = links[nexthop.ifindex]
@@ -51,3 +51,14 @@ def compile_adjacency(
         tags=tags,
         takes_anything=takes_anything(link, device, bool(tags)),
     )
+
+
+def _sets_priority(links: Mapping[int, Link], ifindex: int) -> bool:
+    """Whether a tag is to carry a priority, which goes by the packet's: ip_forward(),
+    vlan_dev_get_egress_qos_mask()."""
+    link = links.get(ifindex)
+    while link is not None and link.kind == "vlan":
+        if link.sets_priority:
+            return True
+        link = links.get(link.lower)
+    return False

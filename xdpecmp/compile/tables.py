@@ -57,11 +57,17 @@ Target = int | NextHop | Key
 
 
 class Interface(NamedTuple):
-    """One entry of the map `interfaces`: an ingress, by the device that Linux sees it on."""
+    """One entry of the map `interfaces`: an ingress, known by the device that the program runs on,
+    or by the VLAN device or macvlan that stands on it."""
 
     mac: bytes
     flags: int
     rp_filter: int
+    logical: int
+    """Index of the device that Linux has the packet come in by: the bond of a link."""
+    direct: bool = True
+    """Whether the program runs on the device itself; VLAN devices and macvlans are found by tag and
+    by MAC address."""
 
 
 class VlanKey(NamedTuple):
@@ -72,6 +78,13 @@ class VlanKey(NamedTuple):
     outer_vid: int
     inner_tpid: int = 0
     inner_vid: int = 0
+
+
+class MacKey(NamedTuple):
+    """Key of the map `macs`: the device that a macvlan stands on, and the macvlan's address."""
+
+    ifindex: int
+    mac: bytes
 
 
 class Tag(NamedTuple):
@@ -152,6 +165,7 @@ class Tables:
     config: Config
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     vlans: Mapping[VlanKey, int] = field(default_factory=dict)
+    macs: Mapping[MacKey, int] = field(default_factory=dict)
     nexthops: dict[NextHop, Adjacency] = field(default_factory=dict)
     gateways: set[NextHop] = field(default_factory=set)
     """The next hops that routes name, which must be kept resolved; the others are neighbours."""

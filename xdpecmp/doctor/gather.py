@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from .. import libbpf, losses
-from ..compile import Tables, compile_tables, needs_walk
+from ..compile import Stacking, Tables, compile_tables, needs_walk
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
 from ..instance import BPFFS, Instance, NotAttached
+from ..interfaces import expanded
 from ..model import Link, Prefix, Settings, Snapshot
 from ..netlink import Kernel, has_seed, sysctl
 from ..program import PROGRAM, Build, Variant, new_generation, pin_name
@@ -81,25 +82,27 @@ def _snapshot(kernel: Kernel, unseen: list[str]) -> Snapshot:
 
 
 def _chosen(snapshot: Snapshot, names: Sequence[str], programs: Collection[int]) -> tuple[int, ...]:
-    """The named ones, or Ethernet devices that are up, belong to no other and are no VLAN (which
-    the device below covers), and what is attached."""
+    """The named ones, or Ethernet devices that are up, belong to no other than a bond and are no
+    VLAN (which the device below covers), and what is attached. Of a bond its links."""
     by_name = {link.name: link for link in snapshot.links.values()}
     for name in names:
         if name not in by_name:
             raise NoSuchInterface(name)
     if names:
-        return tuple(by_name[name].ifindex for name in dict.fromkeys(names))
+        chosen = expanded([by_name[name] for name in names], snapshot.links)
+        return tuple(link.ifindex for link in chosen)
+    stacking = Stacking(snapshot.links)
     return tuple(
         link.ifindex
         for link in snapshot.links.values()
-        if link.xdp_prog_id in programs or _could_be_attached(link)
+        if link.xdp_prog_id in programs or _could_be_attached(link, stacking)
     )
 
 
-def _could_be_attached(link: Link) -> bool:
-    return bool(
-        link.up and link.mac and link.name != "lo" and not link.master and link.kind != "vlan"
-    )
+def _could_be_attached(link: Link, stacking: Stacking) -> bool:
+    free = not link.master or stacking.receiver(link) is not link
+    fits = link.mac and link.name != "lo" and link.kind not in ("vlan", "bond")
+    return bool(link.up and free and fits)
 
 
 def _disagreement(kernel: Kernel, tables: Tables) -> Prefix | None:

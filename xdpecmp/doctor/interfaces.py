@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from .. import notes
+from ..compile import Stacking, Why
 from ..errors import XdpecmpError
 from ..interfaces import check_interface, is_better_generic
 from ..model import InterfaceSettings, Link
 from .facts import Device, Facts
-from .finding import Finding, from_error, from_note, note, ok, problem
+from .finding import Finding, from_error, from_note, note, ok
 
 PAGE = 4096
 VIRTIO_LARGEST_MTU = PAGE - 256 - 320 - 14
@@ -48,17 +49,6 @@ def _refused(facts: Facts, link: Link) -> Finding | None:
         check_interface(link, links, ours)
     except XdpecmpError as error:
         return from_error("interface", error, link.name)
-    for upper in links.values():
-        if upper.xdp_prog_id and (
-            upper.ifindex == link.master or (upper.kind == "vlan" and upper.lower == link.ifindex)
-        ):
-            return problem(
-                "interface",
-                f"the kernel refuses a program while {upper.name}, on top of it, has one "
-                f"(id {upper.xdp_prog_id})",
-                f"bpftool prog show id {upper.xdp_prog_id}",
-                link.name,
-            )
     return None
 
 
@@ -169,12 +159,27 @@ def _silent(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """Of which all passes."""
     if not link.up:
         yield note("link", f"{link.name} is down", f"ip link set dev {link.name} up", link.name)
+    obstacle = Stacking(facts.snapshot.links).obstacle(link)
     for said in notes.idle_interfaces(_world(facts, link)):
         yield from_note(
-            "master" if link.master else "rxvlan" if link.strips_tags else "forwarding",
+            {
+                Why.ENSLAVED: "master",
+                Why.INACTIVE: "bond",
+                Why.OWNED: "on top",
+                Why.STACKED: "stacked",
+                Why.STRIPS_TAGS: "rxvlan",
+                Why.PEER: "vlan",
+            }[obstacle.why]
+            if obstacle
+            else "forwarding",
             said,
             link.name,
         )
+
+
+def _receiver(facts: Facts, link: Link) -> Link:
+    """Whose settings count: those of the bond, for its links."""
+    return Stacking(facts.snapshot.links).receiver(link)
 
 
 def _settings(facts: Facts, link: Link) -> InterfaceSettings:
@@ -183,6 +188,7 @@ def _settings(facts: Facts, link: Link) -> InterfaceSettings:
 
 def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """Where one family alone does: notes.idle_interfaces tells of both."""
+    link = _receiver(facts, link)
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:
         return
@@ -198,6 +204,7 @@ def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
 
 
 def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
+    link = _receiver(facts, link)
     number = _settings(facts, link).rp_filter
     if number and not link.master:
         found = f"the reverse-path check (rp_filter {number}) is made here too, as by Linux"
@@ -206,6 +213,7 @@ def _reverse_path(facts: Facts, link: Link, _device: Device) -> Iterator[Finding
 
 def _redirects(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     """On a router whose every gateway is behind this one interface."""
+    link = _receiver(facts, link)
     egress = {gateway.ifindex for gateway in facts.tables.gateways}
     if egress == {link.ifindex} and _settings(facts, link).send_redirects:
         yield note(
@@ -234,25 +242,13 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
             interface=link.name,
         )
     vlans = [name for name, kind in device.stacked.items() if kind == "vlan"]
-    if vlans and link.kind == "veth":
-        yield note(
-            "vlan",
-            f"its peer may leave VLAN tags beside the frames, where XDP cannot see them, and so "
-            f"what is for {', '.join(vlans)} may be taken for untagged: nobody can tell from here",
-            f"ethtool -K {device.peer or 'PEER'} txvlan off",
-            link.name,
-        )
-    elif vlans:
+    if vlans and not Stacking(facts.snapshot.links).blind(link):
         yield ok("vlan", f"covers {', '.join(vlans)}", link.name)
-    shared = [name for name, kind in device.stacked.items() if kind in ("ipvlan", "ipvtap")]
-    if shared:
-        yield note(
-            "ipvlan",
-            f"{', '.join(shared)} shares its MAC address: packets for addresses there that a "
-            "route of this namespace covers too go by that route",
-            f"ip -d link show dev {shared[0]}",
-            link.name,
-        )
+    if facts.snapshot.links[link.ifindex].xdp_prog_id:
+        for said in notes.other_links(_world(facts, link)):
+            yield from_note("bond", said, link.name)
+    for said in notes.other_macs(_world(facts, link)):
+        yield from_note("macvlan", said, link.name)
 
 
 # --- where it leaves -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ..model import NextHop, Prefix
 from ..netlink import Kernel
 from .again import Judge
 from .decision import Decision, HashSettings, Twin, twin
-from .ingress import Ingress, ingress_of
+from .ingress import Ingress, ingress_of, stack
 from .linux import Comparison, ask, compare, in_moved_bucket, label_can_be_asked, question
 from .program import Explainer, hash_settings
 
@@ -37,6 +37,7 @@ __all__ = [
     "label_can_be_asked",
     "nexthop_of",
     "question",
+    "stack",
     "twin",
 ]
 

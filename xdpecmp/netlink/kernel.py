@@ -16,11 +16,11 @@ from ..nexthoptable import NexthopTable
 from . import (
     addresses,
     devicestats,
+    ethtool,
     features,
     getroute,
     groupweights,
     links,
-    merging,
     neighbours,
     nexthops,
     routes,
@@ -31,6 +31,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .elsewhere import Lookout, peer_of
 from .firewall import Reader
 from .learned import Learned
 from .monitor import Monitor
@@ -57,8 +58,8 @@ class Kernel:
             self._bulk = undo.enter_context(wire.Socket())
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
+            self._lookout = Lookout(self._namespace)
             self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            self._offloads = features.OffloadReader(self._control)
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
@@ -95,18 +96,28 @@ class Kernel:
             if self._transmits is None:
                 raise
             # else what was known: a device that is not among them is taken for not able
+        features_of = partial(ethtool.features, self._control)
         found = links.read_links(
             self._route,
             self._transmits,
-            partial(features.strips_tags, self._control),
-            self._offloads,
-            partial(merging.merges, self._control),
+            features_of,
             self._known_links,
         )
         self._known_links = set(found)
         for ifindex in addresses.read_devices_with_address4(self._route) & found.keys():
             found[ifindex] = replace(found[ifindex], has_address4=True)
+        there = self._lookout.look()
+        for link in list(found.values()):
+            end = found.get(link.peer_index)
+            if end is not None:
+                link = replace(link, peer=peer_of(found, end, features_of(end.name)))
+            found[link.ifindex] = there.add_to(link)
         return found
+
+    def links_may_differ(self, ours: Iterable[int]) -> bool:
+        """Whether other namespaces have changed in what they have to do with these devices of ours:
+        no event tells that."""
+        return self._lookout.has_changed(frozenset(ours))
 
     @property
     def tells_features(self) -> bool:

@@ -28,10 +28,9 @@ from typing import Self
 from ..errors import MalformedMessage
 from ..model import NeighbourUpdate, RouteUpdate
 from ..nexthoptable import BucketUpdate, NexthopUpdate
-from . import features, wire, xfrm
+from . import features, links, wire, xfrm
 from .firewall import nftables, traffic
 from .firewall.message import NETLINK_NETFILTER, skip_elements
-from .links import can_send
 from .neighbours import parse_neighbour
 from .nexthops import parse_bucket, parse_or_doubt
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
@@ -178,13 +177,14 @@ _Classify = Callable[[bytes, Updates], Changes]
 
 
 def _link(event: bytes) -> Changes:
-    # Bridges announce the state of their ports as link events of their own family.
+    # Bridges announce the state of their ports as link events of their own family, and VLANs: those
+    # of the bridge itself count.
     if event[_AF_INDEX] != socket.AF_UNSPEC:
-        return _NOTHING
+        return _LINKS if links.is_of_bridge(event[wire.HEADER_SIZE :]) else _NOTHING
     _, index, flags = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
     device = frozenset({index})
     gone = int.from_bytes(event[4:6], "little") == _RTM_DELLINK
-    down = device if gone or not can_send(flags) else frozenset()
+    down = device if gone or not links.can_send(flags) else frozenset()
     return replace(_LINKS_AND_MORE, silent=device, down=down)
 
 

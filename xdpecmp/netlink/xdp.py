@@ -49,10 +49,14 @@ def attach(
     kernel's own words where it has some.
     """
     before = _UPDATE_IF_NOEXIST if expected_fd is None else _REPLACE
-    name = read_link(connection, ifindex).name
+    link = read_link(connection, ifindex)
+    name = link.name
     try:
         _set(connection, ifindex, name, prog_fd, _MODES[mode] | before, expected_fd)
     except KernelRefused as error:
+        expected = program_id(expected_fd) if expected_fd is not None else 0
+        if error.errno == EEXIST and link.xdp_prog_id == expected:
+            raise _blocked(name) from error
         raise _attach_error(error, name, mode) from error
     link = read_link(connection, ifindex)
     wanted = program_id(prog_fd)
@@ -63,6 +67,15 @@ def attach(
             f"look at it: ip link show dev {name}",
         )
     return wanted
+
+
+def _blocked(name: str) -> ForeignProgram:
+    """Nothing is on the device itself that should not be."""
+    return ForeignProgram(
+        f"the kernel changes no XDP program of {name} while a device on top of it, in another "
+        "network namespace perhaps, has one",
+        "look for it: ip -all netns exec ip -d link show",
+    )
 
 
 def _attach_error(error: KernelRefused, name: str, mode: str) -> XdpecmpError:
@@ -105,6 +118,8 @@ def detach(connection: wire.Socket, ifindex: int, mode: str, expected_fd: int) -
     try:
         _set(connection, ifindex, link.name, None, _MODES[mode] | _REPLACE, expected_fd)
     except KernelRefused as error:
+        if error.errno == EEXIST and read_link(connection, ifindex).xdp_prog_id == expected:
+            raise _blocked(link.name) from error
         raise (foreign if error.errno in (EBUSY, EEXIST) else error) from error
     if read_link(connection, ifindex).xdp_prog_id == expected:
         raise KernelRefused(f"{link.name}: program {expected} is still attached", 0)

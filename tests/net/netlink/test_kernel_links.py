@@ -11,12 +11,12 @@ import pytest
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.netlink import Kernel, features, merging, wire
+from xdpecmp.netlink import Kernel, ethtool, wire
 from xdpecmp.netlink.links import read_links
 
 pytestmark = pytest.mark.root
 
-ABLE = features.Offloads(segments_all=True, merges_lists=False)
+ABLE = ethtool.Features()
 
 
 def test_links(router: Namespace, kernel: Kernel, peer: Namespace) -> None:
@@ -138,16 +138,39 @@ def test_snapshot_is_that_of_the_namespace(router: Namespace, kernel: Kernel) ->
     assert (snapshot.custom_rules4, snapshot.custom_rules6) == (False, False)
 
 
-def test_whether_a_device_strips_tags(router: Namespace) -> None:
-    """Asked of a veth, the device at hand; of a veth the answer is not used (see Link)."""
+@pytest.mark.parametrize(
+    ("setting", "feature"),
+    [
+        ("rxvlan", "rx-vlan-hw-parse"),
+        ("rx-vlan-stag-hw-parse", "rx-vlan-stag-hw-parse"),
+        ("txvlan", "tx-vlan-hw-insert"),
+        ("tx-vlan-stag-hw-insert", "tx-vlan-stag-hw-insert"),
+    ],
+)
+def test_features_of_ethtool(router: Namespace, setting: str, feature: str) -> None:
     with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        assert features.strips_tags(control, "eth0")
-        router.run("ethtool", "-K", "eth0", "rxvlan", "off")
-        assert not features.strips_tags(control, "eth0")
-        router.run("ethtool", "-K", "eth0", "rxvlan", "on")
-        assert not features.strips_tags(control, "nosuch0")
+        before = ethtool.features(control, "eth0").on
+        assert feature in before
+        router.run("ethtool", "-K", "eth0", setting, "off")
+        assert ethtool.features(control, "eth0").on == before - {feature}
+        assert ethtool.features(control, "nosuch0").on == frozenset()
         with Kernel() as kernel:
             assert not any(link.strips_tags for link in kernel.links().values())
+
+
+@pytest.mark.parametrize("feature", ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"])
+def test_a_device_strips_tags_of_either_kind(router: Namespace, feature: str) -> None:
+    """802.1Q or 802.1ad."""
+    router.ip("tuntap add dev tap0 mode tap")
+    with router.enter(), wire.Socket() as connection:
+        found = read_links(
+            connection,
+            None,
+            lambda _: frozenset({feature}),
+            lambda _: True,
+            lambda _: frozenset(),
+        )
+    assert {link.name for link in found.values() if link.strips_tags} == {"tap0"}
 
 
 def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> None:
@@ -211,12 +234,16 @@ def test_whether_a_device_merges_packets_into_lists(router: Namespace, kernel: K
 
 def test_of_a_device_that_has_gone_the_worst_is_taken(router: Namespace) -> None:
     with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        offloads = features.OffloadReader(control)
-        assert offloads("nosuch0") == (False, True, True)
-        assert offloads("eth0") == (True, False, True)
+
+        def has(name: str) -> tuple[bool, ...]:
+            found = ethtool.features(control, name)
+            return found.segments_all, found.merges_lists, found.offloads_received
+
+        assert has("nosuch0") == (False, True, True)
+        assert has("eth0") == (True, False, True)
         router.run("ethtool", "-K", "eth0", "rx", "off")
-        assert offloads("eth0") == (True, False, False)
-        assert offloads("nosuch0") == (False, True, True)
+        assert has("eth0") == (True, False, False)
+        assert has("nosuch0") == (False, True, True)
 
 
 def test_this_kernel_knows_the_features_asked_for(router: Namespace) -> None:
@@ -225,28 +252,24 @@ def test_this_kernel_knows_the_features_asked_for(router: Namespace) -> None:
         line.split(":")[0].strip()
         for line in router.run("ethtool", "-k", "eth0").stdout.splitlines()
     }
-    assert {*features.SEGMENTS_ALL} - {"tx-tcp-accecn-segmentation"} <= known  # Linux 6.18
+    assert {*ethtool.SEGMENTS_ALL} - {"tx-tcp-accecn-segmentation"} <= known  # Linux 6.18
 
 
 def test_what_a_device_merges_itself(router: Namespace) -> None:
     """A veth nothing; what is not told is taken for all. NICs: tests/vm/test_own_seed.py."""
     with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        assert merging.merges(control, "eth0") == frozenset()
-        assert merging.merges(control, "gone0") == {"rx-lro", "rx-gro-hw"}
+        assert ethtool.features(control, "eth0").merges == frozenset()
+        assert ethtool.features(control, "gone0").merges == {"rx-lro", "rx-gro-hw"}
 
 
-def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
+def test_a_bridge_leaves_checksums_where_a_member_does(router: Namespace) -> None:
     """What it receives has come through them."""
     router.ip("tuntap add dev tap0 mode tap")
     router.ip("link add br0 type bridge")
     router.ip("link add br1 type bridge")
     router.ip("link set tap0 master br0")
     with router.enter(), wire.Socket() as connection:
-        found = read_links(
-            connection, None, lambda name: name == "tap0", lambda _: ABLE, lambda _: frozenset()
-        )
-    stripping = {link.name for link in found.values() if link.strips_tags}
-    assert stripping == {"tap0", "br0"}
+        found = read_links(connection, None, lambda _: ABLE)
     leaving = {link.name for link in found.values() if link.leaves_checksums}
     assert leaving >= {"tap0", "br0"}
     assert "br1" not in leaving

@@ -110,3 +110,15 @@ def test_ipv6_goes_by_its_own_mtu() -> None:
     settings = Settings(seed=1, interfaces={3: InterfaceSettings(mtu6=1300)})
     assert adjacency(hop("2001:db8::1", 3), settings=settings).mtu == 1300
     assert adjacency(hop("10.2.0.1", 3), settings=settings).mtu == 9000
+
+
+@pytest.mark.parametrize("link", [VLAN, QINQ, SERVICE])
+def test_a_tag_that_carries_a_priority(link: Link) -> None:
+    """On whichever of the VLAN devices it is set; those beside it are not concerned."""
+    changed = replace(link, sets_priority=True)
+    for via in (VLAN, QINQ, SERVICE):
+        known = neighbours(("10.3.0.1", via.ifindex, REACHABLE))
+        every = {**links(VLAN, QINQ, SERVICE), changed.ifindex: changed}
+        reason = adjacency(hop("10.3.0.1", via.ifindex), links=every, neighbours=known).reason
+        concerned = via is link or (via is QINQ and link is SERVICE)
+        assert reason == (Reason.ROUTE_UNSUPPORTED if concerned else Reason.FORWARDED)

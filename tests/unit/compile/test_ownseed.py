@@ -163,9 +163,9 @@ BOTH: Mapping[str, tuple[Change, Cause, tuple[int, ...]]] = {
     "veth, generic": (link(IN, kind="veth", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
     "veth, native": (link(IN, kind="veth"), Cause.INGRESS_KIND, (IN,)),
     "tap": (link(IN, kind="tun", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
-    "bond": (link(IN, kind="bond", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
-    "macvlan": (link(IN, kind="macvlan", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
-    "something new": (link(IN, kind="newkind"), Cause.INGRESS_KIND, (IN,)),
+    "bond": (link(IN, kind="bond", xdp_mode="generic"), Cause.NOT_ATTACHED, (IN,)),
+    "macvlan": (link(IN, kind="macvlan", xdp_mode="generic"), Cause.NOT_ATTACHED, (IN,)),
+    "something new": (link(IN, kind="newkind"), Cause.NOT_ATTACHED, (IN,)),
     "reassembly": (settings(defragments4=True, defragments6=True), Cause.FRAGMENTS, (0,)),
     "redirects heeded": (
         interface(LEFT, learns_redirects4=True, learns_redirects6=True),
