@@ -115,7 +115,6 @@ def _start(
         builds.callback(mirror.abandon)
         mirror.begin()
         mirror.compile(ours)
-        mirror.prepare_to_keep()
         instance.save_layout(build.result())
         mirror.complete()
     instance.stop_agent()

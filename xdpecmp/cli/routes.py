@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,13 @@ from ..tables import Columns
 from ..view import PathView, RouteView, View
 from .common import json_option, view
 
+if TYPE_CHECKING:
+    PrefixParameter = click.ParamType[Prefix]
+else:
+    PrefixParameter = click.ParamType  # takes no [] at run time before click 8.4
 
-class PrefixType(click.ParamType[Prefix]):
+
+class PrefixType(PrefixParameter):
     """10.0.0.0/8, 2001:db8::/32, default, or an address."""
 
     name = "prefix"

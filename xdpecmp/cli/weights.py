@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,7 +26,13 @@ FOLLOW_SECONDS = 5.0
 """How long the agent may take on a large table before we say that it doesn't follow."""
 
 
-class WeightType(click.ParamType[tuple[Selector, int]]):
+if TYPE_CHECKING:
+    WeightParameter = click.ParamType[tuple[Selector, int]]
+else:
+    WeightParameter = click.ParamType  # takes no [] at run time before click 8.4
+
+
+class WeightType(WeightParameter):
     """VIA=W, VIA%DEV=W or %DEV=W."""
 
     name = "via=weight"

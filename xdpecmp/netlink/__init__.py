@@ -14,7 +14,7 @@
 | `links`, `neighbours`, `rules`, `xfrm`, `features`, `sysctl` | one kind of thing each |
 | `getroute` | what the kernel does with one packet |
 | `monitor` | change notifications |
-| `weights`, `xdp`, `writer` | changes |
+| `weights`, `xdp` | changes |
 | `kernel` | `Kernel`, all of it for one namespace |
 | `namespace` | to be in one for a moment |
 """

@@ -105,6 +105,7 @@ def read_native(connection: wire.Socket, family: Family | None) -> dict[int, boo
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_GFLAGS = 0x25
+_ETHTOOL_GCHANNELS = 0x3C
 _ETH_FLAG_RXVLAN = 1 << 8
 _IFREQ = struct.Struct("16sQ16x")
 
@@ -129,10 +130,26 @@ def finishes_checksums(control: socket.socket, name: str) -> bool:
 
 def _ask(control: socket.socket, name: str, command: int) -> int | None:
     """The kernel's struct ethtool_value; None without one."""
-    value = (ctypes.c_uint32 * 2)(command, 0)
+    found = _ask_all(control, name, command, 1)
+    return found[0] if found else None
+
+
+def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
+    """Combined channels of a device: how many are in use, and the most that it can have (`ethtool
+    -l NAME`); zeros where its driver has none. pyroute2 before 0.8 has no such call.
+
+    `control`: any socket of the device's namespace.
+    """
+    found = _ask_all(control, name, _ETHTOOL_GCHANNELS, 8)
+    return (found[7], found[3]) if found else (0, 0)
+
+
+def _ask_all(control: socket.socket, name: str, command: int, count: int) -> list[int] | None:
+    """An ethtool struct's numbers behind its command; None where there is no answer."""
+    value = (ctypes.c_uint32 * (1 + count))(command)
     request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(value))
     try:
         fcntl.ioctl(control, _SIOCETHTOOL, request)
     except OSError:  # no such driver function, or the device has just gone
         return None
-    return value[1]
+    return value[1:]
