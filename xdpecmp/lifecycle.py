@@ -15,13 +15,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import counters, libbpf, losses, netns
+from . import counters, journal, libbpf, losses, netns, places
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import Busy, Instance, NotAttached, machine_seed
+from .instance import BPFFS, Busy, Instance, NotAttached, machine_seed
 from .interfaces import Attached, attach_all, check_interfaces, detach_one
+from .keeper import missing
+from .leftovers import sweep
 from .model import Link
 from .netlink import Changes, Kernel, Monitor
-from .options import Options
+from .options import Options, Wanted
 from .program import Build, Variant, new_generation
 
 if TYPE_CHECKING:
@@ -41,6 +43,15 @@ class Wishes(NamedTuple):
     """One of options.FLOW_LABEL."""
     own_seed: bool | None = None
     """Whether to hash with a seed of ours where Linux's is not known."""
+
+    def wanted(self, before: Mapping[str, Wanted], links: Sequence[Link]) -> dict[str, Wanted]:
+        """The interfaces that are to run our program from now on: these and those of before."""
+        wanted = dict(before)
+        for link in links:
+            earlier = before.get(link.name, Wanted())
+            mode = earlier.mode if self.mode == "auto" else self.mode
+            wanted[link.name] = Wanted(mode, link.ifindex)
+        return wanted
 
     def options(self, before: Options) -> Options:
         """What holds from now on."""
@@ -65,6 +76,7 @@ def attach(
     if os.geteuid() != 0:
         raise NotPermitted("attaching an XDP program")
     instance = Instance()
+    sweep(instance.nsid)
     with ExitStack() as until_ended:
         with instance.changing(), Kernel() as kernel:
             links = check_interfaces(kernel.links(), instance.program_ids(), names)
@@ -81,6 +93,7 @@ def attach(
                 if fresh:
                     _tear_down(instance, kernel)
                 else:
+                    instance.unstage()
                     instance.forget_generation(generation)
                     if fresh_version:
                         instance.forget_version()
@@ -88,6 +101,7 @@ def attach(
                 raise
         if foreground:
             foreground(result)
+            journal.to_stderr()
             _run_agent(instance, mirror, monitor, namespace)
     return result
 
@@ -117,6 +131,7 @@ def _start(
         mirror.compile(ours)
         instance.save_layout(build.result())
         mirror.complete()
+    instance.stage(options, wishes.wanted(instance.wanted(), links))
     instance.stop_agent()
     if monitor.drain():
         mirror.pull(EVERYTHING)  # building took its time
@@ -140,8 +155,12 @@ def _start(
     _carry_counters(instance)
     instance.remove_other_versions(generation)
     _record_losses(instance, kernel)
-    instance.record_source()
-    instance.record_options(options)
+    instance.commit()
+    if places.root().borrowed:
+        result.notes.append(
+            "this process has a /sys of its own, as under `ip netns exec`: everything is pinned in "
+            f"the host's {BPFFS}, as by `xdpecmp -n NETNS`"
+        )
     result.notes += notes(mirror)
     return mirror, result
 
@@ -190,6 +209,7 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     _open(mirror, instance)
     mirror.push()
     mirror.renew_lease()
+    instance.stage(instance.options(), instance.wanted())
     _fork_agent(instance, mirror, monitor, namespace)
 
 
@@ -209,7 +229,10 @@ def _fork_agent(
         try:
             os.setsid()
             if os.fork() == 0:
-                _become_daemon(instance, {write, *mirror.descriptors(), *monitor.descriptors()})
+                root = places.root().descriptor
+                keep = {write, *mirror.descriptors(), *monitor.descriptors()}
+                _become_daemon(keep if root is None else keep | {root})
+                journal.to_file(instance.log_file)
                 _run_agent(
                     instance, mirror, monitor, namespace, started=lambda: os.write(write, b"1")
                 )
@@ -221,16 +244,15 @@ def _fork_agent(
     started = os.read(read, 1)
     os.close(read)
     if not started:
-        raise XdpecmpError("the agent did not start", f"see why: cat {instance.log_file}")
+        raise XdpecmpError("the agent did not start", f"see why: cat {instance.log_name}")
 
 
-def _become_daemon(instance: Instance, keep: Collection[int]) -> None:
+def _become_daemon(keep: Collection[int]) -> None:
     """Let go of the caller's terminal, pipes and folder."""
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         if fd > 2 and fd not in keep:
             with suppress(OSError):
@@ -245,12 +267,11 @@ def _run_agent(
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
-    import logging
-
     from .agent import Agent
+    from .keeper import Keeper
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
+    names = [namespace] if namespace else netns.names(instance.nsid)
     with Kernel() as kernel, ExitStack() as stack:
         stack.callback(mirror.abandon)
         mirror.kernel = kernel
@@ -258,13 +279,20 @@ def _run_agent(
 
         def namespace_gone() -> bool:
             """Whether it has lost its name: then only the agent itself keeps it."""
-            return namespace is not None and not netns.has_name(namespace, instance.nsid)
+            still = any(netns.has_name(name, instance.nsid) for name in names)
+            return bool(names) and not still and not netns.names(instance.nsid)
 
-        agent = Agent(mirror, monitor, namespace_gone)
+        keeper = Keeper(instance, kernel)
+
+        def tend() -> bool:
+            """Whether there is something to stay for."""
+            return keeper.tend(mirror.snapshot.links, mirror.attached())
+
+        agent = Agent(mirror, monitor, namespace_gone, tend)
         while agent.run():
             # unless a command is at it: then that goes first, and may have attached again
             with suppress(Busy), instance.changing():
-                if namespace_gone() or not _attached(instance, kernel):
+                if namespace_gone() or not _stays(instance, kernel):
                     _tear_down(instance, kernel)
                     break
     os.close(claim)
@@ -282,23 +310,28 @@ def detach(names: Sequence[str]) -> list[str]:
     if os.geteuid() != 0:
         raise NotPermitted("detaching an XDP program")
     instance = Instance()
+    sweep(instance.nsid)
     with instance.changing(), Kernel() as kernel:
         links = kernel.links()
-        ours = instance.program_ids()
+        ours, wanted = instance.program_ids(), instance.wanted()
         attached = {link.name: link for link in links.values() if link.xdp_prog_id in ours}
         for name in names:
-            if name not in attached:
+            if name not in attached and name not in wanted:
                 _explain_not_attached(name, links)
         if not instance.present():
             raise NotAttached
-        chosen = {name: attached[name] for name in names} if names else attached
-        if chosen.keys() == attached.keys():
+        chosen = list(names) if names else [*attached, *(wanted.keys() - attached.keys())]
+        left = {name: each for name, each in wanted.items() if name not in chosen}
+        waiting = [each for each in missing(left, links.values(), ours) if each.returns]
+        if attached.keys() <= set(chosen) and not waiting:
             instance.stop_agent()
             _tear_down(instance, kernel)
         else:
-            for link in chosen.values():
-                detach_one(kernel, link)
-        return list(chosen)
+            instance.record_wanted(left)  # first, so that the agent attaches nothing again
+            for name in chosen:
+                if name in attached:
+                    detach_one(kernel, attached[name])
+        return chosen
 
 
 def _explain_not_attached(name: str, links: Mapping[int, Link]) -> None:
@@ -309,10 +342,13 @@ def _explain_not_attached(name: str, links: Mapping[int, Link]) -> None:
     )
 
 
-def _attached(instance: Instance, kernel: Kernel) -> bool:
-    """Whether an interface runs a program of ours."""
-    ours = instance.program_ids()
-    return any(link.xdp_prog_id in ours for link in kernel.links().values() if link.xdp_prog_id)
+def _stays(instance: Instance, kernel: Kernel) -> bool:
+    """Whether an interface runs a program of ours, or one that did may come back."""
+    ours, links = instance.program_ids(), kernel.links().values()
+    if any(link.xdp_prog_id in ours for link in links):
+        return True
+    waiting = any(each.returns for each in missing(instance.wanted(), links, ours))
+    return waiting and netns.is_in_use(instance.nsid)
 
 
 def _tear_down(instance: Instance, kernel: Kernel) -> None:

@@ -57,13 +57,14 @@ class Layout:
     def value(self, name: str) -> Any:
         return self._types[name][1]
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.descriptions))
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(self.descriptions)
 
     @classmethod
-    def load(cls, path: Path) -> Layout:
-        """Raises FileNotFoundError where nothing was saved."""
-        return cls(json.loads(path.read_text()))
+    def parse(cls, text: str) -> Layout:
+        """What `dump` gave. Raises ValueError."""
+        return cls(json.loads(text))
 
 
 def _ctype(description: Any) -> Any:

@@ -20,6 +20,7 @@ from .clock import HZ, read_jiffies
 from .compile import ownseed
 from .hashing import shares
 from .instance import Instance
+from .keeper import missing
 from .maps import Maps
 from .model import Link, NextHop, Prefix
 from .options import FOLLOW, IGNORE
@@ -257,6 +258,9 @@ class View:
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
                 for link in attached
+            ],
+            "missing": [
+                each.row() for each in missing(instance.wanted(), self._links.values(), ours)
             ],
             "passed": self.passed(config, attached, multipath),
             "policy4": config.policy4,
