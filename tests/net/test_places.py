@@ -19,6 +19,7 @@ from tests.netns import wait_until
 from xdpecmp.instance import BPFFS, RUN
 
 NOBODY = 65534
+ANOTHER_HOST = ("unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-c")
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def on_another_host(small: Small, prepare: str, *arguments: str) -> tuple[int, s
             exec nsenter --net=/proc/self/fd/{handle} -- "$@"
         """
         done = subprocess.run(
-            [*"unshare -m -p -f --mount-proc sh -c".split(), script, "sh", *COMMAND, *arguments],
+            [*ANOTHER_HOST, script, "sh", *COMMAND, *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,
