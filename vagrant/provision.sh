@@ -134,7 +134,7 @@ chown -Rh --reference="$root" "$venv" "$root"/xdpecmp.egg-info 2>/dev/null || tr
 
 # --- bpffs ---
 if [[ $(stat -f -c %T /sys/fs/bpf 2>/dev/null) != bpf_fs ]]; then
-    report=$(mount -t bpf bpf /sys/fs/bpf 2>&1) ||
+    report=$(mount -t bpf -o mode=0700 bpf /sys/fs/bpf 2>&1) ||
         die 1 "/sys/fs/bpf: cannot mount bpffs (${report%%$'\n'*}); in a container, start it privileged (docker run --privileged)"
 fi
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from . import netns
+from .astray import take_off_meanwhile
 from .errors import XdpecmpError
 from .instance import Busy, Instance
 from .interfaces import attach_all, check_interface
@@ -94,6 +95,7 @@ class Keeper:
             if link is None:
                 if name not in self._absent:
                     log.info("%s is gone; it is attached to again when it is back", name)
+                    take_off_meanwhile(self._instance.nsid, self._instance.program_ids())
                 self._absent.add(name)
                 waiting = True
             elif link.ifindex in attached:

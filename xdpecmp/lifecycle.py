@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import counters, journal, libbpf, losses, netns, places
+from .astray import take_off
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
 from .instance import BPFFS, Busy, Instance, NotAttached, machine_seed
 from .interfaces import Attached, attach_all, check_interfaces, detach_one
@@ -323,6 +324,8 @@ def detach(names: Sequence[str]) -> list[str]:
         chosen = list(names) if names else [*attached, *(wanted.keys() - attached.keys())]
         left = {name: each for name, each in wanted.items() if name not in chosen}
         waiting = [each for each in missing(left, links.values(), ours) if each.returns]
+        if not wanted.keys() & set(chosen) <= {link.name for link in links.values()}:
+            take_off(instance.nsid, ours)  # which an agent has done, if there was one
         if attached.keys() <= set(chosen) and not waiting:
             instance.stop_agent()
             _tear_down(instance, kernel)

@@ -75,6 +75,7 @@ def test_moved_away_and_back(small: Small) -> None:
     with Namespace("elsewhere") as elsewhere:
         small.ns.ip(f"link set in0 netns {elsewhere.name}")
         wait_for(small, {"in1": "generic"}, in0="no such interface")
+        wait_until(lambda: "prog/xdp" not in elsewhere.ip("link show in0"), "taken off", DEADLINE)
         elsewhere.ip(f"link set in0 netns {small.ns.name}")
         small.ns.ip("link set in0 up")
         wait_for(small, {"in0": "generic", "in1": "generic"})
