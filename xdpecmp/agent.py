@@ -88,10 +88,11 @@ class Agent:
         mirror: Mirror,
         monitor: Monitor,
         namespace_gone: Callable[[], bool],
-        tend: Callable[[], bool],
+        tend: Callable[[], tuple[bool, bool]],
     ) -> None:
         """The mirror has followed until the monitor was made, or longer. `tend` looks after the
-        interfaces; it returns whether there is something to stay for."""
+        interfaces; it returns whether there is something to stay for, and whether it has attached
+        to one, of which no event tells while that is down."""
         self._mirror = mirror
         self._monitor = monitor
         self._namespace_gone = namespace_gone
@@ -174,7 +175,10 @@ class Agent:
         self._follow(Changes(settings=True))
         if self._behind:
             return False
-        if not self._tend():
+        stays, attached = self._tend()
+        if attached:
+            self._put_off |= Changes(links=True)
+        if not stays:
             log.info("no interface runs our program any more")
             return True
         self._mirror.settle_buckets()

@@ -85,11 +85,11 @@ class Keeper:
         """By name: the device that could not be attached to, not again before, then how long."""
         self._in_use, self._look_again = True, 0.0
 
-    def tend(self, links: Mapping[int, Link], attached: Collection[int]) -> bool:
-        """Attach to what is back. Whether there is something to stay for. `attached`: indexes of
-        the devices that run our program."""
+    def tend(self, links: Mapping[int, Link], attached: Collection[int]) -> tuple[bool, bool]:
+        """Attach to what is back. Whether there is something to stay for, and whether something was
+        attached to. `attached`: indexes of the devices that run our program."""
         by_name = {link.name: link for link in links.values()}
-        waiting = False
+        waiting = again = False
         for name, each in self._renamed(self._instance.wanted(), links, attached).items():
             link = by_name.get(name)
             if link is None:
@@ -114,8 +114,8 @@ class Keeper:
                     )
             else:
                 waiting = True
-                self._try_again(name, each, link, links)
-        return bool(attached) or (waiting and self._namespace_in_use())
+                again |= self._try_again(name, each, link, links)
+        return bool(attached) or again or (waiting and self._namespace_in_use()), again
 
     def _renamed(
         self, wanted: dict[str, Wanted], links: Mapping[int, Link], attached: Collection[int]
@@ -149,23 +149,25 @@ class Keeper:
         except (OSError, XdpecmpError) as error:  # /run is full: no reason to stop
             log.warning("cannot record the interfaces: %s", error)
 
-    def _try_again(self, name: str, each: Wanted, link: Link, links: Mapping[int, Link]) -> None:
+    def _try_again(self, name: str, each: Wanted, link: Link, links: Mapping[int, Link]) -> bool:
         ifindex, due, seconds = self._patience.get(name, (link.ifindex, 0.0, _FIRST_SECONDS))
         if ifindex != link.ifindex:
             due, seconds = 0.0, _FIRST_SECONDS
         now = time.monotonic()
         if now < due:
-            return
+            return False
         self._patience[name] = link.ifindex, now + seconds, min(2 * seconds, _LONGEST_SECONDS)
         with suppress(Busy):  # a command is at it: the next time
             try:
                 with self._instance.changing():
                     if name in self._instance.wanted():
                         self._attach(name, each, link, links)
+                        return True
             except Busy:
                 raise
             except (XdpecmpError, OSError) as error:
                 log.warning("cannot attach to %s again: %s", name, error)
+        return False
 
     def _attach(self, name: str, each: Wanted, link: Link, links: Mapping[int, Link]) -> None:
         check_interface(link, links, self._instance.program_ids())

@@ -285,8 +285,8 @@ def _run_agent(
 
         keeper = Keeper(instance, kernel)
 
-        def tend() -> bool:
-            """Whether there is something to stay for."""
+        def tend() -> tuple[bool, bool]:
+            """See `Keeper.tend`."""
             return keeper.tend(mirror.snapshot.links, mirror.attached())
 
         agent = Agent(mirror, monitor, namespace_gone, tend)

@@ -90,8 +90,10 @@ def test_renamed(small: Small) -> None:
     small.ns.ip("link del lan0")
     wait_for(small, {"in1": "generic"}, lan0="no such interface")
     small.ns.ip("link add new0 type veth peer name new1")
-    small.ns.ip("link set new0 name lan0")  # as udev does
+    small.ns.ip("link set new0 name lan0")  # as udev does; no event tells of a device that is down
     wait_for(small, {"lan0": "generic", "in1": "generic"})
+    small.wait_for_status(passed=[])
+    assert "taken off" not in small.instance.log_file.read_text()
 
 
 def test_what_somebody_takes_off_stays_off(small: Small) -> None:

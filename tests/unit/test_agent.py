@@ -97,7 +97,7 @@ def test_an_event_that_makes_no_sense_has_everything_read_again() -> None:
     class Mirror:
         def renew_lease(self) -> None: ...
 
-    agent = Agent(Mirror(), Garbled(), lambda: False, lambda: True)  # type: ignore[arg-type]
+    agent = Agent(Mirror(), Garbled(), lambda: False, lambda: (True, False))  # type: ignore[arg-type]
     assert agent._heard(Garbled()) == EVERYTHING  # type: ignore[arg-type]
 
 
@@ -257,7 +257,7 @@ class FakeMonitor:
 
 def agent_of(mirror: FakeMirror, *heard: Changes) -> Agent:
     """`heard`: what its monitor hears, one after the other."""
-    return Agent(mirror, FakeMonitor(*heard), lambda: False, lambda: True)  # type: ignore[arg-type]
+    return Agent(mirror, FakeMonitor(*heard), lambda: False, lambda: (True, False))  # type: ignore[arg-type]
 
 
 def test_what_fails_waits_for_the_next_tick() -> None:
