@@ -62,8 +62,6 @@ class Instance:
         self._pins = self._parent / str(self.nsid)
         self._runs = place.run
         self.run = self._runs / str(self.nsid)
-        self.log_name = RUN / str(self.nsid) / "agent.log"
-        """As the user finds it."""
         self._identity = {"boot": netns.boot_id(), "cookie": netns.current_cookie()}
         self._claim = Claim(self.run / "agent.pid")
         self._unrecorded: list[NextHop] = []

@@ -8,6 +8,7 @@ touched leaves nothing. Detach goes the other way.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -238,6 +239,8 @@ def _fork_agent(
                     instance, mirror, monitor, namespace, started=lambda: os.write(write, b"1")
                 )
             status = 0
+        except Exception:
+            logging.getLogger("xdpecmp.agent").exception("the agent cannot go on")
         finally:
             os._exit(status)
     os.close(write)
@@ -245,7 +248,16 @@ def _fork_agent(
     started = os.read(read, 1)
     os.close(read)
     if not started:
-        raise XdpecmpError("the agent did not start", f"see why: cat {instance.log_name}")
+        raise XdpecmpError(f"the agent did not start: {_last_words(instance)}", "try again")
+
+
+def _last_words(instance: Instance) -> str:
+    """The last line that an agent logged; the file goes with a fresh instance."""
+    try:
+        lines = places.read_file(instance.log_file).split("\n")
+    except (OSError, XdpecmpError):
+        lines = []
+    return next((line for line in reversed(lines) if line), "it says nothing")
 
 
 def _become_daemon(keep: Collection[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -69,6 +70,23 @@ def test_attach(small: Small, run: SmallRun) -> None:
     assert len(done.lines) == 1
     assert "No space left on device" in done.stderr
     assert not small.program_id("in0")
+    assert small.remains() == []
+
+
+BROKEN = (
+    sys.executable,
+    "-c",
+    "from xdpecmp import claim, cli\n"
+    "def take(_): raise RuntimeError('it is broken')\n"
+    "claim.Claim.take = take\n"
+    "cli.main()\n",
+)
+
+
+def test_an_agent_that_does_not_start_says_why(small: Small) -> None:
+    """What it logged is gone with the rest."""
+    done = small.run("attach", "in0", status=2, program=BROKEN)
+    assert done.lines == ["xdpecmp: the agent did not start: RuntimeError: it is broken; try again"]
     assert small.remains() == []
 
 
