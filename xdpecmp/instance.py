@@ -109,7 +109,7 @@ class Instance:
         """The maps of a running instance. Raises NotAttached, NotPermitted."""
         try:
             if self.present():
-                layout = Layout.parse(places.read_file(self.run / f"{abi_id()}.json"))
+                layout = Layout.load(self.run / f"{abi_id()}.json")
                 return Maps(self.directory, layout)
             raise NotAttached
         except PermissionError as error:
@@ -124,7 +124,7 @@ class Instance:
 
     def save_layout(self, layout: Layout) -> None:
         """Keep what the maps look like."""
-        places.write_file(self.run / f"{abi_id()}.json", layout.dump())
+        layout.save(self.run / f"{abi_id()}.json")
 
     def check_source(self) -> None:
         """Raises XdpecmpError where the attached program may decide otherwise than our sources."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import libbpf
+from . import libbpf, places
 from .abi import Reason
 from .model import NextHop, Prefix
 
@@ -57,14 +57,13 @@ class Layout:
     def value(self, name: str) -> Any:
         return self._types[name][1]
 
-    def dump(self) -> str:
-        """As JSON."""
-        return json.dumps(self.descriptions)
+    def save(self, path: Path) -> None:
+        places.write_file(path, json.dumps(self.descriptions))
 
     @classmethod
-    def parse(cls, text: str) -> Layout:
-        """What `dump` gave. Raises ValueError."""
-        return cls(json.loads(text))
+    def load(cls, path: Path) -> Layout:
+        """Raises FileNotFoundError where nothing was saved, Untrusted, ValueError."""
+        return cls(json.loads(places.read_file(path)))
 
 
 def _ctype(description: Any) -> Any:

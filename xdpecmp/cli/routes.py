@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,15 +12,10 @@ from ..errors import RouteNotFound
 from ..model import Prefix
 from ..tables import Columns
 from ..view import PathView, RouteView, View
-from .common import json_option, view
-
-if TYPE_CHECKING:
-    PrefixParameter = click.ParamType[Prefix]
-else:
-    PrefixParameter = click.ParamType  # takes no [] at run time before click 8.4
+from .common import ParameterType, json_option, view
 
 
-class PrefixType(PrefixParameter):
+class PrefixType(ParameterType[Prefix]):
     """10.0.0.0/8, 2001:db8::/32, default, or an address."""
 
     name = "prefix"
