@@ -357,11 +357,17 @@ def _explain_not_attached(name: str, links: Mapping[int, Link]) -> None:
     )
 
 
+def _attached(instance: Instance, kernel: Kernel) -> bool:
+    """Whether an interface runs a program of ours."""
+    ours = instance.program_ids()
+    return any(link.xdp_prog_id in ours for link in kernel.links().values() if link.xdp_prog_id)
+
+
 def _stays(instance: Instance, kernel: Kernel) -> bool:
     """Whether an interface runs a program of ours, or one that did may come back."""
-    ours, links = instance.program_ids(), kernel.links().values()
-    if any(link.xdp_prog_id in ours for link in links):
+    if _attached(instance, kernel):
         return True
+    ours, links = instance.program_ids(), kernel.links().values()
     waiting = any(each.returns for each in missing(instance.wanted(), links, ours))
     return waiting and netns.is_in_use(instance.nsid)
 
