@@ -46,12 +46,16 @@ struct control {
 	__u32 nexthops_used; /* entries of `nexthops` from this one on were never used */
 	__u32 epoch6;        /* counts up after each change of routes6; see route6(). Never 0 */
 	__u32 pad;
+	__u64 behind_jiffies; /* for readers: what happened by then is in the maps; 0: nothing waits long */
 };
-_Static_assert(sizeof(struct control) == 24, "control");
+_Static_assert(sizeof(struct control) == 32, "control");
 
 #define LOCAL4_FILTER_WORDS 8
 
-/* config[slot]: what holds for the whole network namespace. Written whole, then pointed to. */
+/*
+ * config[slot]: what holds for the whole network namespace. Written whole, then pointed to; pass4 and
+ * pass6 change in place when the agent falls behind, and when it has caught up.
+ */
 struct config {
 	__u64 sip_start[4];      /* SipHash state v0..v3 for the kernel's key, nothing hashed yet */
 	__u64 sip_after_zero[4]; /* the same after four zero words: how each IPv4 policy 0 key begins */
@@ -139,7 +143,7 @@ struct group {
 	__u32 first;
 	__u16 count;
 	__u8 kind;
-	__u8 pad;
+	__u8 report_shift; /* resilient: a packet a bucket passes each 2^this jiffies; 0: none does */
 };
 _Static_assert(sizeof(struct group) == 8, "group");
 

@@ -28,29 +28,37 @@ static __always_inline enum reason select_by_bound(const struct group *group, u3
 	return REASON_FORWARDED;
 }
 
-/* nexthop_select_path_res() in net/ipv4/nexthop.c; the time tells the agent which ones are idle. */
-static __always_inline enum reason select_by_bucket(const struct group *group, u32 hash,
-						    u32 *nexthop)
+/*
+ * nexthop_select_path_res() in net/ipv4/nexthop.c. Linux moves buckets that it takes for idle, and sees
+ * no packet that is forwarded here. So the first packet of a bucket in each period of 2^report_shift
+ * jiffies passes: Linux chooses that very bucket for it and knows that it is in use. That of an ICMP
+ * error may be another one to Linux. The time of use tells the agent too which buckets are idle.
+ */
+static __always_inline enum reason select_by_bucket(const struct packet *p, u32 hash, u32 *nexthop)
 {
-	u32 index = group->first + bucket_of(hash, group->count);
+	u32 index = p->group.first + bucket_of(hash, p->group.count);
 	struct bucket *bucket = buckets.lookup(&index);
 
 	if (!bucket)
 		return REASON_ROUTE_UNSUPPORTED;
-#ifndef VARIANT_EXPLAIN /* to ask is not to use */
-	u32 now = bpf_jiffies64();
-
-	if (bucket->used_jiffies != now)
-		bucket->used_jiffies = now;
-#endif
 	*nexthop = *(volatile u32 *)&bucket->nexthop;
+#ifndef VARIANT_EXPLAIN /* to ask is not to use */
+	u32 now = bpf_jiffies64(), used = bucket->used_jiffies, shift = p->group.report_shift;
+
+	if (shift && p->quote.error)
+		return REASON_FORWARDED;
+	if (used != now)
+		bucket->used_jiffies = now;
+	if (shift && (now ^ used) >> (shift & 31))
+		return REASON_BUCKET_USE;
+#endif
 	return REASON_FORWARDED;
 }
 
 static __always_inline enum reason select_path(const struct packet *p, struct decision *d)
 {
 	if (p->group.kind == GROUP_RESILIENT)
-		return select_by_bucket(&p->group, d->hash, &d->nexthop);
+		return select_by_bucket(p, d->hash, &d->nexthop);
 	return select_by_bound(&p->group, d->hash, &d->nexthop);
 }
 

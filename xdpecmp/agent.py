@@ -17,15 +17,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
+from .backlog import Backlog
 from .errors import DumpInterrupted, XdpecmpError
 from .lease import Lease
 from .mirror import Mirror
-from .netlink import Changes, Monitor
+from .netlink import ANYWHERE, Changes, Monitor
 
 log = logging.getLogger("xdpecmp.agent")
 
 TICK_SECONDS = 1.0
 """How often what comes without an event (sysctls) is read again."""
+
+GLANCE_SECONDS = 0.12
+"""How often it is looked at whether some of it has changed."""
 
 QUIET_SECONDS = 0.001
 """After an event, wait until it has been quiet for this long: FRR replaces an IPv6 route by a
@@ -42,6 +46,7 @@ EVERYTHING = Changes(
     settings=True,
     nexthops=True,
     lost=True,
+    silent=frozenset({ANYWHERE}),
 )
 
 
@@ -109,7 +114,14 @@ class Agent:
         """Whether something was followed while all routes were being read."""
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
-        self._lease = Lease(mirror.renew_lease)
+        self._backlog = Backlog(mirror.fall_behind, mirror.catch_up)
+        self._read_until: float | None = None
+        """All events that there were by then are read; None: the last drain left some."""
+        self._marked = False
+        """Whether next hops pass to Linux until the next push, since their device is down."""
+        self._owes_dump = False
+        """Whether routes may have changed without an event since all of them were read."""
+        self._lease = Lease(mirror, self._backlog, monitor.fileno())
         self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -127,16 +139,23 @@ class Agent:
             return self._loop(poll)
 
     def _loop(self, poll: select.poll) -> bool:
-        next_tick = 0.0
+        next_tick = next_glance = 0.0
         while not self._stopping:
             now = time.monotonic()
+            if self._lease.interrupted:  # what comes without an event is read too
+                self._lease.resume()
+                self._follow(self._drain() | Changes(settings=True))
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
                     return True
-            due = now if self._put_off else min(next_tick, self._reconciliation.due)
+            if now >= next_glance:
+                next_glance = now + GLANCE_SECONDS
+                self._glance()
+            more = self._read_until is None
+            due = now if self._put_off or more else min(next_glance, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
-            if self._wait(poll, wait) and not self._stopping:
+            if (self._wait(poll, wait) or more) and not self._stopping:
                 heard = self._heard(poll)
                 self._follow(heard)
                 if heard.links:  # an interface may be back
@@ -184,6 +203,16 @@ class Agent:
         self._mirror.settle_buckets()
         return False
 
+    def _glance(self) -> None:
+        """Follow what has changed without an event, as far as that is seen cheaply."""
+        try:
+            changed = self._mirror.glance()
+        except (XdpecmpError, OSError) as error:
+            log.warning("cannot read the sysctls: %s", error)
+            return  # the next tick reads all
+        if changed:
+            self._follow(Changes(settings=True))
+
     def _heard(self, poll: select.poll) -> Changes:
         """All changes until what they come to can be told."""
         deadline = time.monotonic() + BURST_SECONDS
@@ -199,11 +228,24 @@ class Agent:
         return changes
 
     def _drain(self) -> Changes:
+        began = self._backlog.reading()
         try:
-            return self._monitor.drain()
+            changes = self._monitor.drain()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot make out an event, so everything is read again: %s", error)
-            return EVERYTHING
+            changes = EVERYTHING
+        self._read_until = began if self._monitor.emptied else None
+        if changes.down and self._mirror.mark_down(changes.down):
+            self._marked = True
+        if changes.lost:
+            self._backlog.lose(began)
+        self._owes_dump |= changes.lost or self._mirror.uses(changes.silent)
+        return changes
+
+    def _tell_backlog(self) -> None:
+        """How far the data path is, if it says all that is known."""
+        if self._read_until is not None and not (self._behind or self._owes_dump or self._held):
+            self._backlog.followed(self._read_until)
 
     def _follow(self, changes: Changes, push: bool = False) -> None:
         """Bring the data path up to date. What fails is tried again, whole, at the next tick.
@@ -229,6 +271,9 @@ class Agent:
                 if self._mirror.unsure:
                     self._reconciliation.need(now)
                 self._followed = False
+                self._owes_dump = self._mirror.unsure_of_all or (
+                    self._owes_dump and self._put_off.routes
+                )
             if self._stopping:
                 return  # soon enough for whoever waits
             if rest or all_routes:
@@ -237,18 +282,22 @@ class Agent:
                     self._reconciliation.need(time.monotonic())
                 self._mirror.keep_resolved()
             self._behind = False
+            self._tell_backlog()
             self._lease.grant()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot follow the kernel: %s", error)
             self._behind = True
+            self._backlog.lose()
             self._held = Changes()
             self._reconciliation.done(begin, time.monotonic())  # the next tick reads all anyway
             self._lease.withhold()  # none for a mirror that may be wrong
 
     def _read(self, changes: Changes, push: bool) -> bool:
         """False where the data path had no room for all."""
-        if not (self._mirror.pull(changes, self._meanwhile) or push) or self._stopping:
+        differs = self._mirror.pull(changes, self._meanwhile)
+        if not (differs or push or self._marked) or self._stopping:
             return True
+        self._marked = False
         self._lease.progress()
         return self._mirror.push(wait=False)
 
@@ -280,6 +329,7 @@ class Agent:
         if held.told and not held.lost:
             self._update(held)
         self._put_off |= Changes(routes=held.routes or held.lost)
+        self._tell_backlog()
 
     def _update(self, changes: Changes) -> None:
         now = time.monotonic()
@@ -290,10 +340,12 @@ class Agent:
         self._reconciliation.want(now)
         if not self._mirror.update(changes.updates):
             self._reconciliation.need(now)
+            self._owes_dump |= self._mirror.unsure_of_all
 
 
 def _without_routes(changes: Changes) -> Changes:
-    return replace(EVERYTHING if changes.lost else changes.untold(), routes=False, lost=False)
+    whole = EVERYTHING if changes.lost else changes.untold()
+    return replace(whole, routes=False, lost=False, silent=frozenset(), down=frozenset())
 
 
 def _is_whole(changes: Changes) -> bool:

@@ -16,16 +16,23 @@ Key = tuple[object, ...]
 
 
 class Buckets:
-    """The buckets of resilient groups: ours, since packets that XDP forwards are no activity to the
-    kernel, which therefore moves buckets that are busy.
+    """The buckets of resilient groups.
 
-    A bucket goes where the kernel has it once it has been idle for the group's idle time, or at
-    once where its next hop has left the group; or in use, where buckets have differed from the
-    kernel's for the group's unbalanced time. The kernel reckons that time for its own buckets,
-    which are soon where they belong: nh_res_bucket_should_migrate() in net/ipv4/nexthop.c.
+    Where Linux hashes as we do, they are Linux's: a packet now and then tells it which are in use
+    (bpf/nexthops.c), so it moves no others, and ours move along at once. Then no flow moves when
+    packets pass to Linux.
+
+    Otherwise they are ours, since packets that XDP forwards are no activity to the kernel, which
+    therefore moves buckets that are busy. A bucket goes where the kernel has it once it has been
+    idle for the group's idle time, or at once where its next hop has left the group; or in use,
+    where buckets have differed from the kernel's for the group's unbalanced time. The kernel counts
+    that time for its own buckets, which are soon where they belong: nh_res_bucket_should_migrate()
+    in net/ipv4/nexthop.c.
     """
 
     def __init__(self, maps: Maps, nexthop_slots: Slots[NextHop]) -> None:
+        self.as_linux = False
+        """Whether they are Linux's."""
         self._maps = maps
         self._nexthop_slots = nexthop_slots
         self._blocks = Blocks(0, CAPACITY["BUCKETS_MAX"])
@@ -79,6 +86,11 @@ class Buckets:
             if held[i] == wanted:
                 continue
             entry = entries[first + i]
+            if self.as_linux:  # to Linux it is not in use before a packet passes: the next one does
+                bucket = self._maps.layout.value("buckets")
+                self._maps["buckets"].store(first + i, bucket(nexthop=numbers[wanted]))
+                held[i] = wanted
+                continue
             idle = overdue or _idle(entry.used_jiffies, group.idle_s, now)
             if idle or held[i] not in numbers:
                 entry.nexthop = numbers[wanted]  # leaves used_jiffies alone

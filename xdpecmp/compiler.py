@@ -205,6 +205,9 @@ def _end_with_the_caller() -> None:
 def _main(asked: Mapping[str, Any]) -> None:
     """Do what was asked for, print it and end."""
     _end_with_the_caller()
+    os.setpriority(
+        os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0))
+    )  # not the agent's
     apart = _mount_apart()
     directory = apart or Path(tempfile.mkdtemp(prefix="xdpecmp-"))
     try:

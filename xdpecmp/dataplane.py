@@ -9,7 +9,8 @@ long as it is known, through restarts of the agent too.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import counters, libbpf
@@ -47,6 +48,9 @@ class Dataplane:
         """Takes over what an earlier agent left in the maps."""
         self._maps = maps
         self._config: Config | None = None
+        self._config_lock = threading.Lock()
+        """Held to store pass4 and pass6 of the entry in force, or to put another in force."""
+        self._behind = False
         self._interfaces: dict[int, Interface] = {}
         self._crowded_out: list[int] = []
         self._vlans: dict[VlanKey, int] = {}
@@ -69,9 +73,15 @@ class Dataplane:
         self._nexthop_slots.used = max(
             self._nexthop_slots.used, maps["control"].entries[0].nexthops_used
         )
+        self._adopt_passing()
         self._adopt_devices()
         self._adopt_interfaces()
         self._groups.adopt(self._tries.held.distinct())
+
+    def _adopt_passing(self) -> None:
+        """What passes as a whole goes on to do so until the first `sync` has stored the routes."""
+        config = self._maps["config"].entries[self._maps["control"].entries[0].config_slot]
+        self._adopted_passing = _passing(config)
 
     def _adopt_devices(self) -> None:
         for slot in range(CAPACITY["DEVICES_MAX"]):
@@ -96,8 +106,10 @@ class Dataplane:
         """Make the maps say what `tables` says. False where there was not room for all, which there
         may be the next time, without what nobody wants any more. Raises OSError when the kernel
         refuses."""
-        self._publish_config(_cautious(self._config, tables.config))
+        passing = _passing(self._config) if self._config else self._adopted_passing
+        self._publish_config(_cautious(passing, tables.config))
         self._sync_devices()
+        self._groups.hash_as_linux(self._hashes_as_linux(tables.config))
         targets = Layered.of(tables.routes)
         fits = self._sync_nexthops(tables.nexthops)
         fits &= self._groups.sync(tables.groups, targets, self._tries.held)
@@ -114,9 +126,53 @@ class Dataplane:
         self._tries.change(change.routes, self._groups.number)
         return fits
 
+    def mark_down(self, devices: Collection[int]) -> bool:
+        """Pass to Linux, until the next `sync`, what would leave by these devices. Whether anything
+        would."""
+        marked = [
+            nexthop
+            for nexthop, adjacency in self._nexthops.items()
+            if (nexthop.ifindex in devices or adjacency.device in devices)
+            and adjacency.reason in (Reason.FORWARDED, Reason.EGRESS_NO_XDP)
+        ]
+        entries = self._maps["nexthops"].entries
+        for nexthop in marked:
+            del self._nexthops[nexthop]  # so that it is stored again
+            entries[self._nexthop_slots.live[nexthop]].reason = int(Reason.EGRESS_DOWN)
+        return bool(marked)
+
     def set_lease(self, jiffies: int) -> None:
         """Let the program work until bpf_jiffies64() reaches `jiffies`."""
         self._maps["control"].store_word(0, 0, jiffies)
+
+    def fall_behind(self, since_jiffies: int) -> None:
+        """Pass both families to Linux, by one store each: the maps say only what the kernel said at
+        `since_jiffies`. Any thread may do it, and `catch_up`."""
+        with self._config_lock:
+            self._behind = True
+            self._store_passing()
+            self._maps["control"].entries[0].behind_jiffies = since_jiffies
+
+    def catch_up(self) -> None:
+        """The maps say what the kernel says: end `fall_behind`."""
+        with self._config_lock:
+            self._behind = False
+            self._store_passing()
+            self._maps["control"].entries[0].behind_jiffies = 0
+
+    def _hashes_as_linux(self, config: Config) -> bool:
+        """Whether Linux chooses the same for whatever passes to it, ICMP errors apart."""
+        return not config.own_seed and (config.follow_label or config.policy6 != 0)
+
+    def _store_passing(self) -> None:
+        control = self._maps["control"].entries[0]
+        if self._config is not None:  # else it is an earlier agent's, and goes by that
+            entry = self._maps["config"].entries[control.config_slot]
+            entry.pass4 = self._reason_to_pass(self._config.pass4)
+            entry.pass6 = self._reason_to_pass(self._config.pass6)
+
+    def _reason_to_pass(self, reason: int) -> int:
+        return reason or int(Reason.BEHIND if self._behind else Reason.FORWARDED)
 
     def settle_buckets(self, now: Jiffies) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""
@@ -139,9 +195,12 @@ class Dataplane:
         slot = 1 - control.config_slot
         if self._config is not None:
             libbpf.wait_for_readers()  # of the slot that was in force before
-        configs.store(slot, self._config_struct(config))
-        control.config_slot = slot
-        self._config = config
+        with self._config_lock:
+            configs.store(slot, self._config_struct(config))
+            control.config_slot = slot
+            self._config = config
+            if not self._behind:
+                control.behind_jiffies = 0  # an earlier agent's
 
     def _config_struct(self, config: Config) -> Any:
         seed = config.seed or 0
@@ -149,8 +208,8 @@ class Dataplane:
         struct = self._maps.layout.value("config")(
             policy4=config.policy4,
             policy6=config.policy6,
-            pass4=config.pass4,
-            pass6=config.pass6,
+            pass4=self._reason_to_pass(config.pass4),
+            pass6=self._reason_to_pass(config.pass6),
             pass_multipath4=config.pass_multipath4,
             pass_multipath6=config.pass_multipath6,
             seed=seed,
@@ -329,16 +388,16 @@ def _seated(
     return seated, crowded_out
 
 
-def _cautious(old: Config | None, new: Config) -> Config:
+def _passing(config: Any) -> dict[str, Any]:
+    """What passes as a whole: of a Config, or of an entry of the map."""
+    fields = ("pass4", "pass6", "pass_multipath4", "pass_multipath6")
+    return {field: getattr(config, field) for field in fields}
+
+
+def _cautious(passing: Mapping[str, Any], new: Config) -> Config:
     """The new configuration, still passing what the old one passed: until the routes are in."""
-    if old is None:
-        return new
-    return new._replace(
-        pass4=new.pass4 or old.pass4,
-        pass6=new.pass6 or old.pass6,
-        pass_multipath4=new.pass_multipath4 or old.pass_multipath4,
-        pass_multipath6=new.pass_multipath6 or old.pass_multipath6,
-    )
+    fields: dict[str, Any] = {name: getattr(new, name) or old for name, old in passing.items()}
+    return new._replace(**fields)
 
 
 def _swap16(value: int) -> int:

@@ -207,8 +207,11 @@ class Direct4:
         """Of 17 to 24 bits; `grown`: by how many prefixes the table did."""
         row, first = address >> 16, address >> 8
         self._open(row)
-        some = slice(first, first + (1 << (24 - says.span)))
-        self._paint_cells(self._length24, self._direct24, some, says)
+        if says.span < 24 or self._length24[first] & _DEEP:
+            some = slice(first, first + (1 << (24 - says.span)))
+            self._paint_cells(self._length24, self._direct24, some, says)
+        else:  # the most common of all: nothing longer is in that cell
+            self._length24[first], self._direct24[first] = says.length + 1, says.number
         self._count(row, grown)
 
     def _change_deep(self, address: int, grown: int, says: _Says, covering: Covering) -> None:

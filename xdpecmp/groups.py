@@ -9,12 +9,15 @@ from typing import Any
 from . import libbpf
 from .abi import CAPACITY, GroupKind, Reason
 from .buckets import Buckets, Key
-from .clock import Jiffies
+from .clock import HZ, Jiffies
 from .compile import Group, PathEntry, Resilient, Target
 from .maps import Maps
 from .model import NextHop
 from .packed import Layered
 from .slots import Blocks, CapacityError, Slots
+
+REPORTS = 4
+"""In a resilient group's idle time so many packets of a bucket pass to Linux, to eight of them."""
 
 _NONE: Mapping[Target, Key] = MappingProxyType({})
 
@@ -133,8 +136,23 @@ class Groups:
         ):
             self._buckets.place(key, group)
         self._buckets.settle(key, group, self._now)
-        self._store(slot, GroupKind.RESILIENT, self._buckets.first(key), count)
+        shift = self._report_shift(group)
+        self._store(slot, GroupKind.RESILIENT, self._buckets.first(key), count, shift)
         self._drop_paths(key)
+
+    def _report_shift(self, group: Resilient) -> int:
+        """How often Linux is to hear that a bucket is in use: several times in its idle time."""
+        if not self._buckets.as_linux:
+            return 0
+        return max(0, int(group.idle_s * HZ / REPORTS).bit_length() - 1)
+
+    def hash_as_linux(self, alike: bool) -> None:
+        """Whether Linux chooses the same bucket for a packet; to be told before a `sync`."""
+        if alike != self._buckets.as_linux:
+            self._buckets.as_linux = alike
+            for key, group in list(self._contents.items()):
+                if isinstance(group, Resilient):
+                    del self._contents[key]  # so that it is placed again
 
     def settle(self, now: Jiffies) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""
@@ -186,8 +204,9 @@ class Groups:
         if key in self._path_runs:
             self._paths.retire(*self._path_runs.pop(key))
 
-    def _store(self, slot: int, kind: Any, first: int, count: int) -> None:
-        struct = self._maps.layout.value("groups")(first=first, count=count, kind=kind)
+    def _store(self, slot: int, kind: Any, first: int, count: int, shift: int = 0) -> None:
+        group = self._maps.layout.value("groups")
+        struct = group(first=first, count=count, kind=kind, report_shift=shift)
         self._maps["groups"].store(slot, struct)
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import counters, journal, libbpf, losses, netns, places
@@ -215,6 +216,10 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     _fork_agent(instance, mirror, monitor, namespace)
 
 
+NICE = -10
+"""Of the agent: where the machine is busy and it falls behind, more packets take the slow path."""
+
+
 # --- the agent's process -------------------------------------------------------------------------
 
 
@@ -261,8 +266,11 @@ def _last_words(instance: Instance) -> str:
 
 
 def _become_daemon(keep: Collection[int]) -> None:
-    """Let go of the caller's terminal, pipes and folder."""
+    """Let go of the caller's terminal, pipes and folder, and run before what can wait."""
     os.chdir("/")
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    with suppress(OSError):  # where sessions share the CPU evenly (sched(7), autogroup)
+        Path("/proc/self/autogroup").write_text(str(NICE))
     null = os.open(os.devnull, os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)

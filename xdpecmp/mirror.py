@@ -22,7 +22,7 @@ from .errors import XdpecmpError
 from .keeping import Keeper
 from .maps import Maps
 from .model import Neighbour, NeighbourUpdate, NextHop, Prefix, RouteUpdate, Snapshot
-from .netlink import Changes, Kernel
+from .netlink import ANYWHERE, Changes, Kernel
 from .nexthoptable import BucketUpdate, NexthopTable, NexthopUpdate
 from .options import Options
 from .program import Build
@@ -74,8 +74,13 @@ class Mirror:
         """Whether the data path took all when it was last asked twice."""
         self.unsure = False
         """Whether the routes that were read last should be read once more."""
+        self.unsure_of_all = False
+        """Whether there are changes of routes that the data path knows nothing of, nor passes."""
         self.snapshot: Snapshot = kernel.snapshot()
         self.tables: Tables | None = None
+        self._used: tuple[str, ...] = ()
+        """Names of the interfaces that packets come in or leave by, for the tables `_used_by`."""
+        self._used_by: Tables | None = None
         self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
         """What `tables` was compiled from; None where it has changed since."""
 
@@ -99,6 +104,29 @@ class Mirror:
             for link in self.snapshot.links.values()
             if link.xdp_prog_id and self._ours(link.xdp_prog_id)
         }
+
+    def uses(self, devices: Collection[int]) -> bool:
+        """Whether a route leads to one of these devices, or has a dead path there; ANYWHERE is any
+        device."""
+        if not devices or ANYWHERE in devices:
+            return bool(devices)
+        groups = self.snapshot.nexthop_groups.values()
+        return RouteTable.of(self.snapshot.routes).leads_to(devices) or any(
+            path.nexthop.ifindex in devices for group in groups for path in group.members
+        )
+
+    def glance(self) -> bool:
+        """Whether settings may have changed of which there is no event: see Kernel.glance."""
+        if self._used_by is not self.tables:
+            assert self.tables is not None
+            used = dict.fromkeys(sorted(self.attached()))
+            used.update(dict.fromkeys(nexthop.ifindex for nexthop in self.tables.nexthops))
+            links = self.snapshot.links
+            names = tuple(links[ifindex].name for ifindex in used if ifindex in links)
+            self._used_by = self.tables
+            if names != self._used:
+                self._used = names
+        return self.kernel.glance(self._used)
 
     # --- all of it --------------------------------------------------------------------------------
 
@@ -139,6 +167,7 @@ class Mirror:
         finally:
             late, self._late = self._late, None
         known = RouteTable.of(self.snapshot.routes)
+        self.unsure_of_all = self._spoilt
         if self._spoilt:
             self.unsure = True
             return known, bool(late)
@@ -234,6 +263,11 @@ class Mirror:
             self._told = passing
             log.info("%s", "; ".join(passing))
 
+    def mark_down(self, devices: Collection[int]) -> bool:
+        """Pass to Linux, until the next `push`, what would leave by these devices. Whether anything
+        would."""
+        return self._dataplane.mark_down(devices)
+
     # --- single routes ----------------------------------------------------------------------------
 
     def update(self, updates: Iterable[RouteUpdate]) -> bool:
@@ -249,6 +283,7 @@ class Mirror:
         self._read_buckets()
         change = compile_updates(self.snapshot, self.tables, updates, self._doubtful, self._hubs)
         if change is None:
+            self.unsure_of_all = True
             return False
         self.tables.absorb(change)
         fits = self._dataplane.change(change)
@@ -258,8 +293,25 @@ class Mirror:
     # --- what falls due with time -----------------------------------------------------------------
 
     def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now. Any thread may do it."""
-        self._dataplane.set_lease(read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ)
+        """Let the data path work for LEASE_SECONDS from now."""
+        self.set_lease(self.lease_deadline())
+
+    def lease_deadline(self) -> int:
+        """When a lease of LEASE_SECONDS ends that begins now. Any thread may ask."""
+        return read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ
+
+    def set_lease(self, deadline: int) -> None:
+        """Let the data path work until then. Any thread may do it."""
+        self._dataplane.set_lease(deadline)
+
+    def fall_behind(self, seconds: float) -> None:
+        """Pass everything to Linux: the data path knows what happened up to so long ago. Any thread
+        may do it, and `catch_up`."""
+        self._dataplane.fall_behind(max(1, read_jiffies(self._clock_fd) - int(seconds * HZ)))
+
+    def catch_up(self) -> None:
+        """The data path says what the kernel says."""
+        self._dataplane.catch_up()
 
     def settle_buckets(self) -> None:
         """Let buckets go where the kernel wants them which have become idle since."""

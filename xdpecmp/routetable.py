@@ -6,7 +6,8 @@ its routes, the kernel's order among them, without the prefix. There are few dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,16 @@ class RouteTable:
     def nexthop_ids(self) -> set[int]:
         """The nexthop objects that routes refer to; perhaps some that they did. 0 is for none."""
         return {route.nhid for rivals in self.by_prefix.distinct() for route in rivals}
+
+    def leads_to(self, devices: Collection[int]) -> bool:
+        """Whether a path of a route goes through one of these devices, dead or not."""
+        known = self.by_prefix
+        return any(
+            path.nexthop.ifindex in devices
+            for rivals in itertools.chain(known.meanings, known.changes.values())
+            for route in rivals or ()
+            for path in route.paths
+        )
 
     def keep(self, before: RouteTable, family: int) -> None:
         """Have the routes too of prefixes that only `before` knows."""

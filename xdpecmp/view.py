@@ -254,6 +254,8 @@ class View:
             for family, held in zip((4, 6), numbers, strict=True)
             if any(groups[number].kind in _MULTIPATH for number in held)
         }
+        since = control.behind_jiffies
+        behind = max(0.0, self._ago(instance, since)) if since else 0.0
         return {
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
@@ -272,7 +274,8 @@ class View:
             "own_seed": bool(config.own_seed),
             "own_seed_in_force": bool(config.own_seed)
             and not (config.pass_multipath4 and config.pass_multipath6),
-            "lease_s": self._lease(instance, control.lease_jiffies),
+            "lease_s": max(0.0, -self._ago(instance, control.lease_jiffies)),
+            "behind_s": {"4": behind, "6": behind},
             "agent_pid": instance.agent_pid(),
             "routes4": numbers[0].total(),
             "routes6": numbers[1].total(),
@@ -281,11 +284,10 @@ class View:
         }
 
     @staticmethod
-    def _lease(instance: Instance, deadline: int) -> float:
-        """Seconds that the program goes on without the agent, 0 when it passes everything."""
+    def _ago(instance: Instance, jiffies: int) -> float:
+        """Seconds since that moment on the program's clock; below 0: until then."""
         clock = instance.open_clock()
         try:
-            left = deadline - read_jiffies(clock)
+            return round((read_jiffies(clock) - jiffies) / HZ, 3)
         finally:
             os.close(clock)
-        return round(max(0, left) / HZ, 3)

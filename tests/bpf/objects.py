@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -30,6 +31,7 @@ from tests.bpf.world import (
 from tests.netns import Namespace
 from xdpecmp.abi import GroupKind
 from xdpecmp.clock import HZ, Jiffies, read_jiffies
+from xdpecmp.compile import compile_tables
 from xdpecmp.dataplane import Dataplane
 from xdpecmp.hashing import bounds, flow_key
 from xdpecmp.model import Neighbour, NextHop, NexthopGroup, Prefix, Route, RouteKind
@@ -98,8 +100,16 @@ class Group:
         return 6 if ":" in self.members[0] else 4
 
 
-def load(plane: Plane, group: Group, seed: int | None = SEED) -> None:
-    """The usual router, and two routes that lead to the group."""
+def load(
+    plane: Plane,
+    group: Group,
+    seed: int | None = SEED,
+    own_seed: bool = True,
+    follow_label: bool = True,
+    **settings: Any,
+) -> None:
+    """The usual router, and two routes that lead to the group. `own_seed`: Linux hashes otherwise,
+    so buckets are ours; without `follow_label` too, under IPv6 policy 0."""
     world = plane.world
     snapshot = world.snapshot()
     device = world.ifindex["out"]
@@ -128,15 +138,20 @@ def load(plane: Plane, group: Group, seed: int | None = SEED) -> None:
         Route(Prefix.parse(text), 254, 0, RouteKind.UNICAST, (), RTPROT_STATIC, nhid=NHID)
         for text in PREFIXES[group.family]
     )
-    plane.load(
+    tables = compile_tables(
         replace(
             snapshot,
             routes=(*snapshot.routes, *routes),
             neighbours={**snapshot.neighbours, **neighbours},
             nexthop_groups={NHID: found},
-            settings=replace(snapshot.settings, policy4=1, policy6=1, seed=seed),
-        )
+            settings=replace(
+                snapshot.settings, **{"policy4": 1, "policy6": 1, "seed": seed, **settings}
+            ),
+        ),
+        [world.ifindex["in"]],
     )
+    config = tables.config._replace(own_seed=own_seed, follow_label=follow_label)
+    plane.load_tables(replace(tables, config=config))
 
 
 def packets(family: int, count: int = FLOWS) -> list[bytes]:

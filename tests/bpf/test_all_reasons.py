@@ -8,6 +8,7 @@ import pytest
 
 from tests.bpf import (
     test_encapsulation,
+    test_groups_linux,
     test_header_reasons,
     test_partial_checksums,
     test_quotes,
@@ -19,6 +20,8 @@ from tests.bpf.packets import frame, to
 from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
 
 SPECIAL: dict[str, Callable[..., None]] = {
+    "BEHIND": test_route_reasons.test_behind,
+    "BUCKET_USE": test_groups_linux.test_the_first_packet_of_a_bucket_passes,
     "LEASE_EXPIRED": test_route_reasons.test_lease,
     "TABLE_FULL": test_route_reasons.test_table_full,
     "NO_HEADROOM": test_tags.test_no_headroom,

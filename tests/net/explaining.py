@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.net.topology import VIP, Anycast
+from tests.net.topology import DEADLINE, VIP, Anycast
+from tests.netns import wait_until
 
 CLIENT = {4: "198.18.0.5", 6: "2001:db8:c::5"}
 
 
 def explain(net: Anycast, *arguments: str, status: int = 0) -> Any:
+    """Once the agent has followed what the test did before."""
+    wait_until(lambda: not any(net.status()["behind_s"].values()), "all followed", DEADLINE)
     return json.loads(net.run("explain", *arguments, "-j", status=status).stdout)
 
 

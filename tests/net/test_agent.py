@@ -183,9 +183,8 @@ def test_a_neighbour_moves_to_another_mac(
         server.ip(f"link set eth0 address {mac}")
         for each in (4, 6):
             net.ns.ip(f"neigh replace {gateway(1, each)} dev e1 lladdr {mac} nud reachable")
-        net.wait_for_route(
-            VIP_PREFIX[family], lambda r, m=mac: r and r.paths[0].lladdr == m, f"MAC {mac}"
-        )
+        for prefix in VIP_PREFIX.values():
+            net.wait_for_route(prefix, lambda r, m=mac: r and r.paths[0].lladdr == m, f"MAC {mac}")
         assert 1 in by_server(servers.all_answers(flows[family]))
 
 

@@ -140,25 +140,71 @@ def active_flows(flows: Sequence[Flow]) -> tuple[list[Flow], set[int]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_buckets_in_use_stay_though_linux_moves_them(
+def test_buckets_in_use_stay_in_linux_too(
     net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
 ) -> None:
-    """To Linux all of them are idle, as it sees no packets. A new agent keeps them too."""
+    """It hears of the use, and moves the others alone; ours move along. So no flow moves when the
+    agent dies, at the next attach, or at detach."""
     with resilient(net, family, 600, WEIGHTS) as nhid:
         before = our_buckets(net, family)
         active, busy = active_flows(flows[family])
-        assert xdp_says(net, servers, active) == by_bucket(active, before)
+        expected = by_bucket(active, before)
+        assert xdp_says(net, servers, active) == expected
         net.ns.ip(f"nexthop replace id {nhid} {resilient_words(family, NEW)} idle_timer 600")
         theirs = kernel_buckets(net, family, nhid)
-        ours = [before[i] if i in busy else theirs[i] for i in range(BUCKETS)]
-        assert ours != theirs
-        wait_for_buckets(net, family, lambda: ours)
-        assert xdp_says(net, servers, active) == by_bucket(active, before)
+        assert [theirs[i] for i in busy] == [before[i] for i in busy]
+        assert theirs != before
+        wait_for_buckets(net, family, lambda: theirs)
+        assert xdp_says(net, servers, active) == expected
         net.kill_agent()
+        wait_until(lambda: net.status()["lease_s"] == 0, "lease ran out", DEADLINE)
+        assert [answer.server for answer in servers.all_answers(active)] == expected
         net.attach("c0")
-        assert our_buckets(net, family) == ours
-        assert xdp_says(net, servers, active) == by_bucket(active, before)
-        assert kernel_buckets(net, family, nhid) == theirs
+        assert our_buckets(net, family) == kernel_buckets(net, family, nhid) == theirs
+        assert xdp_says(net, servers, active) == expected
+        net.detach()
+        assert [answer.server for answer in servers.all_answers(active)] == expected
+        net.attach("c0")
+
+
+def test_a_bucket_that_moved_is_in_use_again(
+    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
+) -> None:
+    """To Linux a bucket is idle right after it moved. When the server comes back that it moved from
+    it stays where it is, since a packet has passed."""
+    with resilient(net, 4, 600, WEIGHTS) as nhid:
+        active, busy = active_flows(flows[4])
+        xdp_says(net, servers, active)
+        net.ns.ip(f"nexthop replace id {nhid} {resilient_words(4, {1: 1, 2: 2})} idle_timer 600")
+        wait_for_buckets(net, 4, lambda: kernel_buckets(net, 4, nhid))
+        without = our_buckets(net, 4)
+        assert 3 not in without
+        expected = by_bucket(active, without)
+        assert xdp_says(net, servers, active) == expected
+        net.ns.ip(f"nexthop replace id {nhid} {resilient_words(4, WEIGHTS)} idle_timer 600")
+        back = kernel_buckets(net, 4, nhid)
+        assert [back[i] for i in busy] == [without[i] for i in busy]
+        assert 3 in back
+        wait_for_buckets(net, 4, lambda: back)
+        assert xdp_says(net, servers, active) == expected
+
+
+def test_what_linux_served_after_the_lease_is_taken_over(
+    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
+) -> None:
+    """Buckets that were in use before are idle since, and have moved in Linux."""
+    with resilient(net, 4, 2, WEIGHTS) as nhid:
+        active, _ = active_flows(flows[4])
+        xdp_says(net, servers, active)
+        net.kill_agent()
+        wait_until(lambda: net.status()["lease_s"] == 0, "lease ran out", DEADLINE)
+        net.ns.ip(f"nexthop replace id {nhid} {resilient_words(4, NEW)} idle_timer 2")
+        final = {1: 48, 2: 8, 3: 8}
+        wait_until(
+            lambda: Counter(kernel_buckets(net, 4, nhid)) == final, "Linux is done", 2 * DEADLINE
+        )
+        net.attach("c0")
+        assert our_buckets(net, 4) == kernel_buckets(net, 4, nhid)
 
 
 def test_buckets_that_fall_idle_follow_linux(
@@ -168,8 +214,9 @@ def test_buckets_that_fall_idle_follow_linux(
         active, _ = active_flows(flows[4])
         xdp_says(net, servers, active)
         net.ns.ip(f"nexthop replace id {nhid} {resilient_words(4, NEW)} idle_timer 2")
+        final = {1: 48, 2: 8, 3: 8}
+        wait_until(lambda: Counter(our_buckets(net, 4)) == final, "all moved", 2 * DEADLINE)
         wait_for_buckets(net, 4, lambda: kernel_buckets(net, 4, nhid))
-        assert Counter(our_buckets(net, 4)) == {1: 48, 2: 8, 3: 8}
         assert xdp_says(net, servers, active) == by_bucket(active, our_buckets(net, 4))
 
 

@@ -1,20 +1,17 @@
-"""When the agent reads everything again, and when the data path loses its lease."""
+"""When the agent reads everything again, and when it says that all is followed."""
 
 from __future__ import annotations
 
 import os
 import select
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
-from xdpecmp import lease as module
 from xdpecmp.agent import EVERYTHING, Agent, Reconciliation, _is_whole
 from xdpecmp.errors import DumpInterrupted, MalformedMessage, XdpecmpError
-from xdpecmp.lease import Lease
 from xdpecmp.model import Prefix, Route, RouteKind, RouteUpdate
-from xdpecmp.netlink import Changes
+from xdpecmp.netlink import ANYWHERE, Changes
 
 QUIET, LATEST, SHARE = (
     Reconciliation.QUIET_SECONDS,
@@ -86,6 +83,11 @@ def test_what_is_gone_may_be_coming_back(changes: Changes, whole: bool) -> None:
 class Garbled:
     """A monitor, or a poll, of which the former hears what it doesn't understand."""
 
+    emptied = False
+
+    def fileno(self) -> int:
+        return 0
+
     def drain(self) -> Changes:
         raise MalformedMessage("netlink event 24 of 3 bytes")
 
@@ -94,90 +96,9 @@ class Garbled:
 
 
 def test_an_event_that_makes_no_sense_has_everything_read_again() -> None:
-    class Mirror:
-        def renew_lease(self) -> None: ...
-
-    agent = Agent(Mirror(), Garbled(), lambda: False, lambda: (True, False))  # type: ignore[arg-type]
+    agent = agent_of(FakeMirror())
+    agent._monitor = Garbled()  # type: ignore[assignment]
     assert agent._heard(Garbled()) == EVERYTHING  # type: ignore[arg-type]
-
-
-class Clock:
-    """Monotonic time as told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(module, "time", made)
-    return made
-
-
-def test_the_lease_is_renewed_while_the_loop_gets_on(clock: Clock) -> None:
-    renewed: list[float] = []
-    lease = Lease(lambda: renewed.append(clock.now))
-
-    def renews() -> bool:
-        renewed.clear()
-        lease.turn()
-        return bool(renewed)
-
-    assert not renews(), "not granted yet"
-    lease.grant()
-    assert renews()
-    clock.now += module.STUCK_SECONDS - 1
-    assert renews(), "a long dump is no reason"
-    lease.progress()
-    clock.now += module.STUCK_SECONDS - 1
-    assert renews(), "it got on"
-    clock.now += 1
-    assert not renews(), "stuck"
-    lease.progress()
-    assert renews()
-    lease.withhold()
-    lease.progress()
-    assert not renews(), "a mirror that may be wrong gets none"
-    lease.grant()
-    assert renews()
-
-
-def test_a_thread_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From `with` to its end, and again."""
-    monkeypatch.setattr(module, "RENEW_SECONDS", 0.0005)
-    renewed = threading.Event()
-    lease = Lease(renewed.set)
-    lease.grant()
-    for _ in range(2):
-        before = threading.active_count()
-        with lease:
-            renewed.clear()
-            assert renewed.wait(10)
-        assert threading.active_count() == before
-
-
-def test_one_failure_does_not_end_the_lease(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Renewing is a system call, which may fail once."""
-    monkeypatch.setattr(module, "RENEW_SECONDS", 0.001)
-    tries: list[int] = []
-    often = threading.Event()
-
-    def renew() -> None:
-        tries.append(1)
-        if len(tries) == 1:
-            raise OSError(12, "no memory")
-        often.set()
-
-    with Lease(renew) as lease:
-        lease.grant()
-        assert often.wait(30)
-    assert "cannot renew the lease" in caplog.text
 
 
 class FakeBuild:
@@ -203,11 +124,33 @@ class FakeMirror:
         self.fails, self.fits, self.datagrams = fails, fits, datagrams
         self.pushed = 0
         self.build = build
-        self.unsure = False
+        self.unsure = self.unsure_of_all = False
         self.interrupted = False
+        self.behind = self.glanced = False
+        self.used = {ANYWHERE, 7}
         self.did: list[object] = []
 
-    def renew_lease(self) -> None: ...
+    def lease_deadline(self) -> int:
+        return 0
+
+    def set_lease(self, deadline: int) -> None: ...
+
+    def fall_behind(self, _seconds: float) -> None:
+        self.behind = True
+
+    def catch_up(self) -> None:
+        self.behind = False
+
+    def uses(self, devices: Collection[int]) -> bool:
+        return not self.used.isdisjoint(devices)
+
+    def mark_down(self, devices: Collection[int]) -> bool:
+        return not self.used.isdisjoint(devices)
+
+    def glance(self) -> bool:
+        if self.fails:
+            raise OSError(5, "I/O error")
+        return self.glanced
 
     def pull(self, changes: Changes, meanwhile: Callable[[bool], None]) -> bool:
         if self.fails:
@@ -250,6 +193,10 @@ class FakeMonitor:
 
     def __init__(self, *heard: Changes) -> None:
         self.heard = list(heard)
+        self.emptied = True
+
+    def fileno(self) -> int:
+        return 0
 
     def drain(self) -> Changes:
         return self.heard.pop(0) if self.heard else Changes()
@@ -392,3 +339,121 @@ def test_a_dump_that_is_not_sure_is_made_good_by_another(unsure: bool) -> None:
     agent = agent_of(mirror)
     agent._follow(Changes(routes=True))
     assert (agent._reconciliation._needed < 1e9) is unsure
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_seen_at_a_glance_is_followed(changed: bool) -> None:
+    mirror = FakeMirror()
+    mirror.glanced = changed
+    agent_of(mirror)._glance()
+    assert (Changes(settings=True) in mirror.did) is changed
+
+
+def test_a_glance_that_fails_waits_for_the_tick(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = FakeMirror(fails=True)
+    agent = agent_of(mirror)
+    agent._glance()
+    assert "cannot read the sysctls" in caplog.text
+    assert not agent._behind
+
+
+@pytest.mark.parametrize(("device", "pushes"), [(7, 2), (8, 1)])
+def test_a_device_that_goes_down_and_comes_back_at_once(device: int, pushes: int) -> None:
+    """Nothing differs then from what was known, but its next hops were marked."""
+    agent = agent_of(mirror := FakeMirror(), Changes(links=True, down=frozenset({device})))
+    agent._follow(Changes(links=True))
+    assert mirror.pushed == 1
+    agent._follow(agent._drain())
+    assert mirror.pushed == pushes
+    agent._follow(Changes(links=True))
+    assert mirror.pushed == pushes
+
+
+# --- how far behind -----------------------------------------------------------------------------
+
+
+def pending() -> bool:
+    return False
+
+
+def lags(agent: Agent) -> bool:
+    """Whether the agent owes the data path something, with no event waiting."""
+    agent._backlog.look(pending)
+    return agent._backlog._unfollowed or agent._backlog.behind
+
+
+def test_what_is_heard_is_owed_until_it_is_followed() -> None:
+    agent = agent_of(FakeMirror(), Changes(updates=(update(1),)))
+    heard = agent._drain()
+    assert lags(agent)
+    agent._follow(heard)
+    assert not lags(agent)
+
+
+def test_a_drain_that_leaves_some_is_not_the_end() -> None:
+    agent = agent_of(FakeMirror(), Changes(updates=(update(1),)))
+    agent._monitor.emptied = False
+    agent._follow(agent._drain())
+    assert lags(agent)
+
+
+@pytest.mark.parametrize(("device", "owed"), [(7, True), (8, False), (ANYWHERE, True)])
+def test_routes_that_change_in_silence_are_owed_until_the_dump(device: int, owed: bool) -> None:
+    """Where the device is one that routes lead to; others come and go all the time."""
+    mirror = FakeMirror(datagrams=1)
+    agent = agent_of(mirror, Changes(routes=True, links=True, silent=frozenset({device})))
+    seen = []
+    agent._mirror.update = lambda _: seen.append(lags(agent)) or True  # type: ignore[method-assign,func-returns-value]
+    agent._monitor.heard.append(Changes(updates=(update(1),)))  # type: ignore[attr-defined]
+    agent._follow(agent._drain())
+    agent._tell_backlog()
+    assert seen == [True]
+    assert not lags(agent)
+    agent._monitor.heard.append(Changes(silent=frozenset({device})))  # type: ignore[attr-defined]
+    agent._drain()
+    agent._tell_backlog()
+    assert lags(agent) is owed
+
+
+def test_a_change_heard_during_a_dump_is_owed_until_the_next() -> None:
+    mirror = FakeMirror(datagrams=1)
+    agent = agent_of(mirror, Changes(), Changes(routes=True, silent=frozenset({7})))
+    agent._follow(Changes(routes=True))
+    assert lags(agent)
+    put_off, agent._put_off = agent._put_off, Changes()
+    agent._follow(put_off)
+    assert not lags(agent)
+
+
+def test_lost_events_pass_all_to_linux_at_once() -> None:
+    mirror = FakeMirror()
+    agent = agent_of(mirror, Changes(lost=True))
+    heard = agent._drain()
+    assert mirror.behind
+    agent._follow(heard)
+    assert not lags(agent)
+    assert not mirror.behind
+
+
+def test_what_cannot_be_followed_passes_to_linux_until_it_is() -> None:
+    mirror = FakeMirror(fails=True)
+    agent = agent_of(mirror)
+    agent._follow(agent._drain() | Changes(links=True))
+    assert mirror.behind
+    assert lags(agent)
+    mirror.fails = False
+    agent._follow(Changes(settings=True))
+    assert not lags(agent)
+    assert not mirror.behind
+
+
+def test_updates_that_exceed_the_limit_are_owed_until_the_dump() -> None:
+    mirror = FakeMirror()
+    mirror.unsure_of_all = True
+    agent = agent_of(mirror, Changes(updates=(update(1),)))
+    mirror.update = lambda _: False  # type: ignore[method-assign]
+    agent._follow(agent._drain())
+    assert lags(agent)
+    mirror.unsure_of_all = False
+    agent._follow(Changes(routes=True))
+    assert not lags(agent)

@@ -217,6 +217,22 @@ def test_no_bucket_in_use_moves_and_no_bucket_stays_with_who_has_left(
         assert number == made.numbers.live[wanted[i] if free else before[i]]
 
 
+@given(USES)
+def test_where_they_are_linuxs_all_move_at_once(rows: list[tuple[NextHop, NextHop, int]]) -> None:
+    """And those that moved count as never used."""
+    made = setup()
+    made.buckets.as_linux = True
+    before, wanted = [row[0] for row in rows], [row[1] for row in rows]
+    made.buckets.place(KEY, resilient(*before))
+    for i, (_, _, ago) in enumerate(rows):
+        made.use(KEY, i, at=NOW - ago)
+    made.buckets.settle(KEY, resilient(*wanted), None)
+    assert made.held(KEY, len(rows)) == [made.numbers.live[each] for each in wanted]
+    first = made.buckets.first(KEY)
+    for i, (old, new, ago) in enumerate(rows):
+        assert made.maps.entries[first + i].used_jiffies == (NOW - ago if old == new else 0)
+
+
 # --- what does not fit ----------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ from xdpecmp.model import (
 from xdpecmp.netlink import links, wire
 from xdpecmp.netlink.features import parse_features
 from xdpecmp.netlink.links import parse_link
-from xdpecmp.netlink.monitor import Changes, Classifier, Updates
+from xdpecmp.netlink.monitor import ANYWHERE, Changes, Classifier, Updates
 from xdpecmp.netlink.neighbours import parse_neighbour
 from xdpecmp.netlink.rules import plain_rule
 from xdpecmp.netlink.wire import attribute
@@ -157,9 +157,12 @@ def test_features() -> None:
     assert parse_features(answer(0x43)) == (3, False)
 
 
-ROUTES, NONE = Changes(routes=True), Changes()
-LINKS = Changes(links=True, routes=True, nexthops=True)
-NEXTHOPS = Changes(nexthops=True, routes=True)
+NONE = Changes()
+SEVEN, ALL = frozenset({7}), frozenset({ANYWHERE})
+LINKS = Changes(links=True, routes=True, nexthops=True, silent=SEVEN)
+DOWN = replace(LINKS, down=SEVEN)
+UP = 0x10001  # IFF_UP, IFF_LOWER_UP
+NEXTHOPS = Changes(nexthops=True, routes=True, silent=ALL)
 
 
 TEN = Route(Prefix.parse("10.0.0.0/8"), 254, 0, RouteKind.SPECIAL)
@@ -192,6 +195,14 @@ def ten(table: int = 254) -> bytes:
     return header + attribute(15, u32(table)) + attribute(1, bytes([10, 0, 0, 0]))
 
 
+def link_header(index: int, flags: int) -> bytes:
+    return struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 1, index, flags, 0)
+
+
+def address(family: int, index: int) -> bytes:
+    return struct.pack("=BBBBI", family, 24, 0, 0, index)
+
+
 def route_event(table: int = 254, flags: int = 0) -> bytes:
     return struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, table, 0, 0, 1, flags)
 
@@ -199,10 +210,14 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "body", "changes"),
     [
-        (16, bytes(16), LINKS),
-        (17, bytes(16), LINKS),
+        (16, link_header(7, UP), LINKS),
+        (16, link_header(7, 0x1), DOWN),
+        (16, link_header(7, 0x10000), DOWN),
+        (17, link_header(7, UP), DOWN),
         (16, bytes([socket.AF_BRIDGE]) + bytes(15), NONE),
-        (20, bytes(8), ROUTES),
+        (20, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=SEVEN)),
+        (21, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=ALL)),
+        (21, address(socket.AF_INET6, 7), Changes(routes=True, settings=True, silent=SEVEN)),
         (24, ten(), updated(RouteUpdate(TEN))),
         (25, ten(255), updated(RouteUpdate(TEN._replace(table=255), gone=True))),
         (24, route_event(100), NONE),
@@ -238,7 +253,7 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (105, bytes(8), NEXTHOPS),
         (116, bucket(), Changes(nexthop_updates=(BucketUpdate(10, 4, 7),))),
         (116, bytes(8), Changes(nexthops=True)),
-        (24, bytes([socket.AF_INET, 0, 0]), ROUTES),
+        (24, bytes([socket.AF_INET, 0, 0]), Changes(routes=True, silent=ALL)),
         (9999, b"", NONE),
     ],
 )
@@ -265,8 +280,10 @@ def test_what_became_of_other_routes(flags: int, wanted: RouteUpdate) -> None:
 
 def test_changes_add_up() -> None:
     assert Changes(routes=True) | Changes(lost=True) == Changes(routes=True, lost=True)
+    some: dict[str, object] = {"updates": (RouteUpdate(TEN),), "silent": SEVEN, "down": SEVEN}
     for field in fields(Changes):
-        one = Changes(**{field.name: (7,) if "updates" in field.name else True})
+        other = (7,) if "updates" in field.name else True
+        one = Changes(**{field.name: some.get(field.name, other)})
         assert one | NONE == NONE | one == one
 
 

@@ -45,6 +45,9 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     lease = (
         f"{status['lease_s']:.1f} s left" if status["lease_s"] else "ran out: all passes to Linux"
     )
+    behind = max(status["behind_s"].values())
+    if behind:
+        lease += f"; {behind:.1f} s behind the kernel"
     label = []
     if status["flow_label_matters"]:
         label.append(("label", FLOW_LABEL_TEXT[status["flow_label"]]))

@@ -18,8 +18,9 @@ For each reason in reasons.def, why no part of a flow can pass by it:
   PARTIAL_CHECKSUM (CHECKSUMS), ENCAPSULATION (TUNNELS), EGRESS_NO_XDP and ON_LINK (CANNOT_SEND),
   RP_FILTER (SOURCE_CHECK), REDIRECT (`without_redirects`).
 - Cannot be excluded, and is said by IN_WORDS: IPV4_OPTIONS, EXTENSION_HEADER, LINK_LOCAL, frames
-  with a priority tag (INTERFACE: VLAN 0), NEIGHBOUR, EGRESS_DOWN, LEASE_EXPIRED, and what this
-  router itself sends.
+  with a priority tag (INTERFACE: VLAN 0), NEIGHBOUR, EGRESS_DOWN, LEASE_EXPIRED, BEHIND, and what
+  this router itself sends.
+- With a seed of our own none passes by it: BUCKET_USE.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ IN_WORDS = (
     "packets with IPv4 options, IPv6 hop-by-hop or routing headers, IPv4 link-local addresses or a "
     "priority tag; the flows of a next hop that is not resolved or whose device is down; ICMP "
     "errors that this router itself sends; and everything while the agent's lease has run out, "
-    "while a route is read again, and after detach"
+    "while it is behind, while a route is read again, and after detach"
 )
 """What holds while the rule allows it."""
 

@@ -21,7 +21,7 @@
 
 from .getroute import Answer, Query
 from .kernel import Kernel
-from .monitor import Changes, Monitor
+from .monitor import ANYWHERE, Changes, Monitor
 from .sysctl import has_seed
 
-__all__ = ["Answer", "Changes", "Kernel", "Monitor", "Query", "has_seed"]
+__all__ = ["ANYWHERE", "Answer", "Changes", "Kernel", "Monitor", "Query", "has_seed"]

@@ -57,6 +57,8 @@ class Kernel:
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
+            self._watch = sysctl.Watch()
+            undo.callback(self._watch.close)
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
             """What there was when it was last read."""
@@ -150,6 +152,20 @@ class Kernel:
         with inside(self._namespace):
             settings = sysctl.read_settings(links)
         return replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
+
+    def glance(self, interfaces: tuple[str, ...]) -> bool:
+        """Whether something has changed of which there is no event, so that `settings` should be
+        read: asked ten times a second, so it must cost next to nothing. It need not see everything,
+        since all is read every second. `interfaces`: names of those that packets come in or leave
+        by, the most important ones first.
+
+        What else has no event belongs here: whatever has a value that is cheap to compare.
+        """
+        if self._watch.interfaces != interfaces:
+            with inside(self._namespace):
+                self._watch.open(interfaces)
+            return True  # nobody has looked since they were read
+        return self._watch.changed()
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""

@@ -46,6 +46,11 @@ _XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "native"}
 """XDP_ATTACHED_*; 4 (MULTI) is several at once, of which the native one sees packets first."""
 
 
+def can_send(flags: int) -> bool:
+    """Whether a device with these IFF_* is up and has carrier."""
+    return bool(flags & _IFF_UP and flags & _IFF_LOWER_UP)
+
+
 def parse_link(message: bytes) -> Link:
     """One RTM_NEWLINK message, without its netlink header. Raises MalformedMessage."""
     if len(message) < LINK_HEADER.size:
@@ -61,7 +66,7 @@ def parse_link(message: bytes) -> Link:
         name=_text(found.get(_IFLA_IFNAME, b"")),
         mac=mac if hardware == _ARPHRD_ETHER and len(mac) == 6 else b"",
         mtu=_number(found, _IFLA_MTU),
-        up=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
+        up=can_send(flags),
         kind=kind,
         master=_number(found, _IFLA_MASTER),
         lower=wire.number(lower) if lower else 0,

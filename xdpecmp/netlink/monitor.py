@@ -29,6 +29,7 @@ from ..errors import MalformedMessage
 from ..model import NeighbourUpdate, RouteUpdate
 from ..nexthoptable import BucketUpdate, NexthopUpdate
 from . import features, wire, xfrm
+from .links import can_send
 from .neighbours import parse_neighbour
 from .nexthops import parse_bucket, parse_or_doubt
 from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
@@ -58,14 +59,24 @@ _MOST = 20_000
 """Datagrams read in one go: about 50 ms worth. Under a storm that outpaces us the rest has to wait
 in the buffer, so that the caller gets to act."""
 
+_RTM_DELLINK = 17
+_RTM_DELADDR = 21
 _RTM_DELROUTE = 25
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
 _RTM_NEWNEXTHOPBUCKET = 116
-_OF_LINKS = (16, 17)
 _NLM_F_EXCL = 0x200
 
+_LINK_HEADER = struct.Struct("=BxxxiI")
+"""The beginning of ifinfomsg: family, index, IFF_*."""
+_ADDRESS_HEADER = struct.Struct("=BxxxI")
+"""ifaddrmsg: family, index."""
+
 _AF_INDEX = wire.HEADER_SIZE  # every rtnetlink header starts with the address family
+
+
+ANYWHERE = 0
+"""In place of a device's index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,11 @@ class Changes:
         """What is to be read again."""
         return replace(self, updates=(), neighbour_updates=(), nexthop_updates=())
 
+    silent: frozenset[int] = frozenset()
+    """Devices whose routes may have changed without an event; ANYWHERE: all."""
+    down: frozenset[int] = frozenset()
+    """Devices that have gone, or can't send; they may be back by now."""
+
     def __bool__(self) -> bool:
         return self != Changes()
 
@@ -110,14 +126,18 @@ class Changes:
             updates=self.updates + other.updates,
             neighbour_updates=self.neighbour_updates + other.neighbour_updates,
             nexthop_updates=self.nexthop_updates + other.nexthop_updates,
+            silent=self.silent | other.silent,
+            down=self.down | other.down,
         )
 
 
 _NOTHING = Changes()
 _LINKS = Changes(links=True)
-_LINKS_AND_MORE = Changes(links=True, routes=True, nexthops=True)
-_ROUTES = Changes(routes=True)
-_NEXTHOPS = Changes(nexthops=True, routes=True)
+_LINKS_AND_MORE = Changes(links=True, routes=True, nexthops=True, silent=frozenset({ANYWHERE}))
+_ADDRESSES = Changes(routes=True, settings=True, silent=frozenset({ANYWHERE}))
+"""disable_ipv6 takes addresses away, too."""
+_ROUTES = Changes(routes=True, silent=frozenset({ANYWHERE}))
+_NEXTHOPS = Changes(nexthops=True, routes=True, silent=frozenset({ANYWHERE}))
 _NEIGHBOURS = Changes(neighbours=True)
 _RULES = Changes(rules=True)
 _SETTINGS = Changes(settings=True)
@@ -149,11 +169,39 @@ class Updates:
 
 _Classify = Callable[[bytes, Updates], Changes]
 
+
+def _link(event: bytes) -> Changes:
+    # Bridges announce the state of their ports as link events of their own family.
+    if event[_AF_INDEX] != socket.AF_UNSPEC:
+        return _NOTHING
+    _, index, flags = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
+    device = frozenset({index})
+    gone = int.from_bytes(event[4:6], "little") == _RTM_DELLINK
+    down = device if gone or not can_send(flags) else frozenset()
+    return replace(_LINKS_AND_MORE, silent=device, down=down)
+
+
+def _address(event: bytes) -> Changes:
+    """Paths through the device come and go with its addresses; so do, with an IPv4 address, all
+    routes that prefer it as their source (fib_sync_down_addr() in net/ipv4/fib_semantics.c)."""
+    kind = int.from_bytes(event[4:6], "little")
+    family, index = _ADDRESS_HEADER.unpack_from(event, wire.HEADER_SIZE)
+    anywhere = kind == _RTM_DELADDR and family == socket.AF_INET
+    return replace(_ADDRESSES, silent=frozenset({ANYWHERE if anywhere else index}))
+
+
+_LOOK: dict[int, Callable[[bytes], Changes]] = {
+    16: _link,  # RTM_NEWLINK
+    _RTM_DELLINK: _link,
+    20: _address,  # RTM_NEWADDR
+    _RTM_DELADDR: _address,
+}
+
 _KINDS: dict[int, Changes] = {
     16: _LINKS_AND_MORE,  # RTM_NEWLINK
-    17: _LINKS_AND_MORE,  # RTM_DELLINK
-    20: _ROUTES,  # RTM_NEWADDR
-    21: _ROUTES,  # RTM_DELADDR
+    _RTM_DELLINK: _LINKS_AND_MORE,
+    20: _ADDRESSES,  # RTM_NEWADDR
+    _RTM_DELADDR: _ADDRESSES,
     RTM_NEWROUTE: _ROUTES,
     _RTM_DELROUTE: _ROUTES,
     _RTM_NEWNEIGH: _NEIGHBOURS,
@@ -195,9 +243,8 @@ class Classifier:
             try:
                 if kind in self._tell:
                     self._tell[kind](updates, kind, flags, event)
-                # bridges announce the state of their ports as link events of their own family
-                elif kind not in _OF_LINKS or event[_AF_INDEX] == socket.AF_UNSPEC:
-                    changes |= _KINDS[kind]
+                else:
+                    changes |= _LOOK[kind](event) if kind in _LOOK else _KINDS[kind]
             except (MalformedMessage, struct.error, IndexError, ValueError):
                 changes |= _KINDS[kind]
         return changes
@@ -237,6 +284,8 @@ class Monitor:
         with ExitStack() as undo:
             self._poll = undo.enter_context(select.epoll())
             self._sources: list[tuple[socket.socket, _Classify]] = []
+            self.emptied = True
+            """Whether the last `drain` read all that had been said when it began."""
             self._subscribe(undo, socket.NETLINK_ROUTE, _GROUPS, Classifier())
             with suppress(OSError):  # a kernel built without IPsec
                 policies = 1 << (xfrm.XFRMNLGRP_POLICY - 1)
@@ -277,8 +326,13 @@ class Monitor:
     def drain(self) -> Changes:
         """Read all events that wait, without blocking, and say what they mean."""
         changes, updates = _NOTHING, Updates()
+        self.emptied = False
+        emptied = True
         for source, look in self._sources:
-            changes |= _drain(source, look, updates)
+            found, to_the_end = _drain(source, look, updates)
+            changes |= found
+            emptied &= to_the_end
+        self.emptied = emptied
         return updates.added_to(changes)
 
 
@@ -294,7 +348,8 @@ def _socket(protocol: int) -> socket.socket:
     return made
 
 
-def _drain(source: socket.socket, look: _Classify, updates: Updates) -> Changes:
+def _drain(source: socket.socket, look: _Classify, updates: Updates) -> tuple[Changes, bool]:
+    """What events of this source mean, and whether no more wait."""
     changes = _NOTHING
     for _ in range(_MOST):
         try:
@@ -306,9 +361,9 @@ def _drain(source: socket.socket, look: _Classify, updates: Updates) -> Changes:
                 changes |= found
         except OSError as error:
             if error.errno == EAGAIN:
-                break
+                return changes, True
             if error.errno != ENOBUFS:
                 raise
             # The socket stays usable; what it dropped is made good by dumping everything.
             changes |= _LOST
-    return changes
+    return changes, False
