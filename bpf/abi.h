@@ -52,6 +52,9 @@ _Static_assert(sizeof(struct control) == 32, "control");
 
 #define LOCAL4_FILTER_WORDS 8
 
+#define FRAGMENTS_OF_IPV4 0x01
+#define FRAGMENTS_OF_IPV6 0x02
+
 /*
  * config[slot]: what holds for the whole network namespace. Written whole, then pointed to; pass4 and
  * pass6 change in place when the agent falls behind, and when it has caught up.
@@ -69,7 +72,7 @@ struct config {
 	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
 	__u8 pass_multipath6;    /* likewise IPv6 */
 	__u8 own_seed;           /* for readers: 1 = the seed is ours, Linux keeps its own to itself */
-	__u8 pad;
+	__u8 pass_fragments;     /* FRAGMENTS_OF_*: pass those of multipath routes */
 	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed or ours; 0 = not known */
 	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
@@ -85,7 +88,8 @@ _Static_assert(sizeof(struct config) == 232, "config");
 #define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
 #define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
 #define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
-#define INTERFACE_UNFINISHED 0x20        /* generic XDP there: checksums stay what they are */
+#define INTERFACE_UNFINISHED 0x20        /* generic XDP: see NEXTHOP_WHOLE_ONLY */
+#define INTERFACE_MERGES 0x40            /* what comes in there may be merged without a mark */
 
 /* interfaces[ifindex % INTERFACES_MAX]: one ingress interface, a VLAN device included. */
 struct interface {
@@ -189,10 +193,11 @@ struct nexthop {
 _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
 
 /*
- * The device finishes no checksums. Generic XDP hands packets to drivers without what Linux's own
- * way does for such: generic_xdp_tx(), validate_xmit_skb() in net/core/dev.c.
+ * The device must not get packets that are merged (GRO, GSO) or whose checksum is unfinished. Generic
+ * XDP hands packets to drivers without what Linux's own way does for such: generic_xdp_tx(),
+ * validate_xmit_skb() in net/core/dev.c. See compile/offloads.py.
  */
-#define NEXTHOP_FINISHES_NOTHING 0x1
+#define NEXTHOP_WHOLE_ONLY 0x1
 
 /* path_stats[nexthop], per CPU. The last entry is no next hop's: see STAT_ENTRIES. */
 struct traffic {

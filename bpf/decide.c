@@ -34,6 +34,15 @@ static __always_inline enum reason go_deeper(struct xdp_md *ctx, const struct pa
 	return REASON_POLICY_UNSUPPORTED;
 }
 
+/*
+ * Where connections are tracked Linux reassembles first: nf_defrag_ipv4 and _ipv6. It then hashes what
+ * no fragment shows.
+ */
+static __always_inline u32 fragments_of(u32 family)
+{
+	return family == 4 ? FRAGMENTS_OF_IPV4 : FRAGMENTS_OF_IPV6;
+}
+
 static __always_inline enum reason decide(struct xdp_md *ctx, struct packet *p,
 					  struct decision *d)
 {
@@ -50,6 +59,8 @@ static __always_inline enum reason decide(struct xdp_md *ctx, struct packet *p,
 	reason = p->family == 4 ? config->pass_multipath4 : config->pass_multipath6;
 	if (reason)
 		return reason;
+	if (p->is_fragment && (config->pass_fragments & fragments_of(p->family)))
+		return REASON_FRAGMENT;
 	if (!hash_simple(config, &l3, p, d))
 		return go_deeper(ctx, p);
 	reason = select_path(p, d);

@@ -8,8 +8,9 @@
 #include "walk.h"
 
 /*
- * In generic mode the note that a checksum is unfinished stays with the packet: TCP and UDP then
- * pass only where the egress finishes nothing. SCTP's CRC few devices finish.
+ * In generic mode the note that a checksum is unfinished, or that the packet was merged and is to be
+ * split, stays with the packet: TCP and UDP then pass only where the egress must not get such. SCTP's
+ * CRC few devices finish.
  */
 static __always_inline enum reason check_checksum(const struct ingress *ingress,
 						  const struct l3 *l3, const struct l4 *l4,
@@ -48,6 +49,7 @@ static __always_inline enum reason inspect4(const struct config *config,
 		return reason;
 	if (ip->ttl <= 1)
 		return REASON_TTL;
+	p->is_fragment = ip->fragment & IPV4_FRAGMENT_MASK;
 	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		struct l4 l4 = ipv4_l4(ip, 0);
 
@@ -109,6 +111,8 @@ static __always_inline enum reason inspect6(const struct config *config,
 	reason = find_l4_6(l3, ip, &l4);
 	if (reason)
 		return reason;
+	/* behind an authentication header there may be one; this walk, made for the ports, ends there */
+	p->is_fragment = l4.is_fragment | (l4.proto == PROTO_AH);
 	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
 		reason = check_checksum(ingress, l3, &l4, sum_words(ip->source, 8), p);
 		if (reason)

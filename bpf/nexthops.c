@@ -82,7 +82,9 @@ static __always_inline enum reason resolve(const struct packet *p, struct decisi
 		return reason;
 	if (p->l3_length > d->egress.device_word >> 48)
 		return REASON_MTU;
-	if (p->is_partial && (nexthop->flags & NEXTHOP_FINISHES_NOTHING))
+	/* nobody merges ICMP errors, and what passes does not follow its flow */
+	if ((nexthop->flags & NEXTHOP_WHOLE_ONLY) &&
+	    (p->is_partial || ((p->ingress_flags & INTERFACE_MERGES) && !p->quote.error)))
 		return REASON_PARTIAL_CHECKSUM;
 	if (nexthop->ifindex == p->ingress_ifindex &&
 	    (p->ingress_flags & INTERFACE_SEND_REDIRECTS))

@@ -20,7 +20,8 @@ struct packet {
 	__u32 epoch6;
 	__u32 ingress_ifindex;
 	__u32 ingress_flags;
-	__u32 is_partial; /* its checksum looks unfinished, and generic mode may leave that so */
+	__u32 is_fragment;
+	__u32 is_partial; /* its checksum looks unfinished, as that of merged packets does too */
 };
 
 /* What was decided about it, and all that carrying it out takes. */

@@ -209,8 +209,9 @@ static __always_inline enum reason check_ipv6(const struct ipv6_header *ip, __u3
 		return REASON_MALFORMED;
 	if (ip->next_header == NEXTHDR_HOP_BY_HOP || ip->next_header == NEXTHDR_ROUTING)
 		return REASON_EXTENSION_HEADER;
+	/* 0: BIG TCP, or a jumbogram (RFC 2675), is longer than the field can say */
 	*length = be16(ip->payload_length) + sizeof(*ip);
-	if (*length > available)
+	if (*length == sizeof(*ip) || *length > available)
 		return REASON_LENGTH;
 	reason = check_ipv6_address(ip->destination, REASON_MULTICAST);
 	if (reason)

@@ -109,6 +109,7 @@ GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members(
 
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
+FRAGMENTS_OF: dict[str, int] = _defines("FRAGMENTS_OF_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
 """Entries of `reason_stats` that the program counts in."""
 STAT_ENTRIES: int = int(_define("STAT_ENTRIES"), 0)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import counters, libbpf
-from .abi import CAPACITY, NEXTHOP_FLAGS, Reason
+from .abi import CAPACITY, FRAGMENTS_OF, NEXTHOP_FLAGS, Reason
 from .clock import Jiffies
 from .compile import (
     Adjacency,
@@ -212,6 +212,10 @@ class Dataplane:
             pass6=self._reason_to_pass(config.pass6),
             pass_multipath4=config.pass_multipath4,
             pass_multipath6=config.pass_multipath6,
+            pass_fragments=(
+                config.pass_fragments4 * FRAGMENTS_OF["IPV4"]
+                | config.pass_fragments6 * FRAGMENTS_OF["IPV6"]
+            ),
             seed=seed,
             own_seed=config.own_seed,
             label_mask=_swap32(FLOW_LABEL_MASK if config.follow_label else 0),
@@ -260,7 +264,7 @@ class Dataplane:
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
-            flags=0 if adjacency.finishes_checksums else NEXTHOP_FLAGS["FINISHES_NOTHING"],
+            flags=0 if adjacency.takes_anything else NEXTHOP_FLAGS["WHOLE_ONLY"],
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,

@@ -195,9 +195,19 @@ class Link:
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth, where it is the peer that counts."""
 
-    finishes_checksums: bool = True
-    """Whether it finishes TCP and UDP checksums that are left to it (`ethtool -k`:
-    tx-checksumming)."""
+    has_address4: bool = False
+    """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
+
+    segments_all: bool = True
+    """Whether it has all offloads that merged and unfinished packets can ask of it: it finishes
+    checksums and splits what was merged (`ethtool -k`), of any size."""
+
+    offloads_received: bool = False
+    """Whether what it receives comes with word of its checksum (`ethtool -k`: rx-checksumming),
+    with a hypervisor behind it perhaps that it is unfinished."""
+
+    merges_lists: bool = False
+    """Whether it merges received packets into lists (`ethtool -k`: rx-gro-list)."""
 
     merges: frozenset[str] = frozenset()
     """How the device itself makes larger packets of several that it receives: "rx-lro", "rx-gro-hw"
@@ -254,6 +264,10 @@ class InterfaceSettings:
     forwarding6: bool = False
     rp_filter: int = 0
     """max(all, interface): 0 off, 1 strict, 2 loose."""
+    learns_redirects4: bool = False
+    """Whether Linux heeds ICMP redirects that come in there, or did a while ago: then its next hops
+    behind the interface are not only what routes say."""
+    learns_redirects6: bool = False
     send_redirects: bool = True
     """all or interface."""
     ignore_linkdown4: bool = False
@@ -282,6 +296,11 @@ class Settings:
     ipsec: bool = False
     """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
     `ip xfrm policy getdefault`)."""
+    learned: frozenset[bytes] = frozenset()
+    """Packed addresses for which Linux goes by what ICMP errors told it rather than by routes."""
+    defragments4: bool = False
+    """Whether Linux reassembles IPv4 fragments before it routes them (connection tracking)."""
+    defragments6: bool = False
     interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
 
 

@@ -12,11 +12,13 @@ from typing import NamedTuple
 from .abi import REASON_TEXT, Reason
 from .agent import EVERYTHING
 from .compile import Config, Resilient, Tables, ownseed
+from .compile.offloads import merges_lists, merges_unseen
 from .errors import XdpecmpError
 from .instance import FLOW_LABEL_TEXT
 from .mirror import Mirror
 from .model import Link, Prefix, Snapshot
 from .netlink import has_seed
+from .netlink.features import SEGMENTS_ALL
 from .options import FOLLOW, IGNORE
 from .scratch import Trial
 from .verify import first_disagreement, trial_of
@@ -54,6 +56,7 @@ def notes(mirror: Mirror) -> list[str]:
         *_generic_mode(world),
         *_passed(world.tables, world.snapshot.links),
         *_deaf_egress(world, mirror.kernel.tells_features),
+        *(found for _, found in (*heeding(world), *whole_only(world))),
         *idle_interfaces(world),
         *hash_of_the_nic(world),
         *flow_label_use(world.tables),
@@ -183,6 +186,59 @@ def _deaf_egress(world: World, tells: bool) -> Iterator[Note]:
         yield Note(f"{deaf_text(sorted(those))} ({remedy})")
 
 
+def heeding(world: World) -> Iterator[tuple[str, Note]]:
+    """Devices that packets leave by, and whose redirects Linux heeds."""
+    links = world.snapshot.links
+    found = {
+        (nexthop.ifindex, 6 if len(nexthop.via) == 16 else 4)
+        for nexthop, adjacency in world.tables.nexthops.items()
+        if adjacency.reason == Reason.LEARNED
+    }
+    for ifindex, family in sorted(found):
+        name = links[ifindex].name
+        which = (name,) if family == 6 else ("all", name)
+        keys = " ".join(f"net.ipv{family}.conf.{each}.accept_redirects=0" for each in which)
+        late = "; IPv4 is forwarded here five minutes later" if family == 4 else ""
+        yield (
+            name,
+            Note(
+                f"IPv{family} that leaves by {name} passes to Linux, which heeds ICMP redirects "
+                f"there{late}",
+                f"sysctl -w {keys}",
+            ),
+        )
+
+
+def whole_only(world: World) -> Iterator[tuple[str, Note]]:
+    """Devices that merged packets must not be redirected to, while interfaces may bring such."""
+    links = world.snapshot.links
+    bringing = [
+        link.name
+        for link in world.links()
+        if link.xdp_mode == "generic" and merges_unseen(links, link)
+    ]
+    devices = {
+        adjacency.device
+        for adjacency in world.tables.nexthops.values()
+        if not adjacency.takes_anything and adjacency.device in links
+    }
+    for device in (links[ifindex] for ifindex in sorted(devices) if bringing):
+        able = device.kind == "veth" and not device.segments_all
+        yield (
+            device.name,
+            Note(
+                f"what comes in by {', '.join(bringing)} and leaves by {device.name} passes to "
+                "Linux: in generic mode packets may come merged, and only Linux takes them apart "
+                "for it",
+                f"ethtool -K {device.name} {' '.join(_OFFLOADS_ON)}" if able else "",
+            ),
+        )
+
+
+_OFFLOADS_ON = ("tx on", "sg on", "tso on", *(f"{name} on" for name in SEGMENTS_ALL[7:]))
+"""All of them: the first ones have names of their own as a group."""
+
+
 def idle_interfaces(world: World) -> Iterator[Note]:
     """Interfaces of which all passes to Linux."""
     for link in world.links():
@@ -200,6 +256,12 @@ def idle_interfaces(world: World) -> Iterator[Note]:
                 f"{link.name} strips VLAN tags, which XDP cannot see then: all it receives passes "
                 "to Linux; to have it forwarded here",
                 f"ethtool -K {link.name} rxvlan off",
+            )
+        elif link.xdp_mode == "generic" and merges_lists(world.snapshot.links, link):
+            yield Note(
+                f"{link.name} merges packets into lists, which generic XDP breaks: all it receives "
+                "passes to Linux; to have it forwarded here",
+                f"ethtool -K {link.name} rx-gro-list off",
             )
         elif settings and not (settings.forwarding4 or settings.forwarding6):
             yield Note(

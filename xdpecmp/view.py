@@ -15,7 +15,14 @@ from fractions import Fraction
 from typing import Any
 
 from . import counters
-from .abi import ICMP_ERROR_INDEX, INTERFACE_FLAGS, REASON_TEXT, GroupKind, Reason
+from .abi import (
+    FRAGMENTS_OF,
+    ICMP_ERROR_INDEX,
+    INTERFACE_FLAGS,
+    REASON_TEXT,
+    GroupKind,
+    Reason,
+)
 from .clock import HZ, read_jiffies
 from .compile import ownseed
 from .hashing import shares
@@ -206,6 +213,9 @@ class View:
             wholes["IPv4 multipath"] = config.pass_multipath4
         if 6 in multipath:
             wholes["IPv6 multipath"] = config.pass_multipath6
+        for family in sorted(multipath):
+            passed = config.pass_fragments & FRAGMENTS_OF[f"IPV{family}"]
+            wholes[f"IPv{family} multipath fragments"] = Reason.FRAGMENT if passed else 0
         rows = [
             {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
             for what, reason in wholes.items()
@@ -238,6 +248,8 @@ class View:
             return f"it belongs to {self._device(link.master)}"
         if link.strips_tags:
             return f"it strips VLAN tags: ethtool -K {link.name} rxvlan off"
+        if link.merges_lists and link.xdp_mode == "generic":
+            return f"it merges packets into lists: ethtool -K {link.name} rx-gro-list off"
         return "it is not mirrored"
 
     def status(self, instance: Instance) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def ipv4(l3: bytes) -> bytes | None:
 
 
 def ipv6(l3: bytes) -> bytes | None:
-    if len(l3) < 40 or l3[0] >> 4 != 6 or 40 + number(l3, 4) > len(l3) or l3[7] < 2:
+    if len(l3) < 40 or l3[0] >> 4 != 6 or l3[7] < 2:
+        return None
+    if not 1 <= number(l3, 4) <= len(l3) - 40:  # 0: longer than the field can say
         return None
     ends = [ipaddress.IPv6Address(l3[i : i + 16]) for i in (8, 24)]
     if any(end in net for end in ends for net in NEVER6):

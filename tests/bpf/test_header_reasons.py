@@ -7,7 +7,7 @@ that refuses too much is seen as well as one that refuses too little.
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import UDP, IPOption_NOP
+from scapy.layers.inet import TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import (
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -95,6 +95,7 @@ IPV4 = [
     bad("total length 65535", patched(V4, 2, 255, 255), "LENGTH"),
     bad("total length 19", patched(V4, 2, 0, 19), "LENGTH"),
     bad("total length 0", patched(V4, 2, 0, 0), "LENGTH"),
+    bad("BIG TCP over IPv4", patched(to("single") / TCP() / Raw(bytes(1400)), 2, 0, 0), "LENGTH"),
     good("total length 20", patched(V4, 2, 0, 20)),
     good("total length one less", patched(V4, 2, 0, len(RAW4) - 1)),
     bad("checksum 0", RAW4[:10] + bytes(2) + RAW4[12:], "CHECKSUM"),
@@ -135,7 +136,12 @@ IPV6 = [
     bad("IPv4 packet as IPv6", to("single") / UDP() / Raw(bytes(20)), "MALFORMED", 6),
     bad("payload length one too much", to("single", 6, plen=9) / UDP(), "LENGTH"),
     good("payload length one less", to("single", 6, plen=7) / UDP()),
-    good("payload length 0", to("single", 6, plen=0, nh=59) / Raw(bytes(8))),
+    *(
+        bad(f"payload length 0, next header {nh}", to("single", 6, plen=0, nh=nh) / L4, "LENGTH")
+        for nh in (6, 17, 44, 58, 59, 60)
+    ),
+    bad("BIG TCP", to("single", 6, plen=0, nh=6) / Raw(bytes(1400)), "LENGTH"),
+    good("payload length 1", to("single", 6, plen=1, nh=59) / Raw(bytes(8))),
     bad("hop limit 0", to("single", 6, hlim=0) / UDP(), "TTL"),
     bad("hop limit 1", to("single", 6, hlim=1) / UDP(), "TTL"),
     good("hop limit 2", to("single", 6, hlim=2) / UDP()),
@@ -159,7 +165,8 @@ IPV6 = [
     good("first fragment", to("single", 6) / IPv6ExtHdrFragment(m=1) / UDP()),
     good("later fragment", to("single", 6) / IPv6ExtHdrFragment(offset=1, nh=60) / Raw(bytes(4))),
     bad("fragment header cut", v6(44, bytes(7)), "EXTENSION_HEADER"),
-    good("no next header", v6(59, b"")),
+    good("no next header", v6(59, b"\0")),
+    bad("no next header, nothing behind", v6(59, b""), "LENGTH"),
 ]
 
 NOT_FORWARDED6 = ("::", "::1", "::192.0.2.1", "::ffff:192.0.2.1", "ff02::1", "ff0e::1")

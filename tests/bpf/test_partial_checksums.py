@@ -1,4 +1,5 @@
-"""TCP and UDP checksums that a veth's peer left for hardware: native XDP must not forward them.
+"""TCP and UDP checksums that somebody left for hardware: native XDP must not forward them, generic
+XDP only where the egress takes them, and then also what was merged of several packets.
 
 The field then holds the sum over the pseudo-header alone (RFC 9293, 3.1; RFC 8200, 8.1).
 """
@@ -9,7 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 from scapy.utils import checksum
@@ -21,16 +22,23 @@ from tests.bpf.world import TAGS, VIA, packed
 pytestmark = pytest.mark.root
 
 NATIVE = {"links": {"in": {"kind": "veth", "xdp_mode": "native"}}}
-GENERIC = {"links": {"in": {"kind": "veth", "xdp_mode": "generic"}}}
 TAP = {"links": {"in": {"kind": "tun", "xdp_mode": "native"}}}
-UNABLE = {
-    kind: {
-        "links": {"in": {"kind": kind, "xdp_mode": "generic"}, "out": {"finishes_checksums": False}}
-    }
-    for kind in ("veth", "tun", "")
-}
-"""Generic mode, and an egress that finishes nothing."""
 PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
+
+
+def generic(kind: str, out: str, **features: Any) -> dict[str, Any]:
+    """Generic mode, by the kinds of devices."""
+    ingress = {"kind": kind, "xdp_mode": "generic", "offloads_received": not kind}
+    links = {"in": ingress, "out": {"kind": out, **features}}
+    return {"links": links}
+
+
+GENERIC = generic("veth", "veth")
+SOFTWARE = ("veth", "tun", "macvlan", "bridge", "ipvlan", "what comes with Linux 8")
+"""Kinds of devices whose packets may be merged without a mark."""
+HARDWARE = generic("", "")
+PLAIN = {"links": {"in": {"kind": "", "xdp_mode": "generic"}, "out": {"kind": ""}}}
+"""A NIC that says nothing of checksums leaves none for later."""
 PROTO = {TCP: 6, UDP: 17}
 
 
@@ -62,18 +70,35 @@ def pass_or_not(name: str, family: int, packet: Packet, reason: str, setup: Any)
     return Case(title, frame(l3, padding=bytes(6)), reason, out=out, via=via, setup=setup)
 
 
+def poor(kind: str) -> dict[str, Any]:
+    """An egress that lacks an offload."""
+    return generic(kind, "veth", segments_all=False)
+
+
+def generic_or_native(kind: str) -> dict[str, Any]:
+    """Nobody knows yet."""
+    return {"links": {"in": {"kind": kind, "xdp_mode": ""}}}
+
+
 def rows() -> list[Case]:
     cases = []
     for family in (4, 6):
         for name, packet in packets(family).items():
             for where, setup, reason in (
                 ("native veth", NATIVE, "PARTIAL_CHECKSUM"),
-                ("generic veth", GENERIC, "FORWARDED"),
                 ("native tap", TAP, "PARTIAL_CHECKSUM"),
-                ("generic veth to such a device", UNABLE["veth"], "PARTIAL_CHECKSUM"),
-                ("generic tap to such a device", UNABLE["tun"], "PARTIAL_CHECKSUM"),
-                ("generic NIC to such a device", UNABLE[""], "FORWARDED"),
                 ("NIC", PHYSICAL, "FORWARDED"),
+                ("about to be attached", generic_or_native(""), "PARTIAL_CHECKSUM"),
+                ("generic veth", GENERIC, "FORWARDED"),
+                ("generic NIC to a veth", generic("", "veth"), "FORWARDED"),
+                ("generic tap to a veth", generic("tun", "veth"), "FORWARDED"),
+                ("generic NIC to a NIC", HARDWARE, "PARTIAL_CHECKSUM"),
+                ("generic NIC without offloads to a NIC", PLAIN, "FORWARDED"),
+                ("generic veth to a tap", generic("veth", "tun"), "PARTIAL_CHECKSUM"),
+                *(
+                    (f"generic {kind} to a poor veth", poor(kind), "PARTIAL_CHECKSUM")
+                    for kind in ("", *SOFTWARE)
+                ),
             ):
                 cases.append(pass_or_not(f"{name}, {where}", family, packet, reason, setup))
         head = to("single", family)
@@ -85,9 +110,15 @@ def rows() -> list[Case]:
         }
         for name, packet in whole.items():
             cases.append(pass_or_not(name, family, packet, "FORWARDED", NATIVE))
-            cases.append(
-                pass_or_not(f"{name}, to such", family, packet, "FORWARDED", UNABLE["veth"])
-            )
+            cases.append(pass_or_not(f"{name}, NICs", family, packet, "FORWARDED", HARDWARE))
+            cases.append(pass_or_not(f"{name}, NIC", family, packet, "FORWARDED", poor("")))
+            for kind in SOFTWARE:  # several, maybe
+                title = f"{name}, {kind} to a poor veth"
+                cases.append(pass_or_not(title, family, packet, "PARTIAL_CHECKSUM", poor(kind)))
+                setup = generic(kind, "veth")
+                cases.append(
+                    pass_or_not(f"{name}, {kind} to a veth", family, packet, "FORWARDED", setup)
+                )
         tunnels = {f"UDP to {port}": head / UDP(dport=port) for port in (4789, 8472, 6081)}
         tunnels["UDP, without"] = head / UDP(dport=53, chksum=0)
         for name, packet in tunnels.items():
@@ -102,6 +133,18 @@ def rows() -> list[Case]:
 
 
 ROWS = rows()
+
+
+@pytest.mark.parametrize("kind", SOFTWARE)
+def test_icmp_errors_are_never_merged(plane: Plane, kind: str) -> None:
+    """They go on where they follow their flow."""
+    quote = to("single") / UDP(sport=1, dport=2)
+    for error, icmp in ((ICMP(type=3, code=4), "V4_FRAG_NEEDED"), (ICMP(type=8), "")):
+        l3 = bytes(to("single") / error / quote)
+        via = VIA[4]["single"]
+        reason = "FORWARDED" if icmp else "PARTIAL_CHECKSUM"
+        case = Case(kind, frame(l3), reason, forwarded(l3, via), via, icmp, poor(kind))
+        plane.check(case)
 
 
 @pytest.mark.parametrize("case", ROWS, ids=str)

@@ -26,9 +26,9 @@ PAYLOADS: dict[str, Packet] = {
     "UDP": UDP(sport=5353, dport=53) / Raw(b"question"),
     "long UDP": UDP(sport=1, dport=2) / Raw(bytes(range(256)) * 5),
     "SCTP": Raw(bytes.fromhex("0b590b59 00000001 00000000 03000010")),
-    "nothing": Raw(b""),
+    "a byte": Raw(b"\xff"),
 }
-PROTO = {"SCTP": 132, "nothing": 253}
+PROTO = {"SCTP": 132, "a byte": 253}
 V6_ONLY: dict[str, Packet] = {
     "echo": ICMPv6EchoRequest(id=7, data=b"ping"),
     "destination options": IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2),

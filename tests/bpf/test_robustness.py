@@ -29,7 +29,7 @@ PACKETS = {
     "UDP4 without payload": (to("single") / UDP(), ()),
     "IPv4 header alone": (to("single", proto=253), ()),
     "TCP6": (to("single", 6) / TCP() / Raw(DATA), ()),
-    "IPv6 header alone": (to("single", 6, nh=59), ()),
+    "IPv6 header and a byte": (to("single", 6, nh=59) / Raw(b"\0"), ()),
     "ICMP error": (to("single") / ICMP(type=3, code=4) / to("single") / UDP() / Raw(DATA), ()),
     "ICMPv6 error": (to("single", 6, nh=58) / Raw(ERROR6), ()),
     "VLAN": (to("single") / TCP() / Raw(DATA), TAGS["in.10"]),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import UDP
-from scapy.packet import Packet
+from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.packet import Packet, Raw
 
 from tests.bpf.harness import Case, Plane, choose
 from tests.bpf.packets import forwarded, frame, to
@@ -37,8 +38,8 @@ def bad(name: str, l3: Packet, reason: str, setup: Setup | None = None) -> Case:
     return Case(name, frame(l3 / UDP()), reason, setup=setup or {})
 
 
-def multipath(name: str, family: int, setup: Setup) -> Case:
-    l3 = to("multipath", family)
+def multipath(name: str, family: int, setup: Setup, **fields: Any) -> Case:
+    l3 = to("multipath", family, **fields)
     policy = setup.get("settings", {}).get(f"policy{family}", 0)
     via = choose(bytes(l3 / UDP()), MULTIPATH[family], policy)
     device = "other" if via == MULTIPATH[family][-1][0] else "out"
@@ -47,6 +48,16 @@ def multipath(name: str, family: int, setup: Setup) -> Case:
 
 def on_in(**settings: Any) -> Setup:
     return {"interfaces": {"in": settings}}
+
+
+def on_out(**settings: Any) -> Setup:
+    return {"interfaces": {"out": settings}}
+
+
+def learned(family: int) -> Setup:
+    """What ICMP errors have said of the destination."""
+    address = ipaddress.ip_address(to("single", family).dst).packed
+    return {"settings": {"learned": frozenset({address})}}
 
 
 # --- settings of the namespace and the interface -------------------------------------------------
@@ -63,6 +74,23 @@ SETTINGS = [
         to("single"),
         "SETTING",
         {"settings": {"ip_forward_use_pmtu": True}},
+    ),
+    bad("redirects heeded", to("single"), "LEARNED", on_out(learns_redirects4=True)),
+    bad("IPv6 redirects heeded", to("single", 6), "LEARNED", on_out(learns_redirects6=True)),
+    good("IPv6 redirects heeded, IPv4", to("single"), setup=on_out(learns_redirects6=True)),
+    good("redirects heeded, IPv6", to("single", 6), setup=on_out(learns_redirects4=True)),
+    good("redirects heeded elsewhere", to("single"), setup=on_in(learns_redirects4=True)),
+    *(
+        row
+        for family in (4, 6)
+        for row in (
+            bad(f"IPv{family} exception", to("single", family), "LEARNED", learned(family)),
+            good(
+                f"IPv{family} exception of another",
+                to("single", 10 - family),
+                setup=learned(family),
+            ),
+        )
     ),
     bad("IPv4 forwarding off", to("single"), "FORWARDING_OFF", on_in(forwarding4=False)),
     good("IPv4 forwarding off, IPv6", to("single", 6), setup=on_in(forwarding4=False)),
@@ -214,6 +242,44 @@ def sized(family: int, size: int, padding: int = 0) -> Case:
     return Case(name, packet, out=forwarded(raw, via, "small"), via=via)
 
 
+# --- fragments that Linux reassembles first ------------------------------------------------------
+
+DEFRAGMENTS = {"settings": {"defragments4": True, "defragments6": True, "policy4": 1, "policy6": 1}}
+ADDRESSES_ALONE = {"settings": {**DEFRAGMENTS["settings"], "policy4": 0, "policy6": 0}}
+AH = bytes([44, 4]) + bytes(22)
+
+
+def fragments(name: str) -> list[tuple[str, int, Packet]]:
+    """Of a datagram to that target: both families', the first and a later one."""
+    return [
+        ("first", 4, to(name, flags="MF")),
+        ("later", 4, to(name, frag=9)),
+        ("first", 6, to(name, 6) / IPv6ExtHdrFragment(m=1, nh=17)),
+        ("later", 6, to(name, 6) / IPv6ExtHdrFragment(offset=9, nh=17)),
+        ("behind options", 6, to(name, 6) / IPv6ExtHdrDestOpt() / IPv6ExtHdrFragment(m=1)),
+    ]
+
+
+FRAGMENTS = [
+    *(
+        bad(f"IPv{family} {kind} fragment", l3, "FRAGMENT", DEFRAGMENTS)
+        for kind, family, l3 in fragments("multipath")
+    ),
+    *(
+        good(f"IPv{family} {kind} fragment, one path", l3, setup=DEFRAGMENTS)
+        for kind, family, l3 in fragments("single")
+    ),
+    *(
+        bad(f"IPv6 {kind} fragment, policy 0", l3, "FRAGMENT", ADDRESSES_ALONE)
+        for kind, family, l3 in fragments("multipath")
+        if family == 6
+    ),
+    bad("behind AH", to("multipath", 6, nh=51) / Raw(AH), "FRAGMENT", DEFRAGMENTS),
+    *(multipath(f"IPv{f} whole, reassembling", f, DEFRAGMENTS) for f in (4, 6)),
+    multipath("IPv4 fragment, policy 0", 4, ADDRESSES_ALONE, flags="MF"),
+    multipath("IPv4 fragment, no reassembling", 4, {"settings": {"policy4": 1}}, flags="MF"),
+]
+
 MTU = [
     sized(family, SMALL_MTU + more, padding)
     for family in (4, 6)
@@ -269,7 +335,7 @@ SOURCES = [
     good("IPv6 has no such check", to("single", 6, src="2001:db8:dead::1"), setup=STRICT),
 ]
 
-ROWS = [*SETTINGS, *ROUTES, *MTU, *SOURCES]
+ROWS = [*SETTINGS, *ROUTES, *FRAGMENTS, *MTU, *SOURCES]
 
 
 @pytest.mark.parametrize("case", ROWS, ids=str)

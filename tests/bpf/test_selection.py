@@ -50,7 +50,7 @@ def flow(generator: random.Random, family: int) -> bytes:
     l4: Packet = generator.choice((TCP, UDP))(**ports)
     proto = generator.choice((None, None, None, 33, 47, 50, 51, 132, 136, 200))
     if proto is not None:
-        l4 = Raw(generator.randbytes(generator.choice((0, 3, 4, 7, 8, 20))))
+        l4 = Raw(generator.randbytes(generator.choice((1, 3, 4, 7, 8, 20))))
     if family == 4:
         source = bytes([generator.choice((1, 9, 100, 198, 223)), *generator.randbytes(3)])
         head: Packet = IP(

@@ -222,7 +222,7 @@ class World:
                 vlan_id=vid,
             )
         if name == "in":
-            link = replace(link, xdp_prog_id=1, xdp_mode="native")
+            link = replace(link, xdp_prog_id=1, xdp_mode="native", has_address4=True)
         if name == "small":
             link = replace(link, mtu=SMALL_MTU)
         if name == "deaf":

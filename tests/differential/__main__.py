@@ -7,7 +7,7 @@ import random
 import sys
 import time
 
-from tests.differential.compare import FORWARDED_SHARE, Round, run_round
+from tests.differential.compare import Round, run_round
 
 SHOWN = 5
 
@@ -17,7 +17,7 @@ def failures(result: Round) -> list[str]:
     found = [str(difference) for difference in result.differences[:SHOWN]]
     if len(result.differences) > SHOWN:
         found.append(f"and {len(result.differences) - SHOWN} more differences")
-    if result.share < FORWARDED_SHARE:
+    if result.share < result.wanted_share:
         found.append(f"XDP forwarded {result.share:.0%} only: {result.reasons}")
     return found
 

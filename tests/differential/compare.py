@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from tests.differential import packets as p
-from tests.differential.design import DEVICES, INGRESS, Design, design, device_mac, link_address
+from tests.differential.design import (
+    DEVICES,
+    EGRESS,
+    INGRESS,
+    Design,
+    design,
+    device_mac,
+    link_address,
+)
 from tests.differential.frames import Frame, Frames, Key, key_of
 from tests.differential.routers import Lab
 from tests.differential.wire import Out, Wire
@@ -82,6 +90,11 @@ class Round:
     differences: list[Difference] = field(default_factory=list)
 
     @property
+    def wanted_share(self) -> float:
+        """The least that `share` must be: less where whole egresses are Linux's."""
+        return FORWARDED_SHARE * (1 - len(self.design.left_out) / len(EGRESS)) ** 2
+
+    @property
     def share(self) -> float:
         """Of what was forwarded, what xdpecmp forwarded itself."""
         return self.by_xdp / max(self.forwarded, 1)
@@ -98,12 +111,11 @@ def run_round(seed: int, count: int) -> Round:
     """Build the router of that seed and send `count` frames through it, twice."""
     made = design(seed)
     frames = Frames(made, random.Random(f"frames {seed}")).draw(count)
-    data = [frame.data for frame in frames]
     with Lab(made) as lab, Wire(lab) as wire:
-        linux = wire.send(data)
+        linux = wire.send(frames)
         lab.run("attach", INGRESS, "--mode", made.mode)
         lab.wait_for_status(policy4=made.policy, policy6=made.policy)
-        xdpecmp = wire.send(data)
+        xdpecmp = wire.send(frames)
         reasons = lab.json("stats")["reasons"]
     result = Round(made, len(frames), reasons=reasons, by_xdp=reasons["FORWARDED"])
     # all sentinels are taken off, those that Linux forwarded too: the share is at least this
@@ -151,6 +163,8 @@ def _compare(
             result.kinds[frame.kind] += 1
             name = better(result.design.policy, frame)
         flow = linux[frame.flow] if frame.flow is not None else []
+        if any(DEVICES[out.device] == result.design.heeding for out in flow):
+            flow = []  # which is Linux's, whatever is about it
         if name is not None:
             result.better[name] += 1
             result.moved[name] += {out.path for out in linux[i]} != {out.path for out in xdpecmp[i]}

@@ -31,6 +31,12 @@ QUIRKS = (
     "net.ipv4.conf.default.bc_forwarding",
 )
 """Sysctls that change what Linux forwards, each now and then on; none that passes all to Linux."""
+STACKED = ("", "", "bridge", "macvlan")
+"""What the ingress is in generic mode: the veth itself, or a device over it."""
+TAGS_ON_STACKED = False
+"""Whether frames with tags come in there too: Linux takes the tag off on the device below."""
+OFFLOADS = ("tx", "tso", "tx-udp-segmentation", "tx-gso-list", "sg")
+"""Of an egress now and then one is off: then merged packets must not go there as they are."""
 PASSED = ("by TOS", "MTU")
 """Kinds of routes that xdpecmp leaves to Linux, ICMP errors too."""
 
@@ -86,6 +92,14 @@ class Design:
     mtus: Sequence[int]
     quirks: dict[str, int]
     """Further sysctls."""
+    stacked: str = ""
+    """One of STACKED."""
+    offloads: dict[str, str] = field(default_factory=dict)
+    """By egress, the one of OFFLOADS that is off."""
+    addressless: bool = False
+    """The ingress has a local route and no IPv4 address: reverse-path filtering is never loose."""
+    heeding: str = ""
+    """An egress where ICMP redirects are heeded, "" = none."""
     commands: list[str] = field(default_factory=list)
     """For `ip -batch`, in order."""
     groups: list[tuple[int, list[tuple[int, int]]]] = field(default_factory=list)
@@ -101,8 +115,16 @@ class Design:
         return (
             f"policy {self.policy} {self.mode} fields {self.fields4:#x} {self.fields6:#x} "
             f"seed {self.hash_seed} rp_filter {self.rp_filter} redirects {self.send_redirects} "
-            f"mtu {list(self.mtus)} {self.quirks}: {kinds}"
+            f"mtu {list(self.mtus)} {self.quirks} stacked {self.stacked or 'no'} "
+            f"without {self.offloads} addressless {self.addressless} "
+            f"heeding {self.heeding or 'none'}: {kinds}"
         )
+
+    @property
+    def left_out(self) -> set[str]:
+        """Egresses by which all that comes in passes to Linux."""
+        merging = self.offloads.keys() if self.mode == "generic" else set()
+        return {*merging, *([self.heeding] if self.heeding else [])}
 
 
 def design(seed: int) -> Design:
@@ -121,6 +143,13 @@ def design(seed: int) -> Design:
         mtus=(1500, 1500, rng.choice([1400, 1500]), rng.choice([1280, 1300])),
         quirks={name: 1 for name in QUIRKS if rng.random() < 0.15},
     )
+    edges = random.Random(f"edges {seed}")
+    if mode == "generic":
+        made.stacked = edges.choice(STACKED)
+    made.offloads = {name: edges.choice(OFFLOADS) for name in EGRESS if edges.random() < 0.25}
+    made.addressless = edges.random() < (0.7 if made.rp_filter == 2 else 0.2)
+    if edges.random() < 0.3:
+        made.heeding = edges.choice(EGRESS)
     for family in (4, 6):
         _Routes(made, rng, family).draw()
     return made

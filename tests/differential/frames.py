@@ -19,6 +19,7 @@ from tests.differential.design import (
     ROUTER_MAC,
     SENDER_MAC,
     SOURCES,
+    TAGS_ON_STACKED,
     Design,
     Target,
 )
@@ -48,6 +49,11 @@ class Frame:
     kind: str
     flow: int | None = None
     """For an ICMP error: the number of the frame that is its flow's."""
+    unfinished: int = 0
+    """Where the L4 header begins whose checksum is said to be unfinished, 0 = nothing is said."""
+    segment: int = 0
+    """For a UDP packet that a socket sends, and the kernel is to split: bytes of payload in each
+    part, 0 = this is none."""
 
 
 class Frames:
@@ -56,12 +62,15 @@ class Frames:
     def __init__(self, made: Design, rng: random.Random) -> None:
         self._rng = rng
         self._layers = Layers(rng)
+        self._tags = TAGS_ON_STACKED or not made.stacked
         self._targets = {
             family: self._weighted([t for t in made.targets if t.family == family])
             for family in (4, 6)
         }
         # a veth's native XDP leaves tunnels to Linux, every one of them: see walk.h
         tunnels = 4 if made.mode == "native" else 16
+        # and a native program has the far end split what was merged: veth_fix_features()
+        merged = 0 if made.mode == "native" else 6
         self._kinds: list[tuple[str, int, Callable[[int], None]]] = [
             ("plain", 42, self._plain),
             ("fragment", 7, self._fragment),
@@ -76,6 +85,8 @@ class Frames:
             ("destination", 3, self._destination),
             ("link layer", 4, self._link_layer),
             ("partial checksum", 1, self._partial),
+            ("unfinished", 3, self._unfinished),
+            ("merged", merged, self._merged),
             ("stub quote", 1, self._stub_quote),
             ("cut tunnel quote", 1, self._cut_tunnel_quote),
             ("mutated", 6, self._mutated),
@@ -106,6 +117,8 @@ class Frames:
         flow: int | None = None,
         head: bytes | None = None,
         padding: bytes | None = None,
+        unfinished: int = 0,
+        segment: int = 0,
     ) -> int | None:
         """The number of the frame, None where another one has the same addresses."""
         key = key_of(l3)
@@ -121,7 +134,8 @@ class Frames:
             padding = self._rng.randbytes(self._rng.choice((0, 0, 0, 1, 6, 30)))
         if len(l3) + len(padding) > 1500:
             padding = b""
-        self.frames.append(Frame(head + l3 + padding, l3, f"v{family} {kind}", flow))
+        data = head + l3 + padding
+        self.frames.append(Frame(data, l3, f"v{family} {kind}", flow, unfinished, segment))
         return len(self.frames) - 1
 
     def _client(self, family: int) -> bytes:
@@ -249,19 +263,41 @@ class Frames:
         other = rng.choice((b"\xff" * 6, bytes.fromhex("0100 5e00 0001"), rng.randbytes(6)))
         tags = b"\x81\x00" + (rng.choice((0, 0, 5)) | rng.randrange(8) << 13).to_bytes(2, "big")
         wrong = rng.choice((0x0806, 0x8847, 0x0026, p.ETHERTYPE[10 - family])).to_bytes(2, "big")
-        kind, head = rng.choice(
-            (
-                ("MAC", other + SENDER_MAC + ethertype),
-                ("MAC", ROUTER_MAC + rng.choice((other, bytes(6))) + ethertype),
+        heads = [
+            ("MAC", other + SENDER_MAC + ethertype),
+            ("MAC", ROUTER_MAC + rng.choice((other, bytes(6))) + ethertype),
+            ("ethertype", ROUTER_MAC + SENDER_MAC + wrong),
+        ]
+        if self._tags:
+            heads += [
                 ("tag", ROUTER_MAC + SENDER_MAC + tags + ethertype),
                 ("tags", ROUTER_MAC + SENDER_MAC + b"\x88\xa8\x00\x07" + tags + ethertype),
-                ("ethertype", ROUTER_MAC + SENDER_MAC + wrong),
-            )
-        )
+            ]
+        kind, head = rng.choice(heads)
         self._add(kind, l3, head=head)
 
     def _partial(self, family: int) -> None:
         """A checksum as a veth's peer leaves it for hardware: the sum over the pseudo-header."""
+        self._add("partial checksum", self._partial_packet(family))
+
+    def _unfinished(self, family: int) -> None:
+        """The same, and the kernel knows it."""
+        l3 = self._partial_packet(family)
+        start = 14 + p.IP_HEADER[family]
+        self._add("unfinished", l3, padding=b"", unfinished=start)
+
+    def _merged(self, family: int) -> None:
+        """Datagrams that a socket hands over as one, often less than an MTU together."""
+        rng = self._rng
+        segment = rng.choice((100, 400, 512, rng.randrange(1, 600)))
+        size = min(segment * rng.randrange(1, 4) + rng.randrange(1, segment + 1), 1900)
+        ports, body = rng.choice((1000, 2000)), rng.randbytes(size)
+        head = ports.to_bytes(2, "big") + b"\x14\xe9" + (8 + size).to_bytes(2, "big") + bytes(2)
+        ends = {"source": self._client(family), "destination": self._target(family)}
+        l3 = self._ip(family, p.UDP, head + body, **ends)
+        self._add("merged", l3, padding=b"", segment=segment)
+
+    def _partial_packet(self, family: int) -> bytes:
         source, destination = self._client(family), self._target(family)
         proto = self._rng.choice((p.TCP, p.UDP))
         size = 8 if proto == p.UDP else 20
@@ -275,8 +311,7 @@ class Frames:
             head = (
                 self._rng.randbytes(12) + b"\x50\x10" + self._rng.randbytes(2) + summed + bytes(2)
             )
-        l3 = self._ip(family, proto, head + body, source=source, destination=destination)
-        self._add("partial checksum", l3)
+        return self._ip(family, proto, head + body, source=source, destination=destination)
 
     def _mutated(self, family: int) -> None:
         """Some bits of the headers flipped; the IPv4 checksum mostly put right again."""

@@ -24,6 +24,7 @@ from xdpecmp.netlink import wire
 
 _RTM_NEWNEXTHOP, _NHA_ID, _NHA_GROUP = 104, 1, 2
 _CREATE = 0x400
+PORT = "port"
 
 
 class Lab(Router):
@@ -57,7 +58,11 @@ class Lab(Router):
         self.outside.sysctl("net/ipv6/conf/default/disable_ipv6", 1)
         self.outside.sysctl("net/ipv4/conf/default/arp_ignore", 8)
         for name in DEVICES:
-            veth(self.ns, name, self.outside, name)
+            veth(self.ns, self._port(name), self.outside, name)
+        self._open_sender()
+        self._stack()
+        for name, feature in made.offloads.items():
+            self.ns.run("ethtool", "-K", name, feature, "off")
         self._batch(self._basics())
         self._batch(made.commands)
         for nhid, members in made.groups:
@@ -67,6 +72,42 @@ class Lab(Router):
             with self.ns.enter(), wire.Socket() as connection:
                 connection.tell(_RTM_NEWNEXTHOP, _CREATE, request, f"nexthop group {nhid}")
         self._batch(made.routes)
+        if made.heeding:
+            self.sysctl(f"net/ipv4/conf/{made.heeding}/accept_redirects", 1)
+            # as a host on that side, while the namespace forwards
+            self.sysctl(f"net/ipv6/conf/{made.heeding}/accept_redirects", 1)
+            self.sysctl(f"net/ipv6/conf/{made.heeding}/forwarding", 0)
+
+    def _port(self, name: str) -> str:
+        """The router's end of a link: below the ingress, where that is stacked."""
+        return PORT if self.design.stacked and name == INGRESS else name
+
+    @property
+    def ends(self) -> list[str]:
+        """The router's ends of all links."""
+        return [self._port(name) for name in DEVICES]
+
+    def _open_sender(self) -> None:
+        """What sockets at the far end of the ingress link send comes here."""
+        self.outside.sysctl(f"net/ipv6/conf/{INGRESS}/addr_gen_mode", 1)
+        self.outside.sysctl(f"net/ipv6/conf/{INGRESS}/disable_ipv6", 0)
+        self.outside.sysctl("net/ipv6/auto_flowlabels", 0)
+        for family, gateway in ((4, "10.0.0.1"), (6, "fe80::1")):
+            mac = device_mac(DEVICES.index(INGRESS)).hex(":")
+            self.outside.ip(f"neigh add {gateway} lladdr {mac} dev {INGRESS} nud permanent")
+            self.outside.ip(f"-{family} route add default via {gateway} dev {INGRESS} onlink")
+
+    def _stack(self) -> None:
+        """The device over the router's end of the ingress link, which has the ingress's name."""
+        kind = self.design.stacked
+        if kind == "bridge":
+            self.ns.ip(f"link add {INGRESS} type bridge mcast_snooping 0")
+            self.ns.ip(f"link set {PORT} master {INGRESS}")
+        elif kind == "macvlan":
+            self.ns.ip(f"link add {INGRESS} link {PORT} type macvlan mode bridge")
+        if kind:
+            self.ns.ip(f"link set {INGRESS} up")
+            self.ns.sysctl(f"net/ipv6/conf/{PORT}/disable_ipv6", 1)
 
     def _batch(self, commands: Iterable[str]) -> None:
         self.ns.run("ip", "-batch", "-", input="\n".join(commands) + "\n")
@@ -83,13 +124,19 @@ class Lab(Router):
             yield f"net.ipv{family}.fib_multipath_hash_policy", made.policy
             yield f"net.ipv{family}.fib_multipath_hash_fields", fields
         yield from made.quirks.items()
+        yield "net.ipv4.conf.all.accept_redirects", int(bool(made.heeding))
+        yield "net.ipv4.conf.default.accept_redirects", 0
 
     def _basics(self) -> Iterator[str]:
         for device, name in enumerate(DEVICES):
             yield f"link set {name} address {device_mac(device).hex(':')}"
             if device:
                 yield f"link set {name} mtu {self.design.mtus[device - 1]}"
-            yield f"addr add {link_address(device, 1, 4)}/24 dev {name}"
+            if name == INGRESS and self.design.addressless:
+                yield f"route add local {link_address(device, 1, 4)}/32 dev {name}"
+                yield f"route add {link_address(device, 0, 4)}/24 dev {name}"
+            else:
+                yield f"addr add {link_address(device, 1, 4)}/24 dev {name}"
             yield f"addr add {link_address(device, 1, 6)}/64 dev {name} nodad"
             for host in range(0x10, 0x10 + NEIGHBOURS):
                 for family in (4, 6):

@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from typing import NamedTuple, Self
 
 from tests.capabilities import PATIENCE
@@ -29,6 +30,7 @@ from tests.differential.design import (
     SENTINEL_SOURCE,
     sentinel_target,
 )
+from tests.differential.frames import Frame, key_of
 from tests.differential.routers import Lab
 from tests.netns import Namespace
 
@@ -40,6 +42,17 @@ _ETH_P_ALL = 3
 _SOL_PACKET = 263
 _PACKET_STATISTICS, _PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING = 6, 8, 23
 _SO_RCVBUFFORCE = 33
+_PACKET_VNET_HDR = 15
+_VNET_HDR = struct.Struct("=BBHHHH")
+"""virtio_net_hdr: flags, GSO type, header length, GSO size, start and place of the checksum."""
+_NEEDS_CSUM = 1
+_UDP_SEGMENT = 103
+_PMTUDISC_PROBE = 3
+_SOCKET = {
+    4: (socket.AF_INET, socket.SOL_IP, 19, 10),
+    6: (socket.AF_INET6, socket.IPPROTO_IPV6, 75, 23),
+}
+"""By family: IP_TRANSPARENT and IP_MTU_DISCOVER, IPV6_TRANSPARENT and IPV6_MTU_DISCOVER."""
 _TP_STATUS_VLAN_VALID = 1 << 4
 
 
@@ -88,8 +101,12 @@ class Wire:
         with lab.outside.enter():
             self._sender = self._packet_socket(0)
             self._sender.bind((INGRESS, 0))
+            self._telling = self._packet_socket(0)
+            self._telling.bind((INGRESS, 0))
             self._capture = self._packet_socket(_ETH_P_ALL)
         self._sender.setblocking(True)
+        self._telling.setblocking(True)
+        self._telling.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         self._capture.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         for option in (_PACKET_AUXDATA, _PACKET_IGNORE_OUTGOING):
             self._capture.setsockopt(_SOL_PACKET, option, 1)
@@ -109,7 +126,7 @@ class Wire:
 
     # --- a run ------------------------------------------------------------------------------------
 
-    def send(self, frames: Sequence[bytes]) -> list[Out]:
+    def send(self, frames: Sequence[Frame]) -> list[Out]:
         """Send all frames, and return all that came out. Raises HarnessLostFrames."""
         found: list[Out] = []
         before = self._drops()
@@ -118,13 +135,38 @@ class Wire:
             found.clear()  # what was said before, by whomever
             for start in range(0, len(frames), BATCH):
                 for frame in frames[start : start + BATCH]:
-                    self._sender.send(frame)
+                    self._send_one(frame)
                 self._send_sentinels(found)
             self._send_sentinels(found)  # what GRO held back has come by now
         lost = {name: n - before[name] for name, n in self._drops().items() if n != before[name]}
         if lost:
             raise HarnessLostFrames(f"frames dropped on the way: {lost}")
         return found
+
+    def _send_one(self, frame: Frame) -> None:
+        if frame.segment:
+            self._send_merged(frame)
+        elif frame.unfinished:
+            proto = frame.data[23] if frame.l3[0] >> 4 == 4 else frame.data[20]
+            place = 6 if proto == p.UDP else 16
+            header = _VNET_HDR.pack(_NEEDS_CSUM, 0, 0, 0, frame.unfinished, place)
+            self._telling.send(header + frame.data)
+        else:
+            self._sender.send(frame.data)
+
+    def _send_merged(self, frame: Frame) -> None:
+        """By a socket of the address that the packet says; all bytes of it come to be the same each
+        time."""
+        family = frame.l3[0] >> 4
+        source, target = (str(ip_address(end)) for end in key_of(frame.l3) or ())
+        udp = frame.l3[p.IP_HEADER[family] :]
+        kind, level, transparent, discover = _SOCKET[family]
+        with self._lab.outside.enter(), socket.socket(kind, socket.SOCK_DGRAM) as made:
+            made.setsockopt(level, transparent, 1)
+            made.setsockopt(level, discover, _PMTUDISC_PROBE)
+            made.setsockopt(socket.SOL_UDP, _UDP_SEGMENT, frame.segment)
+            made.bind((source, int.from_bytes(udp[:2], "big")))
+            made.sendto(udp[8:], (target, int.from_bytes(udp[2:4], "big")))
 
     def _send_sentinels(self, found: list[Out]) -> None:
         """Send one by each link and read until all are out; they are no part of the result."""
@@ -182,7 +224,7 @@ class Wire:
             for link in json.loads(namespace.ip("-s -j link show")):
                 dropped = link["stats64"]["tx"]["dropped"] + link["stats64"]["rx"]["over_errors"]
                 counters[f"{side} {link['ifname']}"] = dropped
-            for name in DEVICES:
+            for name in self._lab.ends if side == "router" else DEVICES:
                 counters |= _ring_drops(namespace, side, name)
         return counters
 

@@ -15,7 +15,7 @@ from tests.differential import packets as p
 from tests.differential import wire
 from tests.differential.__main__ import command, failures
 from tests.differential.compare import BETTER, Round, better, run_round
-from tests.differential.design import MODES, POLICIES
+from tests.differential.design import MODES, POLICIES, STACKED
 from tests.differential.frames import Frame
 
 SEED = 20_000
@@ -25,7 +25,7 @@ FRAMES = 10_000 if PATIENCE == 1 else 500
 KINDS = {
     *("plain", "fragment", "tunnel", "big", "error", "flow", "stub quote", "cut tunnel quote"),
     *("hop count 2", "hop count 3", "hop count 255", "length", "source", "destination"),
-    *("tag", "partial checksum", "mutated"),
+    *("tag", "partial checksum", "unfinished", "merged", "mutated"),
 }
 """Kinds of frames of which Linux forwards some, in both families."""
 KINDS4 = {"options", "checksum"}
@@ -62,6 +62,13 @@ def test_the_rounds_together(rounds: list[Round]) -> None:
     assert {(r.design.policy, r.design.mode) for r in rounds} == {
         (policy, mode) for policy in POLICIES for mode in MODES
     }
+    designs = [result.design for result in rounds]
+    assert {design.stacked for design in designs} == {*STACKED}
+    assert {bool(design.heeding) for design in designs} == {False, True}
+    assert {(bool(design.offloads), design.mode) for design in designs} >= {
+        (poor, mode) for poor in (False, True) for mode in MODES
+    }
+    assert {design.rp_filter for design in designs if design.addressless} >= {2}
     kinds: Counter[str] = sum((result.kinds for result in rounds), Counter())
     wanted = {f"v{family} {kind}" for family in (4, 6) for kind in KINDS}
     wanted |= {f"v4 {kind}" for kind in KINDS4} | {f"v6 {kind}" for kind in KINDS6}

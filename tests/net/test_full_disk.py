@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
 from tests.netns import wait_until
+from xdpecmp.instance import RUN
 
 
 class SmallRun:
@@ -21,7 +23,11 @@ class SmallRun:
 
     def __init__(self) -> None:
         mount = "mount -t tmpfs -o size=256k,mode=0700 none /run/xdpecmp"
-        script = f"mkdir -p /run/xdpecmp && {mount} && echo ready && read end"
+        # removing the directory that is mounted over would unmount it: so that is never empty
+        self._kept = RUN / f"test-{secrets.token_hex(4)}"
+        RUN.mkdir(mode=0o700, exist_ok=True)
+        self._kept.touch()
+        script = f"{mount} && echo ready && read end"
         self._holder = subprocess.Popen(
             ["unshare", "-m", "--propagation", "slave", "sh", "-c", script],
             stdin=subprocess.PIPE,
@@ -40,6 +46,9 @@ class SmallRun:
 
     def close(self) -> None:
         self._holder.communicate("\n")
+        self._kept.unlink()
+        with suppress(OSError):
+            RUN.rmdir()  # where nothing else is in it
 
 
 @pytest.fixture

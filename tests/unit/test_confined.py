@@ -14,6 +14,7 @@ import pytest
 from xdpecmp.errors import DumpInterrupted, KernelRefused, MalformedMessage
 from xdpecmp.model import Neighbour, RouteKind
 from xdpecmp.netlink import (
+    addresses,
     features,
     kernel,
     links,
@@ -61,7 +62,7 @@ BROKEN_MTU = attribute(4, bytes(3))
 
 
 def read_links(connection: Telling, known: tuple[int, ...] = ()) -> set[int]:
-    asked = (lambda _: False, lambda _: True, lambda _: frozenset())
+    asked = (lambda _: False, lambda _: features.Offloads(True, False), lambda _: frozenset())
     found = links.read_links(connection, {}, *asked, known)  # type: ignore[arg-type]
     return set(found)
 
@@ -196,7 +197,8 @@ def test_features_that_cannot_be_read_are_what_they_were(monkeypatch: pytest.Mon
         raise KernelRefused("XDP features: Out of memory", 12)
 
     monkeypatch.setattr(features, "strips_tags", lambda *_: False)
-    monkeypatch.setattr(features, "finishes_checksums", lambda *_: True)
+    monkeypatch.setattr(addresses, "read_devices_with_address4", lambda _: set())
+    made._offloads = lambda _: features.Offloads(True, False)  # type: ignore[assignment]
     monkeypatch.setattr(merging, "merges", lambda *_: frozenset())
     monkeypatch.setattr(features, "read_transmits", refuse)
     with pytest.raises(KernelRefused):

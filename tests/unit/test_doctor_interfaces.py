@@ -71,6 +71,30 @@ CASES = {
         lambda world: world.links(IN, kind="tun"),
         *("note", "mode", "generic mode on a tap keeps checksum offload working", ""),
     ),
+    "merged packets": Case(
+        lambda world: world.links(IN, kind="veth"),
+        *("note", "egress", "leaves by eth2 passes to Linux: in generic mode", ""),
+    ),
+    "no offloads": Case(
+        lambda world: (
+            world.links(IN, kind="veth"),
+            world.links(OUT, kind="veth", segments_all=False),
+        ),
+        *("note", "egress", "leaves by eth2 passes to Linux", "ethtool -K eth2 tx on sg on"),
+    ),
+    "redirects heeded": Case(
+        lambda world: world.settings(interfaces={OUT: InterfaceSettings(learns_redirects4=True)}),
+        *(
+            "note",
+            "egress",
+            "IPv4 that leaves by eth2 passes to Linux",
+            "conf.eth2.accept_redirects=0",
+        ),
+    ),
+    "lists": Case(
+        lambda world: world.links(IN, xdp_mode="generic", merges_lists=True),
+        *("note", "forwarding", "merges packets into lists", "ethtool -K eth1 rx-gro-list off"),
+    ),
     "TSO": Case(
         lambda world: (world.links(IN, kind="veth"), world.device(peer="p")),
         *("note", "tso", "larger than the egress MTU", ""),

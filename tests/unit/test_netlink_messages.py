@@ -161,6 +161,7 @@ NONE = Changes()
 SEVEN, ALL = frozenset({7}), frozenset({ANYWHERE})
 LINKS = Changes(links=True, routes=True, nexthops=True, silent=SEVEN)
 DOWN = replace(LINKS, down=SEVEN)
+ADDRESSES = Changes(routes=True, settings=True, silent=SEVEN)
 UP = 0x10001  # IFF_UP, IFF_LOWER_UP
 NEXTHOPS = Changes(nexthops=True, routes=True, silent=ALL)
 
@@ -215,9 +216,10 @@ def route_event(table: int = 254, flags: int = 0) -> bytes:
         (16, link_header(7, 0x10000), DOWN),
         (17, link_header(7, UP), DOWN),
         (16, bytes([socket.AF_BRIDGE]) + bytes(15), NONE),
-        (20, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=SEVEN)),
-        (21, address(socket.AF_INET, 7), Changes(routes=True, settings=True, silent=ALL)),
-        (21, address(socket.AF_INET6, 7), Changes(routes=True, settings=True, silent=SEVEN)),
+        (20, address(socket.AF_INET, 7), replace(ADDRESSES, links=True)),
+        (20, address(socket.AF_INET6, 7), ADDRESSES),
+        (21, address(socket.AF_INET, 7), replace(ADDRESSES, links=True, silent=ALL)),
+        (21, address(socket.AF_INET6, 7), ADDRESSES),
         (24, ten(), updated(RouteUpdate(TEN))),
         (25, ten(255), updated(RouteUpdate(TEN._replace(table=255), gone=True))),
         (24, route_event(100), NONE),

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..model import Snapshot
+from ..abi import Reason
+from ..model import Prefix, Snapshot
 from ..options import Options
 from ..prefixes import covers, masked
 from . import ownseed
@@ -86,8 +87,10 @@ def compile_tables(
     connected = [prefix for prefix, _ in targets.where(is_connected)]
     hosts = host_routes(snapshot, targets) if connected else {}
     targets.changes.update(hosts)
+    learned = {Prefix(address, 8 * len(address)) for address in snapshot.settings.learned}
+    targets.changes.update(dict.fromkeys(learned, int(Reason.LEARNED)))
     nexthops = resolver.nexthops.union(hosts.values())
-    interfaces = compile_interfaces(snapshot, table, attached)
+    interfaces = compile_interfaces(snapshot, attached)
     adjacencies = {nexthop: compile_adjacency(snapshot, nexthop) for nexthop in nexthops}
     config = ownseed.heed(
         compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..abi import Reason
-from ..model import NextHop, Snapshot
+from ..model import InterfaceSettings, NextHop, Snapshot
+from .offloads import takes_anything
 from .tables import Adjacency
 from .tags import tag_stack
 
@@ -17,8 +18,11 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
     device, tags = links[stack[0]], stack[1]
     link = links[nexthop.ifindex]
     neighbour = snapshot.neighbours.get((nexthop.via, nexthop.ifindex))
+    settings = snapshot.settings.interfaces.get(nexthop.ifindex, InterfaceSettings())
     if not nexthop.via:
         reason = Reason.ON_LINK
+    elif (settings.learns_redirects4, settings.learns_redirects6)[len(nexthop.via) == 16]:
+        reason = Reason.LEARNED
     elif not link.up or not device.up:
         reason = Reason.EGRESS_DOWN
     elif neighbour is None or not neighbour.usable or len(link.mac) != 6:
@@ -29,8 +33,7 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         reason = Reason.FORWARDED
     # the devmap takes frames with one tag more than the device's MTU: xdp_ok_fwd_dev()
     mtu = min(link.mtu, device.mtu + 4 - 4 * len(tags), 65535)
-    settings = snapshot.settings.interfaces.get(nexthop.ifindex)
-    if len(nexthop.via) == 16 and settings and settings.mtu6:
+    if len(nexthop.via) == 16 and settings.mtu6:
         mtu = min(mtu, settings.mtu6)  # IPv6 goes by its own: ip6_forward()
     return Adjacency(
         reason=int(reason),
@@ -39,5 +42,5 @@ def compile_adjacency(snapshot: Snapshot, nexthop: NextHop) -> Adjacency:
         device_mac=link.mac if len(link.mac) == 6 else bytes(6),
         mtu=mtu,
         tags=tags,
-        finishes_checksums=device.finishes_checksums,
+        takes_anything=takes_anything(link, device, bool(tags)),
     )

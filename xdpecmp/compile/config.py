@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
-from ..model import Route, RouteKind, Settings, Snapshot
+from ..model import Prefix, Route, RouteKind, Settings, Snapshot
 from ..options import FOLLOW, Options
 from .tables import TABLE_LOCAL, Config
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SIMPLE_POLICIES = frozenset({0, 1})
 DEEP_POLICIES = frozenset({2, 3})
 _RTPROT_KERNEL = 2
+_LOOPBACK = Prefix.parse("127.0.0.0/8")
 
 
 def needs_walk(settings: Settings) -> bool:
@@ -57,6 +58,9 @@ def compile_config(
         pass6=pass6,
         pass_multipath4=_multipath_reason(seed, settings.policy4, deep),
         pass_multipath6=_multipath_reason(seed, settings.policy6, deep),
+        # IPv4's policy 0 hashes addresses alone, IPv6's the fragment header's number too
+        pass_fragments4=settings.defragments4 and settings.policy4 != 0,
+        pass_fragments6=settings.defragments6,
         local4=None if custom_local else suspect,
         follow_label=options.flow_label == FOLLOW,
     )
@@ -85,6 +89,10 @@ def _suspect_sources4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
     """Our IPv4 addresses and our networks' broadcast addresses, and whether somebody added local
     routes by hand (which makes the kernel look every source up: fib_has_custom_local_routes).
 
+    A local network that the kernel made itself, but for 127.0.0.0/8 (an address with a prefix on
+    `lo`), counts as such: the kernel refuses all of it once there has been a local route by hand,
+    even one that is long gone.
+
     Broadcast addresses are refused as a source once there has been a rule, even one that is long
     gone (fib_has_custom_rules): nobody can tell, so Linux is to judge.
     """
@@ -95,6 +103,8 @@ def _suspect_sources4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
             custom = True
         elif route.prefix.length == 32:
             suspect.add(route.prefix.address)
+        elif route.prefix != _LOOPBACK:
+            custom = True
     return frozenset(suspect), custom
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from ..abi import INTERFACE_FLAGS
-from ..model import InterfaceSettings, Link, RouteKind, Snapshot
-from .tables import TABLE_LOCAL, Interface, VlanKey
+from ..model import InterfaceSettings, Link, Snapshot
+from .offloads import may_be_unfinished, merges_lists, merges_unseen
+from .tables import Interface, VlanKey
 from .tags import tag_stack
-
-if TYPE_CHECKING:
-    from ..routetable import RouteTable
 
 
 def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[VlanKey, int]:
@@ -28,13 +25,10 @@ def compile_vlans(links: Mapping[int, Link], attached: Collection[int]) -> dict[
     return vlans
 
 
-def compile_interfaces(
-    snapshot: Snapshot, table: RouteTable, attached: Collection[int]
-) -> dict[int, Interface]:
+def compile_interfaces(snapshot: Snapshot, attached: Collection[int]) -> dict[int, Interface]:
     """Our interfaces and the VLANs over them. One that is enslaved to a bridge, bond, team or VRF
     is left out: its packets belong to the master, so Linux handles them."""
     links = snapshot.links
-    with_address = _interfaces_with_address4(table)
     interfaces: dict[int, Interface] = {}
     for ifindex in [*attached, *compile_vlans(links, attached).values()]:
         link = links.get(ifindex)
@@ -45,28 +39,26 @@ def compile_interfaces(
             continue  # an XDP program would take frames of every VLAN for untagged ones
         settings = snapshot.settings.interfaces.get(ifindex, InterfaceSettings())
         rp_filter = settings.rp_filter
-        if rp_filter == 2 and ifindex not in with_address:
+        if rp_filter == 2 and not link.has_address4:
             rp_filter = 1  # loose turns strict on an interface without an IPv4 address
-        flags = _flags(settings, links[stack[0]])
+        device = links[stack[0]]
+        if device.xdp_mode != "native" and merges_lists(links, device):
+            continue  # no one could take such a list apart again
+        flags = _flags(settings, links, device)
         interfaces[ifindex] = Interface(link.mac, flags, rp_filter)
     return interfaces
 
 
-def _interfaces_with_address4(table: RouteTable) -> set[int]:
-    local = table.where(
-        lambda r: r.table == TABLE_LOCAL and r.kind is RouteKind.LOCAL and r.prefix.family == 4
-    )
-    return {path.nexthop.ifindex for route in local for path in route.paths}
-
-
-def _flags(settings: InterfaceSettings, device: Link) -> int:
-    generic = device.xdp_mode == "generic"
+def _flags(settings: InterfaceSettings, links: Mapping[int, Link], device: Link) -> int:
+    generic, native = device.xdp_mode == "generic", device.xdp_mode == "native"
+    unknown = not (generic or native)  # about to be attached: what holds in either mode
     chosen = {
         "FORWARD4": settings.forwarding4,
         "FORWARD6": settings.forwarding6,
         "GENERIC": generic,
         "SEND_REDIRECTS": settings.send_redirects,
-        "PARTIAL_CHECKSUMS": device.leaves_checksums and not generic,
-        "UNFINISHED": device.leaves_checksums and generic,
+        "PARTIAL_CHECKSUMS": unknown or (native and device.leaves_checksums),
+        "UNFINISHED": generic and may_be_unfinished(links, device),
+        "MERGES": not native and merges_unseen(links, device),
     }
     return sum(INTERFACE_FLAGS[name] for name, wanted in chosen.items() if wanted)

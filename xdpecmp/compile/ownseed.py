@@ -13,10 +13,10 @@ For each reason in reasons.def, why no part of a flow can pass by it:
   NON_IP and carries IP within comes in by another device, which is asked about. NO_HEADROOM takes
   a driver that leaves less than four bytes in native mode, where 192 is the least.
 - All of a family or of its multipath routes passes: POLICY_RULES, IPSEC, SETTING, TABLE_FULL,
-  SEED_UNKNOWN, POLICY_UNSUPPORTED, OWN_SEED; or all packets to a prefix: ROUTE_*.
+  SEED_UNKNOWN, POLICY_UNSUPPORTED, OWN_SEED; or all packets to a prefix: ROUTE_*, LEARNED.
 - Excluded here: INTERFACE (NOT_ATTACHED, CAPACITY), MTU (MTU, MERGES, INGRESS_KIND),
-  PARTIAL_CHECKSUM (CHECKSUMS), ENCAPSULATION (TUNNELS), EGRESS_NO_XDP and ON_LINK (CANNOT_SEND),
-  RP_FILTER (SOURCE_CHECK), REDIRECT (`without_redirects`).
+  PARTIAL_CHECKSUM (CHECKSUMS), ENCAPSULATION (TUNNELS), EGRESS_NO_XDP, ON_LINK and LEARNED
+  (CANNOT_SEND), FRAGMENT (FRAGMENTS), RP_FILTER (SOURCE_CHECK), REDIRECT (`without_redirects`).
 - Cannot be excluded, and is said by IN_WORDS: IPV4_OPTIONS, EXTENSION_HEADER, LINK_LOCAL, frames
   with a priority tag (INTERFACE: VLAN 0), NEIGHBOUR, EGRESS_DOWN, LEASE_EXPIRED, BEHIND, and what
   this router itself sends.
@@ -64,6 +64,7 @@ class Cause(IntEnum):
     SOURCE_CHECK = 10
     CAPACITY = 11
     NO_WALK = 12
+    FRAGMENTS = 13
 
 
 class Parting(NamedTuple):
@@ -128,6 +129,9 @@ def _causes(plan: Plan, family: int) -> Iterator[Parting]:
         yield Parting(Cause.TUNNELS)
     if family == 6 and plan.snapshot.settings.policy6 == 1 and not plan.deep:
         yield Parting(Cause.NO_WALK)  # packets with extension headers would pass
+    settings = plan.snapshot.settings
+    if settings.defragments4 if family == 4 else settings.defragments6:
+        yield Parting(Cause.FRAGMENTS)
     ingresses = [link.ifindex for link in _forwarding(plan.snapshot, family)]
     yield from (
         Parting(Cause.NOT_ATTACHED, each) for each in ingresses if each not in plan.interfaces
@@ -161,6 +165,7 @@ _WORDS = {
     Cause.SOURCE_CHECK: "strict rp_filter on {name} is left to Linux where a group is resilient or "
     "has more than 16 next hops",
     Cause.CAPACITY: "there are more interfaces than the data path holds",
+    Cause.FRAGMENTS: "Linux reassembles fragments before it routes them, and they pass",
     Cause.NO_WALK: "the program for IPv6 extension headers is not there yet",
 }
 
@@ -314,7 +319,8 @@ def _multipath(plan: Plan, ingresses: list[int]) -> Iterator[Parting]:
         for nexthop in members:
             device = plan.snapshot.links.get(plan.nexthops[nexthop].device)
             cannot = device is None or (native and not device.can_transmit_xdp)
-            if cannot or not nexthop.via:
+            learned = plan.nexthops[nexthop].reason == Reason.LEARNED
+            if cannot or learned or not nexthop.via:
                 yield Parting(Cause.CANNOT_SEND, nexthop.ifindex)
 
 

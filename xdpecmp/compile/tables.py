@@ -90,7 +90,8 @@ class Adjacency(NamedTuple):
     device_mac: bytes = bytes(6)
     mtu: int = 0
     tags: tuple[Tag, ...] = ()
-    finishes_checksums: bool = True
+    takes_anything: bool = True
+    """Merged and unfinished packets too: see `offloads`."""
 
 
 class Config(NamedTuple):
@@ -106,6 +107,9 @@ class Config(NamedTuple):
     pass6: int
     pass_multipath4: int
     pass_multipath6: int
+    pass_fragments4: bool
+    """Of multipath routes."""
+    pass_fragments6: bool
     local4: frozenset[bytes] | None
     """IPv4 sources to look up: our own and broadcast addresses. None: look every one up."""
     follow_label: bool

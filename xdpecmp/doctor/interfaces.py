@@ -283,6 +283,10 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     links = {**facts.snapshot.links, **{each.ifindex: each for each in facts.interfaces}}
     snapshot = replace(facts.snapshot, links=links)
     deaf = notes.deaf_names(notes.World(snapshot, facts.tables, ()))
+    attached = {link.ifindex for link in facts.interfaces}
+    world = notes.World(snapshot, facts.tables, attached)
+    for name, found in (*notes.heeding(world), *notes.whole_only(world)):
+        yield from_note("egress", found, interface=name)
     ours = [link.name for link in facts.interfaces if link.xdp_mode == "native"]
     for link in sorted(links.values(), key=lambda link: link.ifindex):
         if link.name not in deaf:

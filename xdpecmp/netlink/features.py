@@ -1,5 +1,5 @@
 """Features of devices: which run XDP programs in their driver, which can transmit redirected
-frames, which strip VLAN tags, which finish checksums.
+frames, which strip VLAN tags, which segment and finish what was merged or left unfinished.
 
 Redirecting to a device without ndo_xdp_xmit loses the frame without a trace, and so does a veth
 whose peer has neither GRO nor an XDP program. The generic netlink family "netdev" (since Linux
@@ -103,7 +103,11 @@ def read_native(connection: wire.Socket, family: Family | None) -> dict[int, boo
 
 
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_GTXCSUM = 0x16
+_ETHTOOL_GSTRINGS = 0x1B
+_ETHTOOL_GSSET_INFO = 0x37
+_ETHTOOL_GFEATURES = 0x3A
+_ETH_SS_FEATURES = 4
+_ETH_GSTRING_LEN = 32
 _ETHTOOL_GFLAGS = 0x25
 _ETHTOOL_GCHANNELS = 0x3C
 _ETH_FLAG_RXVLAN = 1 << 8
@@ -119,19 +123,102 @@ def strips_tags(control: socket.socket, name: str) -> bool:
     return bool((_ask(control, name, _ETHTOOL_GFLAGS) or 0) & _ETH_FLAG_RXVLAN)
 
 
-def finishes_checksums(control: socket.socket, name: str) -> bool:
-    """Whether a device finishes checksums that are left to it (`ethtool -K NAME tx on`).
+SEGMENTS_ALL = (
+    "tx-scatter-gather",
+    "tx-checksum-ip-generic",
+    "tx-tcp-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-tcp-accecn-segmentation",
+    "tx-tcp-mangleid-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-udp-segmentation",
+    "tx-sctp-segmentation",
+    "tx-gso-list",
+    "tx-gre-segmentation",
+    "tx-gre-csum-segmentation",
+    "tx-ipxip4-segmentation",
+    "tx-ipxip6-segmentation",
+    "tx-udp_tnl-segmentation",
+    "tx-udp_tnl-csum-segmentation",
+)
+"""The features that packets merged by GRO or by a sender can ask for. Where this kernel does not
+know one, it makes no such packets. Source: netdev_features_strings in net/ethtool/common.c."""
+_MERGES_LISTS = "rx-gro-list"
+_OFFLOADS_RECEIVED = "rx-checksum"
 
-    `control`: any socket of the device's namespace. True where it has just gone.
-    Source: ethtool_get_one_feature() in net/ethtool/ioctl.c.
+
+class Offloads(NamedTuple):
+    """What a device does with packets, as `ethtool -k` shows it."""
+
+    segments_all: bool
+    merges_lists: bool
+    offloads_received: bool = False
+
+
+class OffloadReader:
+    """Reads the offloads of devices of one namespace."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """`control`: any socket of the namespace."""
+        self._control = control
+        self._names: list[str] = []
+
+    def __call__(self, name: str) -> Offloads:
+        """Those of a device. Of one that has just gone the worst."""
+        if not self._names:
+            self._names = _feature_names(self._control, name)
+        words = (len(self._names) + 31) // 32
+        active = _features(self._control, name, words) if words else None
+        if active is None:
+            return Offloads(segments_all=False, merges_lists=True, offloads_received=True)
+        on = {name for bit, name in enumerate(self._names) if active >> bit & 1}
+        wanted = {name for name in SEGMENTS_ALL if name in self._names}
+        return Offloads(wanted <= on, _MERGES_LISTS in on, _OFFLOADS_RECEIVED in on)
+
+
+def _feature_names(control: socket.socket, name: str) -> list[str]:
+    """By number; the same for all devices of this kernel. Empty where the device has just gone.
+
+    Source: ethtool_get_sset_info(), ethtool_get_strings() in net/ethtool/ioctl.c.
     """
-    return _ask(control, name, _ETHTOOL_GTXCSUM) != 0
+    info = (ctypes.c_uint32 * 5)(_ETHTOOL_GSSET_INFO, 0, 1 << _ETH_SS_FEATURES, 0, 0)
+    if not _call(control, name, info):
+        return []
+    count = info[4]
+    size = 3 + count * _ETH_GSTRING_LEN // 4
+    strings = (ctypes.c_uint32 * size)(_ETHTOOL_GSTRINGS, _ETH_SS_FEATURES, count)
+    if not _call(control, name, strings):
+        return []
+    block = bytes(strings)[12:]
+    each = (block[at : at + _ETH_GSTRING_LEN] for at in range(0, len(block), _ETH_GSTRING_LEN))
+    return [text.split(b"\0")[0].decode() for text in each]
+
+
+def _features(control: socket.socket, name: str, words: int) -> int | None:
+    """The bits of the features that are active. Source: ethtool_get_features() in
+    net/ethtool/ioctl.c."""
+    request = (ctypes.c_uint32 * (2 + 4 * words))(_ETHTOOL_GFEATURES, words)
+    if not _call(control, name, request):
+        return None
+    # of each word: available, requested, active, never changed
+    return sum(request[2 + 4 * word + 2] << 32 * word for word in range(words))
 
 
 def _ask(control: socket.socket, name: str, command: int) -> int | None:
     """The kernel's struct ethtool_value; None without one."""
-    found = _ask_all(control, name, command, 1)
-    return found[0] if found else None
+    value = (ctypes.c_uint32 * 2)(command, 0)
+    return value[1] if _call(control, name, value) else None
+
+
+def _call(control: socket.socket, name: str, argument: ctypes.Array[ctypes.c_uint32]) -> bool:
+    """Have the kernel fill in the argument. False where there is no such driver function, or the
+    device has just gone."""
+    request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(argument))
+    try:
+        fcntl.ioctl(control, _SIOCETHTOOL, request)
+    except OSError:
+        return False
+    return True
 
 
 def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
@@ -140,16 +227,5 @@ def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
 
     `control`: any socket of the device's namespace.
     """
-    found = _ask_all(control, name, _ETHTOOL_GCHANNELS, 8)
-    return (found[7], found[3]) if found else (0, 0)
-
-
-def _ask_all(control: socket.socket, name: str, command: int, count: int) -> list[int] | None:
-    """An ethtool struct's numbers behind its command; None where there is no answer."""
-    value = (ctypes.c_uint32 * (1 + count))(command)
-    request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(value))
-    try:
-        fcntl.ioctl(control, _SIOCETHTOOL, request)
-    except OSError:  # no such driver function, or the device has just gone
-        return None
-    return value[1:]
+    value = (ctypes.c_uint32 * 9)(_ETHTOOL_GCHANNELS)
+    return (value[8], value[4]) if _call(control, name, value) else (0, 0)

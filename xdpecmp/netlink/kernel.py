@@ -14,6 +14,7 @@ from ..errors import XdpecmpError
 from ..model import Link, Neighbour, Prefix, Route, Settings, Snapshot
 from ..nexthoptable import NexthopTable
 from . import (
+    addresses,
     devicestats,
     features,
     getroute,
@@ -30,6 +31,7 @@ from . import (
     xdp,
     xfrm,
 )
+from .learned import Learned
 from .monitor import Monitor
 from .namespace import current_namespace, inside
 
@@ -54,11 +56,13 @@ class Kernel:
             self._generic = undo.enter_context(wire.Socket(wire.NETLINK_GENERIC))
             self._netdev = features.find_family(self._generic)
             self._control = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            self._offloads = features.OffloadReader(self._control)
             self._xfrm: wire.Socket | None = None
             with suppress(OSError):  # a kernel built without IPsec
                 self._xfrm = undo.enter_context(wire.Socket(xfrm.NETLINK_XFRM))
             self._watch = sysctl.Watch()
             undo.callback(self._watch.close)
+            self._learned = Learned(self._route)
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
             """What there was when it was last read."""
@@ -88,11 +92,13 @@ class Kernel:
             self._route,
             self._transmits,
             partial(features.strips_tags, self._control),
-            partial(features.finishes_checksums, self._control),
+            self._offloads,
             partial(merging.merges, self._control),
             self._known_links,
         )
         self._known_links = set(found)
+        for ifindex in addresses.read_devices_with_address4(self._route) & found.keys():
+            found[ifindex] = replace(found[ifindex], has_address4=True)
         return found
 
     @property
@@ -148,10 +154,11 @@ class Kernel:
         return nexthops.read_buckets(self._route, group)
 
     def settings(self, links: Iterable[Link]) -> Settings:
-        """The sysctls, those of interfaces for these links."""
+        """The sysctls, those of interfaces for these links, and what ICMP errors have said."""
         with inside(self._namespace):
-            settings = sysctl.read_settings(links)
-        return replace(settings, ipsec=xfrm.read_has_a_say(self._xfrm))
+            settings = self._learned.remember(sysctl.read_settings(links))
+            learned = self._learned.read()
+        return replace(settings, learned=learned, ipsec=xfrm.read_has_a_say(self._xfrm))
 
     def glance(self, interfaces: tuple[str, ...]) -> bool:
         """Whether something has changed of which there is no event, so that `settings` should be

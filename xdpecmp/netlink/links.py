@@ -14,6 +14,7 @@ from dataclasses import replace
 from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
 from ..model import Link
 from . import wire
+from .features import Offloads
 
 RTM_GETLINK = 18
 
@@ -28,7 +29,10 @@ _IFLA_MASTER = 10
 _IFLA_LINKINFO = 18
 _IFLA_EXT_MASK = 29
 _IFLA_LINK_NETNSID = 37
+_IFLA_GSO_MAX_SEGS = 40
+_IFLA_GSO_MAX_SIZE = 41
 IFLA_XDP = 43
+_IFLA_GSO_IPV4_MAX_SIZE = 63
 _IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
 _IFLA_VLAN_ID = 1
@@ -41,6 +45,11 @@ _ARPHRD_ETHER = 1
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 _RTEXT_FILTER_SKIP_STATS = 8
+
+_GSO_LIMITS = (_IFLA_GSO_MAX_SEGS, _IFLA_GSO_MAX_SIZE, _IFLA_GSO_IPV4_MAX_SIZE)
+"""Where one is lower than packets can be, Linux splits them itself: gso_features_check() in
+net/core/dev.c. The last came with Linux 6.3."""
+_LARGEST = 0xFFFF
 
 _XDP_MODES = {1: "native", 2: "generic", 3: "offload", 4: "native"}
 """XDP_ATTACHED_*; 4 (MULTI) is several at once, of which the native one sees packets first."""
@@ -75,6 +84,9 @@ def parse_link(message: bytes) -> Link:
         vlan_protocol=int.from_bytes(vlan.get(_IFLA_VLAN_PROTOCOL, b""), "big"),
         xdp_prog_id=program,
         xdp_mode=mode,
+        segments_all=all(
+            _number(found, limit) >= _LARGEST for limit in _GSO_LIMITS if limit in found
+        ),
     )
 
 
@@ -111,13 +123,13 @@ def read_links(
     connection: wire.Socket,
     transmits: Mapping[int, bool] | None,
     strips_tags: Callable[[str], bool],
-    finishes_checksums: Callable[[str], bool],
+    offloads: Callable[[str], Offloads],
     merges: Callable[[str], frozenset[str]],
     known: Collection[int] = (),
 ) -> dict[int, Link]:
     """All links by index. `transmits` is what `features.read_transmits` told: None = cannot tell,
-    and then what surely can counts; `strips_tags`, `finishes_checksums` and `merges` ask about a
-    device by its name.
+    and then what surely can counts; `strips_tags`, `offloads` and `merges` ask about a device by
+    its name.
 
     A device that is not in `transmits` though others are appeared a moment ago: taken for not
     able, until its own notification has it read again. One that makes no sense is left out, so that
@@ -133,8 +145,14 @@ def read_links(
         link = replace(link, can_transmit_xdp=bool(able))
         if link.kind != "veth" and link.mac and strips_tags(link.name):
             link = replace(link, strips_tags=True)
-        if link.mac and not finishes_checksums(link.name):
-            link = replace(link, finishes_checksums=False)
+        if link.mac:
+            found = offloads(link.name)
+            link = replace(
+                link,
+                segments_all=link.segments_all and found.segments_all,
+                merges_lists=found.merges_lists,
+                offloads_received=found.offloads_received,
+            )
         if link.mac and not link.kind and (how := merges(link.name)):
             link = replace(link, merges=how)
         links[link.ifindex] = link

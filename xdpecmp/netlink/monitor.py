@@ -134,7 +134,7 @@ class Changes:
 _NOTHING = Changes()
 _LINKS = Changes(links=True)
 _LINKS_AND_MORE = Changes(links=True, routes=True, nexthops=True, silent=frozenset({ANYWHERE}))
-_ADDRESSES = Changes(routes=True, settings=True, silent=frozenset({ANYWHERE}))
+_ADDRESSES = Changes(links=True, routes=True, settings=True, silent=frozenset({ANYWHERE}))
 """disable_ipv6 takes addresses away, too."""
 _ROUTES = Changes(routes=True, silent=frozenset({ANYWHERE}))
 _NEXTHOPS = Changes(nexthops=True, routes=True, silent=frozenset({ANYWHERE}))
@@ -183,11 +183,13 @@ def _link(event: bytes) -> Changes:
 
 def _address(event: bytes) -> Changes:
     """Paths through the device come and go with its addresses; so do, with an IPv4 address, all
-    routes that prefer it as their source (fib_sync_down_addr() in net/ipv4/fib_semantics.c)."""
+    routes that prefer it as their source (fib_sync_down_addr() in net/ipv4/fib_semantics.c).
+    Reverse-path filtering asks whether the device has one."""
     kind = int.from_bytes(event[4:6], "little")
     family, index = _ADDRESS_HEADER.unpack_from(event, wire.HEADER_SIZE)
-    anywhere = kind == _RTM_DELADDR and family == socket.AF_INET
-    return replace(_ADDRESSES, silent=frozenset({ANYWHERE if anywhere else index}))
+    ipv4 = family == socket.AF_INET
+    silent = ANYWHERE if ipv4 and kind == _RTM_DELADDR else index
+    return replace(_ADDRESSES, links=ipv4, silent=frozenset({silent}))
 
 
 _LOOK: dict[int, Callable[[bytes], Changes]] = {

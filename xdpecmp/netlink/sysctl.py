@@ -46,14 +46,24 @@ def read_settings(links: Iterable[Link]) -> Settings:
     all_redirects = bool(_read("ipv4/conf/all/send_redirects"))
     all_rp_filter = _read("ipv4/conf/all/rp_filter")
     all_linkdown = bool(_read("ipv4/conf/all/ignore_routes_with_linkdown"))
+    all_accept = bool(_read("ipv4/conf/all/accept_redirects"))
     all_forwarding6 = bool(_read("ipv6/conf/all/forwarding"))
 
     def interface(name: str) -> InterfaceSettings:
         ipv4, ipv6 = f"ipv4/conf/{name}", f"ipv6/conf/{name}"
         # No ipv6 directory (MTU below 1280, ipv6.disable=1): no IPv6 on the interface.
         enabled6 = not _read(f"{ipv6}/disable_ipv6", absent=1)
+        forwarding4 = bool(_read(f"{ipv4}/forwarding"))
+        accepts4 = bool(_read(f"{ipv4}/accept_redirects"))
         return InterfaceSettings(
-            forwarding4=bool(_read(f"{ipv4}/forwarding")),
+            forwarding4=forwarding4,
+            # IN_DEV_RX_REDIRECTS; rt6_do_redirect() asks whether the interface itself forwards
+            learns_redirects4=(all_accept and accepts4)
+            if forwarding4
+            else (all_accept or accepts4),
+            learns_redirects6=enabled6
+            and bool(_read(f"{ipv6}/accept_redirects"))
+            and not _read(f"{ipv6}/forwarding"),
             forwarding6=enabled6
             and (all_forwarding6 or bool(_read(f"{ipv6}/force_forwarding"))),  # Linux 6.17
             rp_filter=max(all_rp_filter, _read(f"{ipv4}/rp_filter")),

@@ -16,6 +16,8 @@ from xdpecmp.netlink.links import read_links
 
 pytestmark = pytest.mark.root
 
+ABLE = features.Offloads(segments_all=True, merges_lists=False)
+
 
 def test_links(router: Namespace, kernel: Kernel, peer: Namespace) -> None:
     router.ip("link set eth0 address 02:00:00:00:00:05 mtu 1400")
@@ -170,13 +172,60 @@ def test_kernel_stays_in_its_namespace(router: Namespace, peer: Namespace) -> No
     assert "peer0" not in seen[0]
 
 
-def test_whether_a_device_finishes_checksums(router: Namespace, kernel: Kernel) -> None:
-    def finishes() -> bool:
-        return kernel.links()[router.ifindex("eth0")].finishes_checksums
+def test_whether_a_device_takes_merged_packets(router: Namespace, kernel: Kernel) -> None:
+    """A veth does, until one of its offloads is switched off or limited."""
 
-    assert finishes()
-    router.run("ethtool", "-K", "eth0", "tx", "off")
-    assert not finishes()
+    def takes() -> bool:
+        return kernel.links()[router.ifindex("eth0")].segments_all
+
+    assert takes()
+    for feature in (
+        "tx",
+        "sg",
+        "tso",
+        "tx-udp-segmentation",
+        "tx-gso-list",
+        "tx-ipxip4-segmentation",
+    ):
+        router.run("ethtool", "-K", "eth0", feature, "off")
+        assert not takes(), feature
+        router.run("ethtool", "-K", "eth0", feature, "on")
+        # with `sg` others go, and do not come back
+        router.run("ethtool", "-K", "eth0", "tx", "on", "tso", "on", "gso", "on")
+        assert takes(), feature
+    for limit, usual in (("gso_max_segs", 65535), ("gso_max_size", 65536)):
+        router.ip(f"link set eth0 {limit} 1000")
+        assert not takes(), limit
+        router.ip(f"link set eth0 {limit} {usual}")
+        assert takes(), limit
+
+
+def test_whether_a_device_merges_packets_into_lists(router: Namespace, kernel: Kernel) -> None:
+    def merges() -> bool:
+        return kernel.links()[router.ifindex("eth0")].merges_lists
+
+    assert not merges()
+    router.run("ethtool", "-K", "eth0", "rx-gro-list", "on")
+    assert merges()
+
+
+def test_of_a_device_that_has_gone_the_worst_is_taken(router: Namespace) -> None:
+    with router.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        offloads = features.OffloadReader(control)
+        assert offloads("nosuch0") == (False, True, True)
+        assert offloads("eth0") == (True, False, True)
+        router.run("ethtool", "-K", "eth0", "rx", "off")
+        assert offloads("eth0") == (True, False, False)
+        assert offloads("nosuch0") == (False, True, True)
+
+
+def test_this_kernel_knows_the_features_asked_for(router: Namespace) -> None:
+    """Or a name that is spelled wrong would never be looked at."""
+    known = {
+        line.split(":")[0].strip()
+        for line in router.run("ethtool", "-k", "eth0").stdout.splitlines()
+    }
+    assert {*features.SEGMENTS_ALL} - {"tx-tcp-accecn-segmentation"} <= known  # Linux 6.18
 
 
 def test_what_a_device_merges_itself(router: Namespace) -> None:
@@ -194,7 +243,7 @@ def test_a_bridge_strips_tags_where_a_member_does(router: Namespace) -> None:
     router.ip("link set tap0 master br0")
     with router.enter(), wire.Socket() as connection:
         found = read_links(
-            connection, None, lambda name: name == "tap0", lambda _: True, lambda _: frozenset()
+            connection, None, lambda name: name == "tap0", lambda _: ABLE, lambda _: frozenset()
         )
     stripping = {link.name for link in found.values() if link.strips_tags}
     assert stripping == {"tap0", "br0"}

@@ -79,7 +79,7 @@ def test_whether_a_next_hop_is_usable(
 
 def test_an_adjacency_has_what_the_rewrite_needs() -> None:
     assert adjacency(VIA2, neighbours=RESOLVED) == Adjacency(
-        reason=0, device=3, mac=MAC2, device_mac=MAC2, mtu=9000
+        reason=0, device=3, mac=MAC2, device_mac=MAC2, mtu=9000, takes_anything=False
     )
 
 

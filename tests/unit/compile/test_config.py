@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.compile.values import LOCAL, QINQ, SERVICE, VIA1, VLAN, hop, links, route, snapshot
 from xdpecmp.abi import CAPACITY, INTERFACE_FLAGS, Reason
 from xdpecmp.compile import VlanKey, compile_tables, local4_filter
-from xdpecmp.model import InterfaceSettings, Route, RouteKind, Settings
+from xdpecmp.model import InterfaceSettings, RouteKind, Settings
 
 
 def test_vlans_over_our_interfaces_are_ingresses() -> None:
@@ -32,12 +31,21 @@ def test_what_belongs_to_a_bridge_is_no_ingress() -> None:
 
 @pytest.mark.parametrize(("with_address", "expected"), [(True, 2), (False, 1)])
 def test_loose_is_strict_without_an_address(with_address: bool, expected: int) -> None:
-    own = route("10.1.0.1/32", hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
+    """__fib_validate_source() asks for an address (`no_addr`); a local route is none."""
+    local = route("10.1.0.1/32", hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
     settings = Settings(seed=1, interfaces={2: InterfaceSettings(rp_filter=2)})
-    routes: Iterable[Route] = [own] if with_address else []
-    assert compile_tables(snapshot(*routes, settings=settings), {2}).interfaces[2].rp_filter == (
-        expected
-    )
+    known = links(replace(links()[2], has_address4=with_address))
+    for routes in ((), (local,)):
+        tables = compile_tables(snapshot(*routes, links=known, settings=settings), {2})
+        assert tables.interfaces[2].rp_filter == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "looked_up"), [("127.0.0.0/8", False), ("10.9.0.0/16", True), ("10.9.0.1/32", False)]
+)
+def test_a_local_network_has_sources_looked_up(prefix: str, looked_up: bool) -> None:
+    own = route(prefix, hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
+    assert (compile_tables(snapshot(own), {2}).config.local4 is None) == looked_up
 
 
 def test_flags() -> None:
@@ -71,6 +79,28 @@ def test_an_interface_that_strips_tags_is_no_ingress() -> None:
 )
 def test_what_passes_as_a_whole(parts: dict[str, object], field: str, reason: int) -> None:
     assert getattr(compile_tables(snapshot(**parts), {2}).config, field) == reason
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "policies"),
+    [
+        ("defragments4", "pass_fragments4", {1, 2, 3}),
+        ("defragments6", "pass_fragments6", {*range(4)}),
+    ],
+)
+def test_fragments_that_linux_reassembles_pass(
+    setting: str, field: str, policies: set[int]
+) -> None:
+    """Where it then hashes more than they show."""
+
+    def passes(policy: int, **parts: bool) -> bool:
+        settings = Settings(seed=1, policy4=policy, policy6=policy, **parts)
+        config = compile_tables(snapshot(settings=settings), {2}).config
+        assert not (config.pass_fragments4 and config.pass_fragments6)
+        return bool(getattr(config, field))
+
+    assert {policy for policy in range(4) if passes(policy, **{setting: True})} == policies
+    assert not any(passes(policy) for policy in range(4))
 
 
 def test_a_table_too_large_passes_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

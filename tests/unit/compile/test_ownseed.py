@@ -166,6 +166,17 @@ BOTH: Mapping[str, tuple[Change, Cause, tuple[int, ...]]] = {
     "bond": (link(IN, kind="bond", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
     "macvlan": (link(IN, kind="macvlan", xdp_mode="generic"), Cause.INGRESS_KIND, (IN,)),
     "something new": (link(IN, kind="newkind"), Cause.INGRESS_KIND, (IN,)),
+    "reassembly": (settings(defragments4=True, defragments6=True), Cause.FRAGMENTS, (0,)),
+    "redirects heeded": (
+        interface(LEFT, learns_redirects4=True, learns_redirects6=True),
+        Cause.CANNOT_SEND,
+        (LEFT,),
+    ),
+    "NICs, unfinished checksums": (
+        link(IN, xdp_mode="generic", offloads_received=True),
+        Cause.CHECKSUMS,
+        (IN,),
+    ),
     "LRO": (link(IN, merges={"rx-lro"}), Cause.MERGES, (IN,)),
     "LRO, generic": (
         link(LEFT, merges={"rx-lro"}, xdp_mode="generic"),
