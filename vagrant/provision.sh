@@ -71,27 +71,63 @@ fi
 # other users of the .venv would miss.
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1
+export PYTHONDONTWRITEBYTECODE=1 # root's would be in a user's tree
 
 # /usr/bin/python3 and not python3: bcc is in the distribution's Python only.
 python=/usr/bin/python3
 # A .venv that was moved here, or made by another Python (a tree shared with a VM), is made anew.
 identity="$venv $("$python" -V)"
-if [[ $(cat "$venv/.identity" 2>/dev/null) != "$identity" ]]; then
+make_venv() {
     "$python" -m venv --clear --system-site-packages "$venv" ||
         die 1 "$venv: cannot create it; remove it, then run this again"
     echo "$identity" >"$venv/.identity"
-fi
+}
+[[ $(cat "$venv/.identity" 2>/dev/null) == "$identity" ]] || make_venv
 
 # pip is slow even with nothing to do, so remember what was installed. Having the test extra is
 # more than --no-test asks for.
 digest=$(sha256sum <"$root/pyproject.toml")
 installed=$(cat "$venv/.installed" 2>/dev/null) || true
-if [[ $installed != "$digest$extra" && $installed != "${digest}[test]" ]]; then
+install() {
     echo "installing xdpecmp$extra into $venv"
+    rm -f "$venv/.installed" # until it is done
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --root-user-action=ignore --editable "$root$extra" ||
-        die 1 "$venv: pip install failed; check the network, then run this again"
-    echo "$digest$extra" >"$venv/.installed"
+        --root-user-action=ignore --editable "$root$extra" &&
+        echo "$digest$extra" >"$venv/.installed"
+}
+
+# The command itself, everything that a command imports, and what the tests need.
+try_it() {
+    "$venv/bin/xdpecmp" --version && "$venv/bin/xdpecmp" --help &&
+        "$venv/bin/python" - "$extra" <<'EOF'
+import importlib, importlib.metadata as metadata, pkgutil, sys
+from pip._vendor.packaging.requirements import Requirement
+import xdpecmp.cli
+for module in pkgutil.walk_packages(xdpecmp.__path__, "xdpecmp."):
+    if module.name not in ("xdpecmp.__main__", "xdpecmp.compiler"):
+        importlib.import_module(module.name)
+extra = {"extra": sys.argv[1].strip("[]")}
+for requirement in map(Requirement, metadata.requires("xdpecmp")):
+    if requirement.marker is None or requirement.marker.evaluate(extra):
+        found = metadata.version(requirement.name)
+        if not requirement.specifier.contains(found, prereleases=True):
+            sys.exit(f"{requirement.name} is {found}, and {requirement.specifier} is needed")
+        importlib.import_module(requirement.name)
+EOF
+}
+
+no_install="$venv: pip install failed; check the network, then run this again"
+if [[ $installed != "$digest$extra" && $installed != "${digest}[test]" ]]; then
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
+    install || die 1 "$no_install"
+fi
+if ! report=$(try_it 2>&1); then
+    # Somebody's pip was interrupted, or packages were removed, replaced or damaged.
+    echo "$venv does not work (${report##*$'\n'}): making it again"
+    make_venv
+    install || die 1 "$no_install"
+    report=$(try_it 2>&1) ||
+        die 1 "xdpecmp does not run (${report##*$'\n'}); remove $venv, then run this again"
 fi
 [[ -z $extra ]] || touch "$venv/.provisioned" # make's stamp
 
@@ -100,7 +136,7 @@ chown -Rh --reference="$root" "$venv" "$root"/xdpecmp.egg-info 2>/dev/null || tr
 
 # --- bpffs ---
 if [[ $(stat -f -c %T /sys/fs/bpf 2>/dev/null) != bpf_fs ]]; then
-    report=$(mount -t bpf bpf /sys/fs/bpf 2>&1) ||
+    report=$(mount -t bpf -o mode=0700 bpf /sys/fs/bpf 2>&1) ||
         die 1 "/sys/fs/bpf: cannot mount bpffs (${report%%$'\n'*}); in a container, start it privileged (docker run --privileged)"
 fi
 

@@ -43,9 +43,16 @@ MAX_BUCKETS = 65_535
 """Buckets of one resilient group: struct group has 16 bits for them, as the kernel has."""
 
 
-@cache
+SOURCES: dict[str, str] = {
+    path.relative_to(BPF_DIR).as_posix(): path.read_text()
+    for path in sorted(BPF_DIR.rglob("*.[chd]*"))
+}
+"""By name, the text of every file of BPF_DIR when this process began: what is compiled later is
+that text, even if another version has been installed over it meanwhile."""
+
+
 def _source(name: str) -> str:
-    return (BPF_DIR / name).read_text()
+    return SOURCES[name]
 
 
 def _rows(name: str) -> list[tuple[str, ...]]:
@@ -119,8 +126,8 @@ LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
 def source_id() -> str:
     """Names the BPF sources: programs with equal ids decide alike."""
     digest = hashlib.sha256()
-    for path in sorted(BPF_DIR.rglob("*.[chd]*")):
-        digest.update(path.read_bytes())
+    for text in SOURCES.values():
+        digest.update(text.encode())
     return digest.hexdigest()[:12]
 
 

@@ -90,12 +90,19 @@ class Agent:
     """Follows the kernel until told to stop."""
 
     def __init__(
-        self, mirror: Mirror, monitor: Monitor, namespace_gone: Callable[[], bool]
+        self,
+        mirror: Mirror,
+        monitor: Monitor,
+        namespace_gone: Callable[[], bool],
+        tend: Callable[[], tuple[bool, bool]],
     ) -> None:
-        """The mirror has followed until the monitor was made, or longer."""
+        """The mirror has followed until the monitor was made, or longer. `tend` looks after the
+        interfaces; it returns whether there is something to stay for, and whether it has attached
+        to one, of which no event tells while that is down."""
         self._mirror = mirror
         self._monitor = monitor
         self._namespace_gone = namespace_gone
+        self._tend = tend
         self._stopping = False
         self._behind = False
         """Whether something may have been missed."""
@@ -150,7 +157,10 @@ class Agent:
             due = now if self._put_off or more else min(next_glance, self._reconciliation.due)
             wait = math.ceil(max(0.0, due - time.monotonic()) * 1000)
             if (self._wait(poll, wait) or more) and not self._stopping:
-                self._follow(self._heard(poll))
+                heard = self._heard(poll)
+                self._follow(heard)
+                if heard.links:  # an interface may be back
+                    next_tick = 0.0
             put_off, self._put_off = self._put_off, Changes()
             if time.monotonic() >= self._reconciliation.due:
                 put_off |= Changes(routes=True)
@@ -185,7 +195,10 @@ class Agent:
         self._follow(Changes(settings=True))
         if self._behind:
             return False
-        if not self._mirror.attached():
+        stays, attached = self._tend()
+        if attached:
+            self._put_off |= Changes(links=True)
+        if not stays:
             log.info("no interface runs our program any more")
             return True
         self._mirror.settle_buckets()

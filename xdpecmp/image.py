@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from . import places
 
 CACHE = Path("/var/cache/xdpecmp")
 _KEPT = 16
@@ -82,19 +83,22 @@ class Image:
 
 
 def cached(key: str) -> Image | None:
-    """The image kept under that name; None where there is none that can be read."""
+    """The image kept under that name; None where there is none that can be read, or somebody other
+    than root could have written it."""
+    path = CACHE / f"{key}.json"
+    if not (places.is_private(CACHE) and places.is_private(path)):
+        return None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Image.parse((CACHE / f"{key}.json").read_text())
+        return Image.parse(path.read_text())
     return None
 
 
 def keep(key: str, image: Image) -> None:
     """Keep an image for the next time. Where that fails, the next time takes longer."""
-    with suppress(OSError):
-        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = CACHE / f"{key}.{os.urandom(4).hex()}"
-        part.write_text(image.dump())
-        part.rename(CACHE / f"{key}.json")
+    with suppress(OSError, places.Untrusted):
+        CACHE.parent.mkdir(parents=True, exist_ok=True)
+        places.make_directory(CACHE)
+        places.write_file(CACHE / f"{key}.json", image.dump())
         kept = sorted(CACHE.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in kept[:-_KEPT]:
             path.unlink(missing_ok=True)

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
+import logging
 import os
-import select
 import shutil
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
-from . import libbpf, netns
+from . import libbpf, netns, places
 from .abi import abi_id, source_id
+from .claim import Claim
 from .errors import NotPermitted, XdpecmpError
 from .maps import Layout, Maps
 from .model import NextHop
-from .options import FOLLOW, IGNORE, Options
+from .options import FOLLOW, IGNORE, Options, Wanted
+from .places import BPFFS, RUN
 from .program import ANY_GENERATION, CLOCK, PROGRAM, pin_name
 
-BPFFS = Path("/sys/fs/bpf")
-RUN = Path("/run/xdpecmp")
-_STOP_SECONDS = 10
+__all__ = ["BPFFS", "FLOW_LABEL_TEXT", "RUN", "Busy", "Instance", "NotAttached", "machine_seed"]
 
 FLOW_LABEL_TEXT = {
     FOLLOW: "IPv6 flow label followed, as by Linux: servers must reflect it for ICMPv6 errors to "
@@ -53,10 +54,18 @@ class Busy(XdpecmpError):
 class Instance:
     """The instance of the namespace that the calling process is in."""
 
-    def __init__(self) -> None:
-        self.nsid = netns.current_id()
-        self._pins = BPFFS / "xdpecmp" / str(self.nsid)
-        self.run = RUN / str(self.nsid)
+    def __init__(self, nsid: int | None = None) -> None:
+        """`nsid`: of another namespace, to see and remove what is left of it."""
+        self.nsid = netns.current_id() if nsid is None else nsid
+        place = places.root()
+        self._parent = place.bpffs / "xdpecmp"
+        self._pins = self._parent / str(self.nsid)
+        self._runs = place.run
+        self.run = self._runs / str(self.nsid)
+        self._identity = {"boot": netns.boot_id(), "cookie": netns.current_cookie()}
+        self._claim = Claim(self.run / "agent.pid")
+        self._unrecorded: list[NextHop] = []
+        """Managed neighbours that the file does not tell of yet."""
 
     # --- pins -----------------------------------------------------------------------------------
 
@@ -66,23 +75,43 @@ class Instance:
         return self._pins / abi_id()
 
     def present(self) -> bool:
-        """Whether something is pinned, by this version or another."""
-        return self._pins.is_dir()
+        """Whether something is pinned, by this version or another. Raises Untrusted."""
+        try:
+            places.check_directory(self._parent)
+            places.check_directory(self._pins)
+        except FileNotFoundError:
+            return False
+        return not self._is_anothers()
+
+    def _is_anothers(self) -> bool:
+        """Whether what is there was made in another namespace, which is gone: the kernel gives
+        inode numbers to new ones. An earlier version has not recorded it."""
+        try:
+            found = json.loads(places.read_file(self.run / "namespace"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return isinstance(found, dict) and found | self._identity != found
 
     def prepare(self) -> None:
         """Make the directories. Raises XdpecmpError where bpffs is missing."""
-        check_bpffs()
+        bpffs = places.check_bpffs()
+        if self._is_anothers():
+            self._remove_pins_and_files()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.run.mkdir(parents=True, exist_ok=True)
+            for directory in (bpffs / "xdpecmp", self._pins, self.directory, self._runs, self.run):
+                places.make_directory(directory)
         except PermissionError as error:
             raise NotPermitted(f"pinning maps in {BPFFS}") from error
+        identity = self._identity | {"pid_namespace": os.stat("/proc/self/ns/pid").st_ino}
+        places.write_file(self.run / "namespace", json.dumps(identity))
 
     def open_maps(self) -> Maps:
         """The maps of a running instance. Raises NotAttached, NotPermitted."""
         try:
-            layout = Layout.load(self.run / f"{abi_id()}.json")
-            return Maps(self.directory, layout)
+            if self.present():
+                layout = Layout.load(self.run / f"{abi_id()}.json")
+                return Maps(self.directory, layout)
+            raise NotAttached
         except PermissionError as error:
             raise NotPermitted("reading the data path's maps") from error
         except FileNotFoundError as error:
@@ -97,14 +126,13 @@ class Instance:
         """Keep what the maps look like."""
         layout.save(self.run / f"{abi_id()}.json")
 
-    def record_source(self) -> None:
-        """Keep of which sources the attached program is."""
-        (self.run / "source").write_text(source_id())
-
     def check_source(self) -> None:
         """Raises XdpecmpError where the attached program may decide otherwise than our sources."""
-        path = self.run / "source"
-        if not path.exists() or path.read_text() != source_id():
+        try:
+            recorded = places.read_file(self.run / "source")
+        except FileNotFoundError:
+            recorded = ""
+        if recorded != source_id():
             raise XdpecmpError(
                 "the attached program is of another version of xdpecmp",
                 "upgrade it in place: xdpecmp attach IFACE",
@@ -113,6 +141,8 @@ class Instance:
     def program_ids(self) -> set[int]:
         """Ids of our pinned XDP programs, of every version and generation."""
         ids: set[int] = set()
+        if not self.present():
+            return ids
         for path in self._pins.glob(f"*/{pin_name(PROGRAM, ANY_GENERATION)}"):
             fd = libbpf.get_pinned(path)
             ids.add(libbpf.prog_id(fd))
@@ -166,46 +196,101 @@ class Instance:
 
     def remove(self) -> None:
         """Unpin everything and delete the files."""
-        for directory in (self._pins, self.run):
-            if directory.is_dir():
-                shutil.rmtree(directory)
+        self._remove_pins_and_files()
+        for directory in (self._parent, self._runs):
             with suppress(OSError):
-                directory.parent.rmdir()  # where nothing else is in it
+                directory.rmdir()  # where nothing else is in it
+
+    def _remove_pins_and_files(self) -> None:
+        for directory in (self._pins, self.run):
+            with suppress(FileNotFoundError):
+                places.check_directory(directory)
+                shutil.rmtree(directory)
 
     # --- what attach was asked for ----------------------------------------------------------------
 
     def options(self) -> Options:
         """What it was last attached with; the defaults where it is not, or cannot be read."""
         try:
-            return Options.parse((self.run / "options.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return Options()
+            if not self._is_anothers():
+                return Options.parse(places.read_file(self.run / "options.json"))
+        except (FileNotFoundError, PermissionError, ValueError):
+            pass
+        return Options()
 
-    def record_options(self, options: Options) -> None:
-        """Keep them for attaching again."""
-        part = self.run / "options.part"
-        part.write_text(options.dump())
-        part.rename(self.run / "options.json")  # nobody reads half of it
+    def wanted(self) -> dict[str, Wanted]:
+        """By name the interfaces that it was attached to, be they there or not."""
+        if self._is_anothers():
+            return {}
+        try:
+            found = json.loads(places.read_file(self.run / "wanted.json"))
+            return {name: Wanted(**each) for name, each in found.items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def record_wanted(self, wanted: Mapping[str, Wanted]) -> None:
+        """Keep it for the agent, which attaches to them when they come back."""
+        places.write_file(self.run / "wanted.json", _dump_wanted(wanted))
+
+    def stage(self, options: Options, wanted: Mapping[str, Wanted]) -> None:
+        """Write all that `commit` brings into use, and what an agent takes: so a full disk stops an
+        `attach` before it has touched anything."""
+        for name, text in (
+            ("options.json", options.dump()),
+            ("source", source_id()),
+            ("wanted.json", _dump_wanted(wanted)),
+        ):
+            places.stage_file(self.run / name, text)
+        self._claim.reserve()
+
+    def commit(self) -> None:
+        """What was staged holds from now on."""
+        for name in ("options.json", "source", "wanted.json"):
+            (self.run / f"{name}.part").rename(self.run / name)
+
+    def unstage(self) -> None:
+        """Forget what was staged."""
+        for part in self.run.glob("*.part"):
+            part.unlink(missing_ok=True)
 
     # --- neighbours that we made managed ---------------------------------------------------------
 
     def record_managed(self, nexthop: NextHop) -> None:
-        """Remember that the kernel keeps this neighbour resolved because of us."""
-        with (self.run / "managed").open("a") as file:
-            file.write(f"{nexthop.via.hex()} {nexthop.ifindex}\n")
+        """Remember that the kernel keeps this neighbour resolved because of us. Where that fails it
+        is tried again with the next one; nothing else depends on it."""
+        self._unrecorded.append(nexthop)
+        lines = "".join(f"{each.via.hex()} {each.ifindex}\n" for each in self._unrecorded)
+        try:
+            path = self.run / "managed"
+            fd = places.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                before = os.fstat(fd).st_size
+                if os.write(fd, lines.encode()) < len(lines):
+                    os.ftruncate(fd, before)
+                    return
+            finally:
+                os.close(fd)
+            self._unrecorded.clear()
+        except (OSError, places.Untrusted) as error:
+            logging.getLogger("xdpecmp.agent").warning(
+                "cannot record which neighbours are kept resolved (%s): detach will leave them so",
+                error,
+            )
 
     def managed(self) -> set[NextHop]:
         """All that were recorded."""
-        path = self.run / "managed"
-        rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return {NextHop(bytes.fromhex(via), int(ifindex)) for via, ifindex in rows}
+        try:
+            rows = [line.split() for line in places.read_file(self.run / "managed").splitlines()]
+        except FileNotFoundError:
+            rows = []
+        return {NextHop(bytes.fromhex(row[0]), int(row[1])) for row in rows if len(row) == 2}
 
     # --- who may change it ----------------------------------------------------------------------
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Keeps other commands from changing the instance at the same time. Raises Busy."""
-        path = RUN / f"{self.nsid}.lock"
+        path = self._runs / f"{self.nsid}.lock"
         lock = _lock(path)
         try:
             yield
@@ -214,57 +299,31 @@ class Instance:
             fcntl.flock(lock, fcntl.LOCK_UN)  # a forked agent has the file open too
             os.close(lock)
             with suppress(OSError):
-                RUN.rmdir()  # where nothing else is in it
+                self._runs.rmdir()  # where nothing else is in it
 
     # --- the agent ------------------------------------------------------------------------------
 
     @property
-    def _pid_file(self) -> Path:
-        return self.run / "agent.pid"
-
-    @property
     def log_file(self) -> Path:
-        """What the agent had to say."""
+        """What the agent logs."""
         return self.run / "agent.log"
 
     def claim_agent(self) -> int:
-        """Become the instance's agent: a lock on the pid file, held until the process ends."""
-        fd = os.open(self._pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return fd
+        """Become the instance's agent, for which `stage` has made the file, until the process ends
+        or the descriptor is closed."""
+        return self._claim.take()
 
     def agent_pid(self) -> int | None:
         """Process id of the running agent, None where there is none."""
-        try:
-            with self._pid_file.open("r") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return int(file.read() or 0) or None
-        except FileNotFoundError:
-            pass
-        return None
+        return self._claim.pid()
 
     def stop_agent(self) -> None:
         """End the agent; the data path stays, on its lease. Raises XdpecmpError if it won't end."""
-        pid = self.agent_pid()
-        if pid is None:
-            return
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        try:
-            signal.pidfd_send_signal(fd, signal.SIGTERM)
-            ended, _, _ = select.select([fd], [], [], _STOP_SECONDS)
-        except ProcessLookupError:
-            return
-        finally:
-            os.close(fd)
-        if not ended:
-            raise XdpecmpError(f"the agent (pid {pid}) does not end", f"end it: kill -9 {pid}")
+        self._claim.stop()
+
+
+def _dump_wanted(wanted: Mapping[str, Wanted]) -> str:
+    return json.dumps({name: asdict(each) for name, each in wanted.items()})
 
 
 def machine_seed() -> int:
@@ -279,9 +338,9 @@ def machine_seed() -> int:
 def _lock(path: Path) -> int:
     """A descriptor of the locked file that has this name. Raises Busy."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        places.make_directory(path.parent)
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = places.open_file(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:  # the directory has just been removed by another command
             continue
         try:
@@ -296,19 +355,3 @@ def _lock(path: Path) -> int:
         except FileNotFoundError:  # unlinked by whom it was locked before
             pass
         os.close(lock)
-
-
-def check_bpffs() -> None:
-    """Raises XdpecmpError where there is nothing to pin in."""
-    if not _is_bpffs(BPFFS):
-        raise XdpecmpError(f"no bpf file system at {BPFFS}", f"mount it: mount -t bpf bpf {BPFFS}")
-
-
-def _is_bpffs(path: Path) -> bool:
-    """Whether a bpf file system is mounted there."""
-    mounted = ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == str(path):
-            mounted = fields[2]  # the last one on top counts
-    return mounted == "bpf"

@@ -8,6 +8,7 @@ touched leaves nothing. Detach goes the other way.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import counters, libbpf, losses, netns
+from . import counters, journal, libbpf, losses, netns, places
+from .astray import take_off
 from .errors import NoSuchInterface, NotPermitted, XdpecmpError
-from .instance import Busy, Instance, NotAttached, machine_seed
+from .instance import BPFFS, Busy, Instance, NotAttached, machine_seed
 from .interfaces import (
     Attached,
     attach_all,
@@ -29,9 +31,11 @@ from .interfaces import (
     detach_one,
     expanded,
 )
+from .keeper import missing
+from .leftovers import sweep
 from .model import Link
 from .netlink import Changes, Kernel, Monitor
-from .options import Options
+from .options import Options, Wanted
 from .program import Build, Variant, new_generation
 
 if TYPE_CHECKING:
@@ -53,6 +57,15 @@ class Wishes(NamedTuple):
     """Whether to hash with a seed of ours where Linux's is not known."""
     bypass_firewall: bool | None = None
     """Whether to forward past a firewall, NAT, connection tracking and traffic control."""
+
+    def wanted(self, before: Mapping[str, Wanted], links: Sequence[Link]) -> dict[str, Wanted]:
+        """The interfaces that are to run our program from now on: these and those of before."""
+        wanted = dict(before)
+        for link in links:
+            earlier = before.get(link.name, Wanted())
+            mode = earlier.mode if self.mode == "auto" else self.mode
+            wanted[link.name] = Wanted(mode, link.ifindex)
+        return wanted
 
     def options(self, before: Options) -> Options:
         """What holds from now on."""
@@ -77,6 +90,7 @@ def attach(
     if os.geteuid() != 0:
         raise NotPermitted("attaching an XDP program")
     instance = Instance()
+    sweep(instance.nsid)
     with ExitStack() as until_ended:
         with instance.changing(), Kernel() as kernel:
             links = check_interfaces(kernel.links(), instance.program_ids(), names)
@@ -93,6 +107,7 @@ def attach(
                 if fresh:
                     _tear_down(instance, kernel)
                 else:
+                    instance.unstage()
                     instance.forget_generation(generation)
                     if fresh_version:
                         instance.forget_version()
@@ -100,6 +115,7 @@ def attach(
                 raise
         if foreground:
             foreground(result)
+            journal.to_stderr()
             _run_agent(instance, mirror, monitor, namespace)
     return result
 
@@ -127,9 +143,9 @@ def _start(
         builds.callback(mirror.abandon)
         mirror.begin()
         mirror.compile(ours)
-        mirror.prepare_to_keep()
         instance.save_layout(build.result())
         mirror.complete()
+    instance.stage(options, wishes.wanted(instance.wanted(), links))
     instance.stop_agent()
     if monitor.drain():
         mirror.pull(EVERYTHING)  # building took its time
@@ -153,8 +169,12 @@ def _start(
     _carry_counters(instance)
     instance.remove_other_versions(generation)
     _record_losses(instance, kernel)
-    instance.record_source()
-    instance.record_options(options)
+    instance.commit()
+    if places.root().borrowed:
+        result.notes.append(
+            "this process has a /sys of its own, as under `ip netns exec`: everything is pinned in "
+            f"the host's {BPFFS}, as by `xdpecmp -n NETNS`"
+        )
     result.notes += notes(mirror)
     return mirror, result
 
@@ -203,6 +223,7 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     _open(mirror, instance)
     mirror.push()
     mirror.renew_lease()
+    instance.stage(instance.options(), instance.wanted())
     _fork_agent(instance, mirror, monitor, namespace)
 
 
@@ -226,11 +247,16 @@ def _fork_agent(
         try:
             os.setsid()
             if os.fork() == 0:
-                _become_daemon(instance, {write, *mirror.descriptors(), *monitor.descriptors()})
+                root = places.root().descriptor
+                keep = {write, *mirror.descriptors(), *monitor.descriptors()}
+                _become_daemon(keep if root is None else keep | {root})
+                journal.to_file(instance.log_file)
                 _run_agent(
                     instance, mirror, monitor, namespace, started=lambda: os.write(write, b"1")
                 )
             status = 0
+        except Exception:
+            logging.getLogger("xdpecmp.agent").exception("the agent cannot go on")
         finally:
             os._exit(status)
     os.close(write)
@@ -238,19 +264,27 @@ def _fork_agent(
     started = os.read(read, 1)
     os.close(read)
     if not started:
-        raise XdpecmpError("the agent did not start", f"see why: cat {instance.log_file}")
+        raise XdpecmpError(f"the agent did not start: {_last_words(instance)}", "try again")
 
 
-def _become_daemon(instance: Instance, keep: Collection[int]) -> None:
+def _last_words(instance: Instance) -> str:
+    """The last line that an agent logged; the file goes with a fresh instance."""
+    try:
+        lines = places.read_file(instance.log_file).split("\n")
+    except (OSError, XdpecmpError):
+        lines = []
+    return next((line for line in reversed(lines) if line), "it says nothing")
+
+
+def _become_daemon(keep: Collection[int]) -> None:
     """Let go of the caller's terminal, pipes and folder, and run before what can wait."""
     os.chdir("/")
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
     with suppress(OSError):  # where sessions share the CPU evenly (sched(7), autogroup)
         Path("/proc/self/autogroup").write_text(str(NICE))
     null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         if fd > 2 and fd not in keep:
             with suppress(OSError):
@@ -265,12 +299,11 @@ def _run_agent(
     started: Callable[[], object] = lambda: None,
 ) -> None:
     """Be the agent. Where the namespace or the last interface goes, so does the instance."""
-    import logging
-
     from .agent import Agent
+    from .keeper import Keeper
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     claim = instance.claim_agent()
+    names = [namespace] if namespace else netns.names(instance.nsid)
     with Kernel() as kernel, ExitStack() as stack:
         stack.callback(mirror.abandon)
         mirror.kernel = kernel
@@ -278,13 +311,20 @@ def _run_agent(
 
         def namespace_gone() -> bool:
             """Whether it has lost its name: then only the agent itself keeps it."""
-            return namespace is not None and not netns.has_name(namespace, instance.nsid)
+            still = any(netns.has_name(name, instance.nsid) for name in names)
+            return bool(names) and not still and not netns.names(instance.nsid)
 
-        agent = Agent(mirror, monitor, namespace_gone)
+        keeper = Keeper(instance, kernel)
+
+        def tend() -> tuple[bool, bool]:
+            """See `Keeper.tend`."""
+            return keeper.tend(mirror.snapshot.links, mirror.attached())
+
+        agent = Agent(mirror, monitor, namespace_gone, tend)
         while agent.run():
             # unless a command is at it: then that goes first, and may have attached again
             with suppress(Busy), instance.changing():
-                if namespace_gone() or not _attached(instance, kernel):
+                if namespace_gone() or not _stays(instance, kernel):
                     _tear_down(instance, kernel)
                     break
     os.close(claim)
@@ -302,32 +342,40 @@ def detach(names: Sequence[str]) -> list[str]:
     if os.geteuid() != 0:
         raise NotPermitted("detaching an XDP program")
     instance = Instance()
+    sweep(instance.nsid)
     with instance.changing(), Kernel() as kernel:
         links = kernel.links()
-        ours = instance.program_ids()
+        ours, wanted = instance.program_ids(), instance.wanted()
         attached = {link.name: link for link in links.values() if link.xdp_prog_id in ours}
         by_name = {link.name: link for link in links.values()}
-        chosen = dict(attached)
+        chosen = list(attached) + list(wanted.keys() - attached.keys())
         if names:
-            chosen = {}
-            for name in names:
-                found = expanded([by_name[name]], links) if name in by_name else []
-                mine = [link for link in found if link.name in attached]
-                if name in attached:  # a bond that an earlier version attached to
-                    mine.append(by_name[name])
-                if not mine:
-                    _explain_not_attached(name, links)
-                chosen |= {link.name: link for link in mine}
+            chosen = []
+        for name in names:
+            found = expanded([by_name[name]], links) if name in by_name else []
+            mine = [link.name for link in found if link.name in attached or link.name in wanted]
+            if name in attached or name in wanted:  # a bond that an earlier version attached to
+                mine.append(name)
+            if not mine:
+                _explain_not_attached(name, links)
+            chosen += mine
         if not instance.present():
             raise NotAttached
-        for link in chosen.values():
+        chosen = list(dict.fromkeys(chosen))
+        leaving = [attached[name] for name in chosen if name in attached]
+        for link in leaving:
             check_above(link, links, ours)
-        if chosen.keys() == attached.keys():
+        left = {name: each for name, each in wanted.items() if name not in chosen}
+        waiting = [each for each in missing(left, links.values(), ours) if each.returns]
+        if not wanted.keys() & set(chosen) <= by_name.keys():
+            take_off(instance.nsid, ours)  # which an agent has done, if there was one
+        if attached.keys() <= set(chosen) and not waiting:
             instance.stop_agent()
             _tear_down(instance, kernel)
         else:
-            detach_all(kernel, list(chosen.values()), links, ours)
-        return list(chosen)
+            instance.record_wanted(left)  # first, so that the agent attaches nothing again
+            detach_all(kernel, leaving, links, ours)
+        return chosen
 
 
 def _explain_not_attached(name: str, links: Mapping[int, Link]) -> None:
@@ -342,6 +390,15 @@ def _attached(instance: Instance, kernel: Kernel) -> bool:
     """Whether an interface runs a program of ours."""
     ours = instance.program_ids()
     return any(link.xdp_prog_id in ours for link in kernel.links().values() if link.xdp_prog_id)
+
+
+def _stays(instance: Instance, kernel: Kernel) -> bool:
+    """Whether an interface runs a program of ours, or one that did may come back."""
+    if _attached(instance, kernel):
+        return True
+    ours, links = instance.program_ids(), kernel.links().values()
+    waiting = any(each.returns for each in missing(instance.wanted(), links, ours))
+    return waiting and netns.is_in_use(instance.nsid)
 
 
 def _tear_down(instance: Instance, kernel: Kernel) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import counters
+from . import counters, places
 from .maps import Maps
 from .model import Link
 from .netlink import Kernel
@@ -89,13 +89,13 @@ def record(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> None
             for ifindex, each in now.items()
         },
     }
-    with suppress(OSError):
-        (run / "devices.json").write_text(json.dumps(state))
+    with suppress(OSError, places.Untrusted):
+        places.write_file(run / "devices.json", json.dumps(state))
 
 
 def _load(run: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        state = json.loads((run / "devices.json").read_text())
+    with suppress(OSError, ValueError, places.Untrusted):
+        state = json.loads(places.read_file(run / "devices.json"))
         if isinstance(state, dict):
             return state
     return {}

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import libbpf
+from . import libbpf, places
 from .abi import Reason
 from .model import NextHop, Prefix
 
@@ -68,12 +68,12 @@ class Layout:
         return self._types[name][1]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.descriptions))
+        places.write_file(path, json.dumps(self.descriptions))
 
     @classmethod
     def load(cls, path: Path) -> Layout:
-        """Raises FileNotFoundError where nothing was saved."""
-        return cls(json.loads(path.read_text()))
+        """Raises FileNotFoundError where nothing was saved, Untrusted, ValueError."""
+        return cls(json.loads(places.read_file(path)))
 
 
 def _ctype(description: Any) -> Any:

@@ -20,7 +20,7 @@ from .compile.config import stop_at_firewall
 from .compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
 from .dataplane import Dataplane
 from .errors import XdpecmpError
-from .keeping import Keeper, needs_keeping
+from .keeping import Keeper
 from .maps import Maps
 from .model import Neighbour, NeighbourUpdate, NextHop, Prefix, RouteUpdate, Snapshot
 from .netlink import ANYWHERE, Changes, Kernel
@@ -459,13 +459,6 @@ class Mirror:
         self._keeper.forget(self.tables.nexthops)
         self._keeper.keep(self.kernel, self.snapshot, self.tables.gateways)
         self._keeper.report_use(self.kernel, self.snapshot.neighbours.values(), self._forwarded)
-
-    def prepare_to_keep(self) -> None:
-        """Do ahead what the first `keep_resolved` would take time for, if it has something to do
-        for what was compiled."""
-        assert self.tables is not None
-        if any(needs_keeping(self.snapshot, gateway) for gateway in self.tables.gateways):
-            self.kernel.prepare_to_write()
 
     def _forwarded(self, nexthop: NextHop) -> int | None:
         """Packets forwarded to a host; None for what is no host of a network, or not in use."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import sys
+from contextlib import suppress
 from errno import EINVAL
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from .errors import NoSuchNamespace, NotPermitted
 
 NAMED = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
 
 
 def enter(name: str) -> None:
@@ -42,9 +46,46 @@ def current_id() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
+def current_cookie() -> int:
+    """A number that no other namespace has had since the machine was booted; inode numbers are used
+    again. 0 before Linux 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket, suppress(OSError):
+        return int.from_bytes(
+            any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder
+        )
+    return 0
+
+
+def boot_id() -> str:
+    """Of this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def names(nsid: int) -> list[str]:
+    """What the namespace of that number is called: it may have several names, or none."""
+    try:
+        found = os.listdir(NAMED)
+    except OSError:
+        return []
+    return [name for name in found if has_name(name, nsid)]
+
+
+def is_in_use(nsid: int) -> bool:
+    """Whether the namespace has a name, or a process besides this one lives in it."""
+    if names(nsid):
+        return True
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if os.stat(f"{entry.path}/ns/net").st_ino == nsid:
+                    return True
+    return False
+
+
 def has_name(name: str, nsid: int) -> bool:
     """Whether the namespace of that number still goes by that name."""
     try:
-        return (NAMED / name).stat().st_ino == nsid
-    except FileNotFoundError:
+        found, own = os.stat(NAMED / name), os.stat("/proc/self/ns/net")
+    except OSError:
         return False
+    return (found.st_dev, found.st_ino) == (own.st_dev, nsid)

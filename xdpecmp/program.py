@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from enum import Enum
 from pathlib import Path
 
 from . import compiler, image, libbpf
-from .abi import BPF_DIR, abi_id, source_id
 from .errors import XdpecmpError
 from .image import Image
 from .maps import NAMES, Layout
@@ -70,25 +70,35 @@ class Build:
         directory: Path,
         generation: str,
         variant: Variant = Variant.MAIN,
-        source: Path = BPF_DIR / "xdpecmp.c",
+        source: Path | None = None,
     ) -> None:
         """Starts to compile at once, unless that was done before. `directory` must exist, in a
-        bpffs. A variant that others call goes with the main one of the same generation."""
+        bpffs. A variant that others call goes with the main one of the same generation. `source`:
+        another file than bpf/xdpecmp.c."""
         self._directory, self._generation, self._variant = directory, generation, variant
-        self._source = source
-        self._key = _cache_key(variant, source)
+        self._request = json.dumps(compiler.request(variant.value, source))
+        self._compiler = compiler.version()
+        self._key = _cache_key(variant, self._request, self._compiler)
         self._cached = image.cached(self._key)
+        self._no_compiler: OSError | None = None
         self._process = None if self._cached else self._compile()
 
-    def _compile(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", compiler.__name__, self._variant.value, str(self._source)],
-            cwd=Path(__file__).parent.parent,  # where this very package is found
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def _compile(self) -> subprocess.Popen[str] | None:
+        try:
+            with open(os.memfd_create("request"), "w+") as told:  # no pipe, which would fill up
+                told.write(self._request)
+                told.seek(0)
+                return subprocess.Popen(
+                    compiling(self._variant),
+                    cwd="/",
+                    stdin=told,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+        except OSError as error:  # Python itself is gone, say: `result` tells
+            self._no_compiler = error
+            return None
 
     def fileno(self) -> int | None:
         """What becomes readable when the compiler is done; None: there is nothing to wait for."""
@@ -105,12 +115,19 @@ class Build:
             except BuildFailed:  # by another kernel's verifier, say: the sources decide
                 image.forget(self._key)
                 self._process = self._compile()
-        made = self._compiled()
+        made, by = self._compiled()
         layout = self._load(made)
-        image.keep(self._key, made)
+        if by == self._compiler:  # the distribution's bcc may just have been upgraded
+            image.keep(self._key, made)
         return layout
 
-    def _compiled(self) -> Image:
+    def _compiled(self) -> tuple[Image, str]:
+        """The image, and which compiler made it."""
+        if self._no_compiler is not None:
+            raise BuildFailed(
+                f"cannot start the compiler: {self._no_compiler.strerror}",
+                "upgrade: xdpecmp attach IFACE",
+            )
         assert self._process is not None
         out, err = self._process.communicate()
         if self._process.returncode:
@@ -119,7 +136,7 @@ class Build:
                 "see what is missing: /usr/bin/python3 -c 'import bcc'; then run "
                 "vagrant/provision.sh",
             )
-        return Image.parse(out)
+        return Image.parse(out), str(json.loads(out)["compiler"])
 
     def _load(self, made: Image) -> Layout:
         try:
@@ -143,6 +160,11 @@ class Build:
             with suppress(ProcessLookupError):
                 self._process.kill()
             self._process.communicate()
+
+
+def compiling(variant: Variant) -> list[str]:
+    """The command that compiles what it is told on standard input."""
+    return [sys.executable, "-P", "-c", compiler.BOOT, compiler.__name__, variant.value]
 
 
 def load(made: Image, directory: Path, generation: str, variant: Variant) -> None:
@@ -183,19 +205,12 @@ def _open_map(pin: Path, spec: image.MapSpec) -> int:
         return fd
 
 
-def _cache_key(variant: Variant, source: Path) -> str:
-    """All that goes into an image: sources, flags, compiler, and the kernel, whose version bcc
-    looks at."""
+def _cache_key(variant: Variant, request: str, by: str) -> str:
+    """All that goes into an image: what the compiling process is told, which is the very text, the
+    compiler, and the kernel, whose version bcc looks at."""
     digest = hashlib.sha256()
-    for part in (
-        source_id(),
-        abi_id(),
-        *compiler.flags(variant.value),
-        compiler.version(),
-        os.uname().release,
-    ):
+    for part in (request, by, os.uname().release):
         digest.update(f"{part}\n".encode())
-    digest.update(source.read_bytes())
     return f"{variant.value.lower()}-{digest.hexdigest()[:16]}"
 
 

@@ -27,6 +27,7 @@ from .clock import HZ, read_jiffies
 from .compile import bearing, ownseed
 from .hashing import shares
 from .instance import Instance
+from .keeper import missing
 from .maps import Maps
 from .model import Filters, Link, NextHop, Prefix
 from .obstacles import told
@@ -285,6 +286,9 @@ class View:
             "interfaces": [
                 {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
                 for link in attached
+            ],
+            "missing": [
+                each.row() for each in missing(instance.wanted(), self._links.values(), ours)
             ],
             "passed": self.passed(config, attached, multipath),
             "firewall": self.firewall(instance, filters),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from xdpecmp import compiler, image, libbpf, program
+from xdpecmp import abi, compiler, image, libbpf, program
 from xdpecmp.image import Image
 from xdpecmp.program import PROGRAM, Build, BuildFailed, Variant, load, pin_name
 
@@ -41,12 +41,13 @@ def directory(pins: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 def compiled() -> Image:
     from xdpecmp.compiler import compile_image
 
-    return compile_image(Variant.MAIN.value, program.BPF_DIR / "xdpecmp.c")
+    return compile_image(Variant.MAIN.value)
 
 
 def fill(cache: Path, made: Image) -> str:
     """Have the cache hold that image for the main program; returns its key."""
-    key = program._cache_key(Variant.MAIN, program.BPF_DIR / "xdpecmp.c")
+    request = json.dumps(compiler.request(Variant.MAIN.value))
+    key = program._cache_key(Variant.MAIN, request, compiler.version())
     image.keep(key, made)
     return key
 
@@ -82,16 +83,20 @@ def test_a_build_leaves_its_image_for_the_next_one(cache: Path, directory: Path)
 
 def test_what_the_compiler_hides_from_itself_stays_in_others_sight() -> None:
     # where mounts are shared, as systemd has it
-    compiling = f"{sys.executable} -m {compiler.__name__} MAIN {program.BPF_DIR}/xdpecmp.c"
-    script = f"{compiling} >/dev/null && cat /proc/self/mountinfo"
+    script = '"$@" >/dev/null && cat /proc/self/mountinfo'
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "shared", "sh", "-c", script],
+        [
+            *("unshare", "--mount", "--propagation", "shared", "sh", "-c", script, "sh"),
+            *program.compiling(Variant.MAIN),
+        ],
+        input=json.dumps(compiler.request(Variant.MAIN.value)),
         capture_output=True,
         text=True,
         check=True,
     )
     assert "shared:" in done.stdout
     assert "kallsyms" not in done.stdout
+    assert "/proc/fs" not in done.stdout
 
 
 def test_other_sources_are_compiled(
@@ -99,7 +104,7 @@ def test_other_sources_are_compiled(
 ) -> None:
     fill(cache, compiled)
     other = tmp_path / "other.c"
-    text = (program.BPF_DIR / "xdpecmp.c").read_text()
+    text = (abi.BPF_DIR / "xdpecmp.c").read_text()
     other.write_text(text + "int extra(void) { return 1 }")
     with pytest.raises(BuildFailed, match=rf"other\.c:{text.count(chr(10)) + 1}:.*error"):
         Build(directory, "test", source=other).result()

@@ -39,7 +39,7 @@ def test_help(name: str, flag: str) -> None:
     done = CliRunner().invoke(cli, [name, flag], prog_name="xdpecmp")
     assert done.exit_code == 0
     assert f"Usage: xdpecmp {name}" in done.stdout
-    assert done.stderr == ""
+    assert not done.stderr_bytes
     for option in options(command(name)):
         for spelling in option.opts:
             assert re.search(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", done.stdout), spelling

@@ -125,7 +125,7 @@ def test_no_bpf_file_system(detached: Small) -> None:
     refuse(
         detached,
         *("attach", "in0"),
-        prefix=("unshare", "-m", "sh", "-c", umount, "sh"),
+        prefix=("unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-c", umount, "sh"),
         thing="no bpf file system at /sys/fs/bpf",
         remedy="mount -t bpf bpf /sys/fs/bpf",
     )

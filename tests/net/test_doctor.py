@@ -207,6 +207,7 @@ def test_not_root(router: Small, is_attached: bool) -> None:
     assert "nftables" in unseen
     # systemd mounts it so that nobody else can tell
     hidden = not os.stat("/sys/fs/bpf").st_mode & stat.S_IXOTH
+    hidden = hidden or os.path.exists("/sys/fs/bpf/xdpecmp")  # with another's instance
     assert ("what is attached" in unseen) == (is_attached or hidden)
     assert "xdpecmp attach IFACE --set-seed" in done.stdout
     assert "nothing attached" not in done.stdout or not is_attached
@@ -214,10 +215,11 @@ def test_not_root(router: Small, is_attached: bool) -> None:
 
 def test_no_bpf_file_system(router: Small) -> None:
     umount = 'umount -l /sys/fs/bpf && exec "$@"'
-    done = router.run("doctor", status=1, prefix=("unshare", "-m", "sh", "-c", umount, "sh"))
+    prefix = ("unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-c", umount, "sh")
+    done = router.run("doctor", status=1, prefix=prefix)
     first, second, *_ = done.stdout.splitlines()
     assert first == "problem  no bpf file system at /sys/fs/bpf"
-    assert second.endswith("mount -t bpf bpf /sys/fs/bpf")
+    assert "mount -t bpf bpf /sys/fs/bpf" in second
 
 
 def test_the_unrelated_bcc(router: Small, tmp_path: Path) -> None:

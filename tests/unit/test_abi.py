@@ -138,7 +138,7 @@ def test_bits_of_the_local_address_filter() -> None:
 
 
 def program_source() -> str:
-    return joined(BPF_DIR / "xdpecmp.c")
+    return joined("xdpecmp.c", source("xdpecmp.c"), abi.SOURCES)
 
 
 def python_source(name: str) -> str:

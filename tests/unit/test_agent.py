@@ -204,7 +204,7 @@ class FakeMonitor:
 
 def agent_of(mirror: FakeMirror, *heard: Changes) -> Agent:
     """`heard`: what its monitor hears, one after the other."""
-    return Agent(mirror, FakeMonitor(*heard), lambda: False)  # type: ignore[arg-type]
+    return Agent(mirror, FakeMonitor(*heard), lambda: False, lambda: (True, False))  # type: ignore[arg-type]
 
 
 def test_what_fails_waits_for_the_next_tick() -> None:

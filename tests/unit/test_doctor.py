@@ -129,6 +129,12 @@ CASES = {
         run(running=Running(status=STATUS | {"lease_s": 0})),
         *("problem", "agent", "pid 42", "xdpecmp attach eth1"),
     ),
+    "interface gone": Case(
+        run(
+            running=Running(status=STATUS | {"missing": [{"ifname": "eth2", "why": "it is gone"}]})
+        ),
+        *("note", "missing", "eth2 does not run our program: it is gone", ""),
+    ),
     "other version": Case(
         run(running=Running(error=XdpecmpError("of another version", "attach IFACE"))),
         *("note", "instance", "of another version", "attach IFACE"),

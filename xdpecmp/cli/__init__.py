@@ -1,4 +1,5 @@
-"""The command line: the only place that knows click. One file a command.
+"""The command line: the only place that knows click (8.1.3, as in Debian 12, or newer). One file
+a command.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 what was asked for is not so,
 2 usage or environment error, told in one line. No traceback reaches a user; XDPECMP_DEBUG=1 shows
@@ -35,6 +36,12 @@ COMMANDS = (
 class _Commands(click.Group):
     """Loads a command's module when it is needed: `xdpecmp status` needs no demo."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # what click makes of this depends on its version
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -66,9 +73,6 @@ def main() -> None:
         status = _run()
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
     except click.ClickException as error:
         path = (
             error.ctx.command_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,18 @@ from ..instance import Instance
 from ..netlink import Kernel
 from ..view import View
 
+if TYPE_CHECKING:
+    ParameterType = click.ParamType
+else:
 
-class NumberType(click.ParamType[int]):
+    class ParameterType(click.ParamType):
+        """click's, which takes no [type] at run time before 8.4."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
+
+
+class NumberType(ParameterType[int]):
     """A decimal number within bounds, in plain digits."""
 
     name = "number"

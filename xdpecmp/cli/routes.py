@@ -12,10 +12,10 @@ from ..errors import RouteNotFound
 from ..model import Prefix
 from ..tables import Columns
 from ..view import PathView, RouteView, View
-from .common import json_option, view
+from .common import ParameterType, json_option, view
 
 
-class PrefixType(click.ParamType[Prefix]):
+class PrefixType(ParameterType[Prefix]):
     """10.0.0.0/8, 2001:db8::/32, default, or an address."""
 
     name = "prefix"

@@ -57,6 +57,7 @@ def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:
     if status["flow_label_matters"]:
         label.append(("label", FLOW_LABEL_TEXT[status["flow_label"]]))
     return [
+        *(("missing", f"{row['ifname']}: {row['why']}") for row in status["missing"]),
         ("agent", f"{agent}, lease {lease}"),
         ("hash", f"policy {status['policy4']} (IPv4), {status['policy6']} (IPv6); seed {seed}"),
         *own,

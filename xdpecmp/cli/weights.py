@@ -17,7 +17,7 @@ from ..networkd import networkd_devices
 from ..tables import Columns
 from ..view import View
 from ..weights import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
-from .common import json_option
+from .common import ParameterType, json_option
 from .routes import PREFIX
 
 _MOST_NAMED = 5
@@ -26,7 +26,7 @@ FOLLOW_SECONDS = 5.0
 """How long the agent may take on a large table before we say that it doesn't follow."""
 
 
-class WeightType(click.ParamType[tuple[Selector, int]]):
+class WeightType(ParameterType[tuple[Selector, int]]):
     """VIA=W, VIA%DEV=W or %DEV=W."""
 
     name = "via=weight"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import Ethtool, netns
+from pyroute2 import netns
 
 from xdpecmp.demo.errors import DemoError
 from xdpecmp.demo.process import run_apart
@@ -165,7 +165,7 @@ _SYSCTLS: dict[str, dict[str, int]] = {
 }
 _SEED_SYSCTL = "ipv4/fib_multipath_hash_seed"
 _HINT = "it needs namespaces and veth; in a container: docker run --privileged"
-_OFFLOADS = {"tx-checksumming": False, "generic-receive-offload": True}
+_OFFLOADS = {"tx": False, "gro": True}
 
 
 def nexthops(family: Family) -> str:
@@ -282,18 +282,27 @@ def _sysctl(key: str) -> Path:
 
 
 def _set_offloads(interface: str, offloads: dict[str, bool]) -> None:
-    with contextlib.closing(Ethtool()) as ethtool:
-        for name, on in offloads.items():
-            ethtool.set_offload_flag(interface, name, int(on))
+    """By the command, since pyroute2 before 0.8 has no such call."""
+    switches = [word for name, on in offloads.items() for word in (name, "on" if on else "off")]
+    _run("ethtool", "-K", interface, *switches)
 
 
 def _ip(*arguments: str, text: str = "") -> str:
     """Run `ip` and return what it printed; DemoError if it fails."""
+    return _run("ip", *arguments, text=text)
+
+
+def _run(*command: str, text: str = "") -> str:
+    """The same for a command of one of _PACKAGES."""
     try:
-        done = run_apart("ip", *arguments, text=text)
+        done = run_apart(*command, text=text)
     except FileNotFoundError as error:
-        raise DemoError("there is no `ip` command", "apt install iproute2") from error
+        package = _PACKAGES[command[0]]
+        raise DemoError(f"there is no `{command[0]}` command", f"apt install {package}") from error
     if done.returncode != 0:
         message = done.stderr.strip().replace("\n", "; ")
-        raise DemoError(f"ip {' '.join(arguments)}: {message}", _HINT)
+        raise DemoError(f"{' '.join(command)}: {message}", _HINT)
     return done.stdout
+
+
+_PACKAGES = {"ip": "iproute2", "ethtool": "ethtool"}

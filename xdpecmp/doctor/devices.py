@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from ..model import Link
+from ..netlink.ethtool import read_channels
 from .facts import Device
 
 _BUS = Path("/sys/bus")
@@ -42,14 +44,12 @@ def _device(
 ) -> Device:
     driver, virtio = _parent(messages.get(link.ifindex))
     features: frozenset[str] = frozenset()
-    used = most = 0
     # what a driver has no say in, and a device that has just gone
     with suppress(Exception):
         found = ethtool.get_features(link.name).features
         features = frozenset(name for name, feature in found.items() if feature.enable)
-    with suppress(Exception):
-        channels = ethtool.get_channels(link.name)
-        used, most = channels.combined_count, channels.max_combined
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        used, most = read_channels(control, link.name)
     return Device(
         driver=driver,
         features=features,

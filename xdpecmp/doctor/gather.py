@@ -14,10 +14,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from .. import libbpf, losses
+from .. import libbpf, losses, places
 from ..compile import Stacking, Tables, compile_tables, needs_walk
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
-from ..instance import BPFFS, Instance, NotAttached
+from ..instance import Instance, NotAttached
 from ..interfaces import expanded
 from ..model import Link, Prefix, Settings, Snapshot
 from ..netlink import Kernel, has_seed, sysctl
@@ -168,9 +168,10 @@ def _host(settings: Settings) -> Host:
 def _trial(settings: Settings) -> Trial:
     """Build and load what `attach` would, pinned where nobody looks and gone afterwards."""
     generation = new_generation()
-    directory = BPFFS / f"xdpecmp-doctor-{os.getpid()}-{generation}"
+    directory = places.root().bpffs / f"xdpecmp-doctor-{os.getpid()}-{generation}"
     started = time.monotonic()
     try:
+        places.check_parent(directory.parent)
         directory.mkdir(mode=0o700)  # in here, or a signal right behind it would leave it
         for variant in (Variant.MAIN, *([Variant.DEEP] if needs_walk(settings) else [])):
             build = Build(directory, generation, variant)

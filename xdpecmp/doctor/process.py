@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import compiler
 from ..errors import XdpecmpError
-from ..instance import check_bpffs
+from ..places import check_bpffs
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 """What attaching and BPF take; include/uapi/linux/capability.h. CAP_SYS_ADMIN has CAP_BPF in it,

@@ -20,6 +20,8 @@ def check_running(facts: Facts) -> Iterator[Finding]:
         if running.seen and not running.error:
             yield ok("instance", "nothing attached in this network namespace")
         return
+    for row in status.get("missing", ()):
+        yield note("missing", f"{row['ifname']} does not run our program: {row['why']}")
     names = [row["ifname"] for row in status["interfaces"]]
     again = f"xdpecmp attach {' '.join(names) or 'IFACE'}"
     if not status["agent_pid"]:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from .. import frames, libbpf
+from .. import frames, libbpf, places
 from ..abi import EXPLAINED_NOTHING, Reason
 from ..errors import XdpecmpError
 from ..instance import Instance
@@ -32,7 +32,8 @@ class Explainer:
         self._maps = maps
         with ExitStack() as undo:
             instance.check_source()
-            lock = undo.enter_context((instance.run / "explain.lock").open("w"))
+            lock = places.open_file(instance.run / "explain.lock", os.O_RDWR | os.O_CREAT)
+            undo.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._program, written, layout = _open_program(instance)
             undo.callback(os.close, self._program)
@@ -85,12 +86,12 @@ def _open_program(instance: Instance) -> tuple[int, int, Layout]:
             build.abandon()
             instance.forget_generation(generation)
             raise
-        path.write_text(json.dumps([generation, layout.descriptions]))
+        places.write_file(path, json.dumps([generation, layout.descriptions]))
         return _open_pinned(instance.directory, path)
 
 
 def _open_pinned(directory: Path, path: Path) -> tuple[int, int, Layout]:
-    generation, descriptions = json.loads(path.read_text())
+    generation, descriptions = json.loads(places.read_file(path))
     program = libbpf.get_pinned(directory / pin_name(EXPLAIN, generation))
     try:
         written = libbpf.get_pinned(directory / pin_name(EXPLANATION, generation))

@@ -15,11 +15,13 @@ import struct
 from typing import NamedTuple
 
 _SIOCETHTOOL = 0x8946
-_GSTRINGS, _GSSET_INFO, _GFEATURES = 0x1B, 0x37, 0x3A
+_GSTRINGS, _GSSET_INFO, _GFEATURES, _GCHANNELS = 0x1B, 0x37, 0x3A, 0x3C
 _ETH_SS_FEATURES = 4
 _ETH_GSTRING_LEN = 32
 _BLOCK = struct.Struct("=IIII")
 """struct ethtool_get_features_block: available, requested, active, never changed; 32 features."""
+_CHANNELS = struct.Struct("=8I")
+"""ethtool_channels behind its command: the most rx, tx, other, combined; then those in use."""
 _IFREQ = struct.Struct("16sQ16x")
 
 _HIDE_RECEIVED = frozenset({"rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"})
@@ -105,6 +107,19 @@ def features(control: socket.socket, name: str) -> Features:
     active = [_BLOCK.unpack_from(answer, word * _BLOCK.size)[2] for word in range(words)]
     on = {feature for bit, feature in enumerate(names) if active[bit // 32] >> bit % 32 & 1}
     return Features(frozenset(on), frozenset(names))
+
+
+def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
+    """Combined channels of a device: how many are in use, and the most that it can have (`ethtool
+    -l NAME`); zeros where its driver has none. pyroute2 before 0.8 has no such call.
+
+    `control`: any socket of the device's namespace.
+    """
+    answer = _ask(control, name, struct.pack("=I", _GCHANNELS), _CHANNELS.size)
+    if answer is None:
+        return 0, 0
+    _, _, _, most, _, _, _, combined = _CHANNELS.unpack(answer)
+    return combined, most
 
 
 _known: list[str] = []

@@ -36,7 +36,6 @@ from .firewall import Reader
 from .learned import Learned
 from .monitor import Monitor
 from .namespace import current_namespace, inside
-from .writer import Writer
 
 if TYPE_CHECKING:
     from ..routetable import RouteTable
@@ -69,11 +68,9 @@ class Kernel:
             self._firewall = Reader(self._namespace, self._route)
             undo.callback(self._firewall.close)
             self._filters_differ = False
-            self._writer = Writer(self._namespace)
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
             """What there was when it was last read."""
-            undo.callback(self._writer.close)
             self._close = undo.pop_all().close
 
     def close(self) -> None:
@@ -234,21 +231,17 @@ class Kernel:
 
     # Changing
 
-    def prepare_to_write(self) -> None:
-        """Do ahead what the first change would take time for."""
-        self._writer.open()
-
     def manage_neighbour(self, address: bytes, ifindex: int) -> bool:
         """Have the kernel keep a neighbour resolved by itself: see `neighbours.manage`."""
-        return neighbours.manage(self._route, self._writer, address, ifindex)
+        return neighbours.manage(self._route, address, ifindex)
 
     def use_neighbour(self, address: bytes, ifindex: int) -> bool:
         """Have the kernel probe a stale neighbour: see `neighbours.use`."""
-        return neighbours.use(self._route, self._writer, address, ifindex)
+        return neighbours.use(self._route, address, ifindex)
 
     def release_neighbour(self, address: bytes, ifindex: int) -> bool:
         """Undo `manage_neighbour`, keeping the entry: see `neighbours.release`."""
-        return neighbours.release(self._route, self._writer, address, ifindex)
+        return neighbours.release(self._route, address, ifindex)
 
     def set_weights(self, route: Route, new: Sequence[int]) -> None:
         """Change a multipath route's weights and nothing else: see `weights.set_weights`."""

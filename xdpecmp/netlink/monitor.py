@@ -380,7 +380,10 @@ def _drain(
     changes = _NOTHING
     for _ in range(_MOST):
         try:
-            found = look(source.recv(_DATAGRAM), updates)
+            datagram, (sender, _) = source.recvfrom(_DATAGRAM)
+            if sender != wire.KERNEL:
+                continue
+            found = look(datagram, updates)
             if found is not _NOTHING:
                 changes |= found
         except OSError as error:

@@ -6,6 +6,9 @@ itself. Asking for it has side effects, which __neigh_update() in net/core/neigh
 administrative update *sets* the flags to those that it names, so one for NTF_USE alone ends
 NTF_EXT_MANAGED, and it takes NUD_PERMANENT away, MAC and all. Hence: look at the entry first,
 repeat its flags, and keep off those that somebody else maintains.
+
+Changes are made by `wire` too: pyroute2 before 0.9, as packaged in Debian 12 and 13 and Ubuntu
+24.04, leaves NDA_FLAGS_EXT out of a request without an error, and nothing would become managed.
 """
 
 from __future__ import annotations
@@ -18,16 +21,14 @@ from contextlib import suppress
 from errno import ENOENT
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from ..errors import KernelRefused, MalformedMessage, XdpecmpError
 from ..model import Neighbour
 from . import wire
 
-if TYPE_CHECKING:
-    from .writer import Writer
-
 RTM_GETNEIGH = 30
+RTM_NEWNEIGH = 28
+_NLM_F_CREATE = 0x400
 
 NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
 """ndmsg: family, ifindex, state (NUD_*), flags (NTF_*), type (RTN_*)."""
@@ -117,7 +118,7 @@ def read_neighbour(
     return parse_neighbour(message)
 
 
-def manage(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+def manage(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
     """Have the kernel resolve a neighbour and keep it resolved.
 
     An entry that exists keeps its state and MAC. Returns False, having changed nothing, for one
@@ -131,11 +132,11 @@ def manage(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int
             return True
         if neighbour.state & (NUD_PERMANENT | NUD_NOARP) or flags & NTF_EXT_LEARNED:
             return False
-    writer.neighbour(address, ifindex, flags=0, extended=NTF_EXT_MANAGED)
+    _update(connection, address, ifindex, flags=0, extended=NTF_EXT_MANAGED)
     return True
 
 
-def use(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+def use(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
     """Have the kernel look after an entry as if it had sent a packet there: STALE is probed.
 
     Returns False, having changed nothing, where there is no entry or nothing to probe. Errors as
@@ -146,11 +147,11 @@ def use(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -
         return False
     neighbour, flags = found
     extended = NTF_EXT_MANAGED if neighbour.managed else 0
-    writer.neighbour(address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended)
+    _update(connection, address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended)
     return True
 
 
-def release(connection: wire.Socket, writer: Writer, address: bytes, ifindex: int) -> bool:
+def release(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
     """Undo `manage`: the kernel no longer probes by itself, and may forget the entry when unused.
 
     Its state and MAC stay. Returns whether the entry was managed. Errors as for `manage`.
@@ -160,8 +161,21 @@ def release(connection: wire.Socket, writer: Writer, address: bytes, ifindex: in
         return False
     _, flags = found
     # An update for NTF_USE without the managed flag is the one that leaves all else alone.
-    writer.neighbour(address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended=0)
+    _update(connection, address, ifindex, NTF_USE | flags & NTF_EXT_LEARNED, extended=0)
     return True
+
+
+def _update(
+    connection: wire.Socket, address: bytes, ifindex: int, flags: int, extended: int
+) -> None:
+    """Update a neighbour's NTF_* and NTF_EXT_* flags, or create it unresolved."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    request = NEIGHBOUR_HEADER.pack(family, ifindex, 0, flags, 0)
+    request += wire.attribute(NDA_DST, address)
+    if extended:
+        request += wire.attribute(NDA_FLAGS_EXT, struct.pack("=I", extended))
+    update = _NLM_F_CREATE | wire.NLM_F_REPLACE
+    connection.tell(RTM_NEWNEIGH, update, request, _name(address, ifindex))
 
 
 def _name(address: bytes, ifindex: int) -> str:

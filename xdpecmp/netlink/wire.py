@@ -58,6 +58,9 @@ _DUMP_ATTEMPTS = 8
 _TORN_ATTEMPTS = 3
 """So often a dump that may be torn is tried first."""
 
+KERNEL = 0
+"""The port that the kernel sends from. Processes may send to our sockets, too: that is dropped."""
+
 Attribute = tuple[int, int, int]
 """Type, start and end of the value: offsets into the message."""
 Take = Callable[[bytes], int]
@@ -254,7 +257,9 @@ class Socket:
         """The next datagram for the latest request; what an earlier one left is skipped."""
         try:
             while True:
-                datagram = self._socket.recv(_DATAGRAM)
+                datagram, (sender, _) = self._socket.recvfrom(_DATAGRAM)
+                if sender != KERNEL:
+                    continue
                 if len(datagram) < HEADER_SIZE:
                     raise MalformedMessage(f"{what}: netlink datagram of {len(datagram)} bytes")
                 if _HEADER.unpack_from(datagram)[3] == self._sequence:
