@@ -18,24 +18,27 @@ from scapy.utils import checksum
 from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import TAGS, VIA, packed
+from xdpecmp.model import Peer
 
 pytestmark = pytest.mark.root
 
-NATIVE = {"links": {"in": {"kind": "veth", "xdp_mode": "native"}}}
+TELLING = Peer("eth0", "", hides_tags=False)
+"""A veth's other end that leaves no VLAN tag beside a frame."""
+NATIVE = {"links": {"in": {"kind": "veth", "peer": TELLING, "xdp_mode": "native"}}}
 TAP = {"links": {"in": {"kind": "tun", "xdp_mode": "native"}}}
 PHYSICAL = {"links": {"in": {"kind": "", "xdp_mode": "native"}}}
 
 
 def generic(kind: str, out: str, **features: Any) -> dict[str, Any]:
     """Generic mode, by the kinds of devices."""
-    ingress = {"kind": kind, "xdp_mode": "generic", "offloads_received": not kind}
+    ingress = {"kind": kind, "xdp_mode": "generic", "offloads_received": not kind, "peer": TELLING}
     links = {"in": ingress, "out": {"kind": out, **features}}
     return {"links": links}
 
 
 GENERIC = generic("veth", "veth")
-SOFTWARE = ("veth", "tun", "macvlan", "bridge", "ipvlan", "what comes with Linux 8")
-"""Kinds of devices whose packets may be merged without a mark."""
+SOFTWARE = ("veth", "tun", "vxlan", "geneve", "gretap")
+"""Kinds of devices whose packets may be merged without a mark. All others pass whole."""
 HARDWARE = generic("", "")
 PLAIN = {"links": {"in": {"kind": "", "xdp_mode": "generic"}, "out": {"kind": ""}}}
 """A NIC that says nothing of checksums leaves none for later."""
@@ -77,7 +80,7 @@ def poor(kind: str) -> dict[str, Any]:
 
 def generic_or_native(kind: str) -> dict[str, Any]:
     """Nobody knows yet."""
-    return {"links": {"in": {"kind": kind, "xdp_mode": ""}}}
+    return {"links": {"in": {"kind": kind, "xdp_mode": "", "peer": TELLING}}}
 
 
 def rows() -> list[Case]:
