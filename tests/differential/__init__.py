@@ -12,7 +12,7 @@ The named list of cases in which xdpecmp deliberately does better than Linux is 
 `python -m tests.differential` (`make fuzz`) runs rounds for as long as asked. One number, the
 round's seed, decides everything in it.
 
-The edges of a real router are drawn too: a bridge or macvlan as ingress, offloads off at some of
+The edges of a real router are drawn too: a macvlan as ingress, offloads off at some of
 the egresses, packets that a socket hands over merged or unfinished, an ingress without an address,
 redirects that are heeded. A further one goes into `design.Design`, and `Design.left_out` says
 which egresses it leaves to Linux.

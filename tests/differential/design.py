@@ -31,10 +31,9 @@ QUIRKS = (
     "net.ipv4.conf.default.bc_forwarding",
 )
 """Sysctls that change what Linux forwards, each now and then on; none that passes all to Linux."""
-STACKED = ("", "", "bridge", "macvlan")
-"""What the ingress is in generic mode: the veth itself, or a device over it."""
-TAGS_ON_STACKED = False
-"""Whether frames with tags come in there too: Linux takes the tag off on the device below."""
+STACKED = ("", "macvlan")
+"""What the ingress is in generic mode: the veth itself, or a device over it. What a bridge receives
+is all Linux's: tests/net/test_stacked.py."""
 OFFLOADS = ("tx", "tso", "tx-udp-segmentation", "tx-gso-list", "sg")
 """Of an egress now and then one is off: then merged packets must not go there as they are."""
 PASSED = ("by TOS", "MTU")

@@ -19,7 +19,6 @@ from tests.differential.design import (
     ROUTER_MAC,
     SENDER_MAC,
     SOURCES,
-    TAGS_ON_STACKED,
     Design,
     Target,
 )
@@ -62,7 +61,6 @@ class Frames:
     def __init__(self, made: Design, rng: random.Random) -> None:
         self._rng = rng
         self._layers = Layers(rng)
-        self._tags = TAGS_ON_STACKED or not made.stacked
         self._targets = {
             family: self._weighted([t for t in made.targets if t.family == family])
             for family in (4, 6)
@@ -267,12 +265,9 @@ class Frames:
             ("MAC", other + SENDER_MAC + ethertype),
             ("MAC", ROUTER_MAC + rng.choice((other, bytes(6))) + ethertype),
             ("ethertype", ROUTER_MAC + SENDER_MAC + wrong),
+            ("tag", ROUTER_MAC + SENDER_MAC + tags + ethertype),
+            ("tags", ROUTER_MAC + SENDER_MAC + b"\x88\xa8\x00\x07" + tags + ethertype),
         ]
-        if self._tags:
-            heads += [
-                ("tag", ROUTER_MAC + SENDER_MAC + tags + ethertype),
-                ("tags", ROUTER_MAC + SENDER_MAC + b"\x88\xa8\x00\x07" + tags + ethertype),
-            ]
         kind, head = rng.choice(heads)
         self._add(kind, l3, head=head)
 

@@ -87,6 +87,11 @@ class Lab(Router):
             self.sysctl(f"net/ipv6/conf/{made.heeding}/accept_redirects", 1)
             self.sysctl(f"net/ipv6/conf/{made.heeding}/forwarding", 0)
 
+    @property
+    def attached(self) -> str:
+        """The ingress or, where that is a macvlan, the device below, which covers it."""
+        return PORT if self.design.stacked == "macvlan" else INGRESS
+
     def _port(self, name: str) -> str:
         """The router's end of a link: below the ingress, where that is stacked."""
         return PORT if self.design.stacked and name == INGRESS else name
@@ -109,10 +114,7 @@ class Lab(Router):
     def _stack(self) -> None:
         """The device over the router's end of the ingress link, which has the ingress's name."""
         kind = self.design.stacked
-        if kind == "bridge":
-            self.ns.ip(f"link add {INGRESS} type bridge mcast_snooping 0")
-            self.ns.ip(f"link set {PORT} master {INGRESS}")
-        elif kind == "macvlan":
+        if kind == "macvlan":
             self.ns.ip(f"link add {INGRESS} link {PORT} type macvlan mode bridge")
         if kind:
             self.ns.ip(f"link set {INGRESS} up")

@@ -3,6 +3,7 @@ agents, and what was lost behind a redirect is shown."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -70,9 +71,13 @@ def test_a_next_hop_goes_and_comes_back(net: Anycast, family: int) -> None:
     assert before["packets"]
     net.ns.ip(f"route replace {prefix} via {gateway(1, family)} dev e1")
 
+    numbers = itertools.cycle(range(256))
+
     def gone() -> bool:
-        """A host that nobody speaks to; for as long as it is a gateway the agent keeps it."""
+        """A host that nobody speaks to; while it is a gateway the agent keeps it. Its place
+        is free once all routes have been read again, as they are some time after a change."""
         net.ns.run("ip", "neigh", "del", via, "dev", "e2", check=False)
+        net.ns.ip(f"route replace blackhole 203.0.113.{next(numbers)}/32")
         return via not in rows(net)
 
     wait_until(gone, "the next hop let go of")

@@ -32,6 +32,7 @@ def kernel(router: Small) -> Iterator[Kernel]:
     with router.ns.enter():
         made = Kernel()
     with made:
+        made.filters(made.links().values())
         assert made.glance(INTERFACES), "nobody has looked"
         assert not made.glance(INTERFACES)
         yield made

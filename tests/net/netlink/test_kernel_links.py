@@ -163,13 +163,7 @@ def test_a_device_strips_tags_of_either_kind(router: Namespace, feature: str) ->
     """802.1Q or 802.1ad."""
     router.ip("tuntap add dev tap0 mode tap")
     with router.enter(), wire.Socket() as connection:
-        found = read_links(
-            connection,
-            None,
-            lambda _: frozenset({feature}),
-            lambda _: True,
-            lambda _: frozenset(),
-        )
+        found = read_links(connection, None, lambda _: ethtool.Features(frozenset({feature})))
     assert {link.name for link in found.values() if link.strips_tags} == {"tap0"}
 
 
