@@ -55,6 +55,7 @@ def all_is_well(net: Anycast, servers: Servers, flows: Flows) -> Iterator[None]:
     wait_for_devices(net, 6, "e1", "e2", "e3")
     yield
     net.replace_routes(WEIGHTS)
+    net.wait_for_status(passed=[])
     for family in (4, 6):
         wait_for_devices(net, family, "e1", "e2", "e3")
         before = net.reason("FORWARDED")
