@@ -68,6 +68,7 @@ class Kernel:
             self._firewall = Reader(self._namespace, self._route)
             undo.callback(self._firewall.close)
             self._filters_differ = False
+            self._glances = 0
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
             """What there was when it was last read."""
@@ -181,13 +182,15 @@ class Kernel:
         since all is read every second. `interfaces`: names of those that packets come in or leave
         by, the most important ones first.
 
-        What else has no event belongs here: whatever has a value that is cheap to compare.
+        What else has no event belongs here: whatever has a value that is cheap to compare. What
+        takes longer has every fourth turn.
         """
         if self._watch.interfaces != interfaces:
             with inside(self._namespace):
                 self._watch.open(interfaces)
             return True  # nobody has looked since they were read
-        return self._watch.changed() or self.filters_changed()
+        self._glances += 1
+        return self._watch.changed() or (self._glances % 4 == 0 and self.filters_changed())
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""
