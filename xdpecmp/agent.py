@@ -132,6 +132,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.set_wakeup_fd(self._wake_write)
+        # blocked by `attach`, until there is somebody to heed them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         poll = select.poll()
         poll.register(self._monitor, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)

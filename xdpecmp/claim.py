@@ -67,6 +67,7 @@ class Claim:
         pid, descriptor = found
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)  # or a stopped one never heeds it
             ended, _, _ = select.select([descriptor], [], [], _STOP_SECONDS)
         except ProcessLookupError:
             return

@@ -184,6 +184,17 @@ class Instance:
             if path != self.directory
         ]
 
+    def program_id(self, generation: str) -> int:
+        """Id of this version's XDP program of that generation; 0 where none is pinned."""
+        try:
+            fd = self.open_program(generation)
+        except FileNotFoundError:
+            return 0
+        try:
+            return libbpf.prog_id(fd)
+        finally:
+            os.close(fd)
+
     def remove_other_versions(self, generation: str) -> None:
         """Unpin what other versions and other generations of this one left, once none of it is
         attached any more."""

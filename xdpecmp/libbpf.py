@@ -126,13 +126,23 @@ def program_by_id(number: int) -> int:
 
 def attached_programs(target: int, attach_type: int) -> int:
     """How many programs are attached: for tcx `target` is the index of a device of the caller's
-    namespace. EINVAL where the kernel does not know `attach_type` (BPF_*)."""
+    namespace, for a flow dissector the descriptor of a namespace. EINVAL where the kernel does not
+    know `attach_type` (BPF_*)."""
     count = ctypes.c_uint32()
     _check(
         _library().bpf_prog_query(target, attach_type, 0, None, None, ctypes.byref(count)),
         f"device #{target}",
     )
     return count.value
+
+
+_BPF_FLOW_DISSECTOR = 17
+
+
+def dissects_flows(namespace: int) -> bool:
+    """Whether a BPF program takes packets apart in the network namespace behind a descriptor; one
+    of the initial namespace does it for all. Raises OSError, EINVAL before Linux 4.20."""
+    return attached_programs(namespace, _BPF_FLOW_DISSECTOR) > 0
 
 
 def next_link(number: int) -> int | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import counters, journal, libbpf, losses, netns, places
@@ -92,26 +94,28 @@ def attach(
     instance = Instance()
     sweep(instance.nsid)
     with ExitStack() as until_ended:
-        with instance.changing(), Kernel() as kernel:
+        with _ended_by_exception(), instance.changing(), Kernel() as kernel:
             links = check_interfaces(kernel.links(), instance.program_ids(), names)
             fresh, generation = not instance.present(), new_generation()
-            fresh_version = not instance.directory.is_dir()
+            fresh_version, done = not instance.directory.is_dir(), False
             monitor = until_ended.enter_context(kernel.monitor())
+            attempt = _Attempt(instance, kernel, monitor, links, wishes or Wishes(), generation)
             try:
-                mirror, result = _start(
-                    instance, kernel, monitor, links, wishes or Wishes(), generation
-                )
-                if not foreground:
-                    _fork_agent(instance, mirror, monitor, namespace)
+                mirror = _prepare(attempt)
+                with _undisturbed():
+                    result = _switch(attempt, mirror)
+                    if not foreground:
+                        _fork_agent(instance, mirror, monitor, namespace)
+                        done = True
             except BaseException:
-                if fresh:
-                    _tear_down(instance, kernel)
-                else:
-                    instance.unstage()
-                    instance.forget_generation(generation)
-                    if fresh_version:
-                        instance.forget_version()
-                    _resume(instance, kernel, monitor, namespace)
+                if done:
+                    raise  # told to end when all was done
+                with _undisturbed():
+                    if fresh:
+                        _tear_down(instance, kernel)
+                    else:
+                        _undo(attempt, fresh_version)
+                        _resume(instance, kernel, monitor, namespace)
                 raise
         if foreground:
             foreground(result)
@@ -120,25 +124,72 @@ def attach(
     return result
 
 
-def _start(
-    instance: Instance,
-    kernel: Kernel,
-    monitor: Monitor,
-    links: Sequence[Link],
-    wishes: Wishes,
-    generation: str,
-) -> tuple[Mirror, Attached]:
-    """Bring the data path up, taking over from an earlier one if there is one."""
+class _Attempt(NamedTuple):
+    """What one `attach` works with."""
+
+    instance: Instance
+    kernel: Kernel
+    monitor: Monitor
+    links: Sequence[Link]
+    wishes: Wishes
+    generation: str
+
+
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as SIGINT does, so that what it has begun is undone. A
+    SIGHUP that is ignored, as under nohup(1), stays so."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    defaults = [n for n in _ENDING if signal.getsignal(n) == signal.SIG_DFL]
+    for number in defaults:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in defaults:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would end the command waits until this is through: a switch is never left half done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _undo(attempt: _Attempt, fresh_version: bool) -> None:
+    """An upgrade failed: what runs on the interfaces stays, and nothing else."""
+    instance, generation = attempt.instance, attempt.generation
+    running = {link.xdp_prog_id for link in attempt.kernel.links().values()}
+    if instance.program_id(generation) in running:  # the new program is there already
+        instance.remove_other_versions(generation)
+        with suppress(FileNotFoundError):
+            instance.commit()
+        return
+    instance.unstage()
+    instance.forget_generation(generation)
+    if fresh_version:
+        instance.forget_version()
+
+
+def _prepare(attempt: _Attempt) -> Mirror:
+    """All that can be done before an earlier agent is disturbed: build, and read the kernel."""
+    instance, kernel, _, links, wishes, generation = attempt
     instance.prepare()
     options = wishes.options(instance.options())
     ours = {link.ifindex for link in links}
     with ExitStack() as builds:
         build = Build(instance.directory, generation)
         builds.callback(build.abandon)
-        # what takes time, while the compiler runs
-        from .agent import EVERYTHING
-        from .notes import notes
-
         mirror = _new_mirror(instance, kernel, generation, options)
         builds.callback(mirror.abandon)
         mirror.begin()
@@ -146,6 +197,16 @@ def _start(
         instance.save_layout(build.result())
         mirror.complete()
     instance.stage(options, wishes.wanted(instance.wanted(), links))
+    return mirror
+
+
+def _switch(attempt: _Attempt, mirror: Mirror) -> Attached:
+    """Bring the data path up, taking over from an earlier one if there is one."""
+    from .agent import EVERYTHING
+    from .notes import notes
+
+    instance, kernel, monitor, links, wishes, generation = attempt
+    ours = {link.ifindex for link in links}
     instance.stop_agent()
     if monitor.drain():
         mirror.pull(EVERYTHING)  # building took its time
@@ -176,7 +237,7 @@ def _start(
             f"the host's {BPFFS}, as by `xdpecmp -n NETNS`"
         )
     result.notes += notes(mirror)
-    return mirror, result
+    return result
 
 
 def _carry_counters(instance: Instance) -> None:
@@ -279,6 +340,7 @@ def _last_words(instance: Instance) -> str:
 def _become_daemon(keep: Collection[int]) -> None:
     """Let go of the caller's terminal, pipes and folder, and run before what can wait."""
     os.chdir("/")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
     with suppress(OSError):  # where sessions share the CPU evenly (sched(7), autogroup)
         Path("/proc/self/autogroup").write_text(str(NICE))

@@ -242,8 +242,8 @@ class Link:
     elsewhere: tuple[Upper, ...] = ()
     """What stands on it in other network namespaces, as far as they can be looked at."""
 
-    has_address4: bool = False
-    """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
+    addresses4: frozenset[bytes] = frozenset()
+    """Its packed IPv4 addresses, whether routes lead to them or not."""
 
     segments_all: bool = True
     """Whether it has all offloads that merged and unfinished packets can ask of it: it finishes
@@ -262,6 +262,11 @@ class Link:
 
     has_local_ports: bool = False
     """Whether veths or taps are among what is enslaved to it."""
+
+    @property
+    def has_address4(self) -> bool:
+        """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
+        return bool(self.addresses4)
 
     @property
     def leaves_checksums(self) -> bool:
@@ -340,6 +345,9 @@ class Settings:
     ip_forward_use_pmtu: bool = False
     proxy_ndp: bool = False
     """net.ipv6.conf.all.proxy_ndp."""
+    flow_dissector: bool = False
+    """Whether a BPF program takes packets apart in the kernel's stead
+    (BPF_PROG_TYPE_FLOW_DISSECTOR): all hash policies but 0 go by what it finds."""
     ipsec: bool = False
     """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
     `ip xfrm policy getdefault`)."""

@@ -245,6 +245,9 @@ def _create(path: Path, text: str) -> None:
     try:
         with os.fdopen(fd, "w") as file:
             file.write(text)
+    except OSError as error:
+        os.unlink(path)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         os.unlink(path)
         raise

@@ -222,7 +222,9 @@ class World:
                 vlan_id=vid,
             )
         if name == "in":
-            link = replace(link, xdp_prog_id=1, xdp_mode="native", has_address4=True)
+            link = replace(
+                link, xdp_prog_id=1, xdp_mode="native", addresses4=frozenset({bytes([10, 9, 9, 9])})
+            )
         if name == "small":
             link = replace(link, mtu=SMALL_MTU)
         if name == "deaf":

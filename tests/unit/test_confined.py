@@ -197,7 +197,7 @@ def test_features_that_cannot_be_read_are_what_they_were(monkeypatch: pytest.Mon
         raise KernelRefused("XDP features: Out of memory", 12)
 
     monkeypatch.setattr(ethtool, "features", lambda *_: ethtool.Features())
-    monkeypatch.setattr(addresses, "read_devices_with_address4", lambda _: set())
+    monkeypatch.setattr(addresses, "read_addresses4", lambda _: {})
     monkeypatch.setattr(elsewhere, "_others", lambda _: [])
     made._lookout = elsewhere.Lookout(-1)
     monkeypatch.setattr(features, "read_transmits", refuse)

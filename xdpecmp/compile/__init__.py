@@ -23,6 +23,7 @@ from .config import (
     compile_config,
     local4_filter,
     needs_walk,
+    own_addresses4,
     stop_at_firewall,
 )
 from .firewall import Findings, bearing, guarded
@@ -105,6 +106,12 @@ def compile_tables(
     targets.changes.update(hosts)
     learned = {Prefix(address, 8 * len(address)) for address in snapshot.settings.learned}
     targets.changes.update(dict.fromkeys(learned, int(Reason.LEARNED)))
+    own = own_addresses4(snapshot)
+    targets.changes.update(
+        (prefix, int(Reason.ROUTE_LOCAL))
+        for prefix in (Prefix(address, 32) for address in own)
+        if targets.lookup(prefix) != int(Reason.ROUTE_LOCAL)
+    )
     nexthops = resolver.nexthops.union(hosts.values())
     ingress = compile_ingress(snapshot, attached)
     interfaces = ingress.interfaces

@@ -57,12 +57,12 @@ def compile_config(
         own_seed=settings.seed is None and seed is not None,
         pass4=pass4,
         pass6=pass6,
-        pass_multipath4=_multipath_reason(seed, settings.policy4, deep),
-        pass_multipath6=_multipath_reason(seed, settings.policy6, deep),
+        pass_multipath4=_multipath_reason(settings, seed, settings.policy4, deep),
+        pass_multipath6=_multipath_reason(settings, seed, settings.policy6, deep),
         # IPv4's policy 0 hashes addresses alone, IPv6's the fragment header's number too
         pass_fragments4=settings.defragments4 and settings.policy4 != 0,
         pass_fragments6=settings.defragments6,
-        local4=None if custom_local else suspect,
+        local4=None if custom_local else suspect | own_addresses4(snapshot),
         follow_label=options.flow_label == FOLLOW,
     )
     # half a route table would send packets by a shorter prefix: rather pass the whole family
@@ -82,10 +82,17 @@ def stop_at_firewall(config: Config, findings: Findings) -> Config:
     return config
 
 
-def _multipath_reason(seed: int | None, policy: int, deep: bool) -> int:
-    if policy not in SIMPLE_POLICIES | (DEEP_POLICIES if deep else set()):
+def _multipath_reason(settings: Settings, seed: int | None, policy: int, deep: bool) -> int:
+    known = SIMPLE_POLICIES | (DEEP_POLICIES if deep else set())
+    if policy not in known or (settings.flow_dissector and policy != 0):
         return int(Reason.POLICY_UNSUPPORTED)
     return int(Reason.SEED_UNKNOWN if seed is None else Reason.FORWARDED)
+
+
+def own_addresses4(snapshot: Snapshot) -> frozenset[bytes]:
+    """This host's IPv4 addresses. Linux refuses them as sources even where their local route has
+    been deleted: inet_lookup_ifaddr_rcu()."""
+    return frozenset[bytes]().union(*(link.addresses4 for link in snapshot.links.values()))
 
 
 def is_local4(route: Route) -> bool:

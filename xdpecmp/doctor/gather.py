@@ -119,6 +119,7 @@ def _disagreement(kernel: Kernel, tables: Tables) -> Prefix | None:
 
 def _running(kernel: Kernel, unseen: list[str]) -> Running:
     instance = Instance()
+    programs: frozenset[int] = frozenset()
     try:
         programs = frozenset(instance.program_ids())
         if not instance.present():

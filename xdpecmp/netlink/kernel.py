@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from .. import libbpf
 from ..errors import XdpecmpError
 from ..model import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
 from ..nexthoptable import NexthopTable
@@ -102,8 +103,9 @@ class Kernel:
             self._known_links,
         )
         self._known_links = set(found)
-        for ifindex in addresses.read_devices_with_address4(self._route) & found.keys():
-            found[ifindex] = replace(found[ifindex], has_address4=True)
+        for ifindex, held in addresses.read_addresses4(self._route).items():
+            if ifindex in found:
+                found[ifindex] = replace(found[ifindex], addresses4=held)
         there = self._lookout.look()
         for link in list(found.values()):
             end = found.get(link.peer_index)
@@ -174,7 +176,23 @@ class Kernel:
         with inside(self._namespace):
             settings = self._learned.remember(sysctl.read_settings(links))
             learned = self._learned.read()
-        return replace(settings, learned=learned, ipsec=xfrm.read_has_a_say(self._xfrm))
+        return replace(
+            settings,
+            learned=learned,
+            flow_dissector=self._dissects_flows(),
+            ipsec=xfrm.read_has_a_say(self._xfrm),
+        )
+
+    def _dissects_flows(self) -> bool:
+        """Whether a BPF flow dissector is attached here, or to the initial namespace."""
+        with suppress(
+            OSError
+        ):  # before Linux 4.20, or without privileges: then nothing is attached
+            if libbpf.dissects_flows(self._namespace):
+                return True
+            with open("/proc/1/ns/net", "rb") as first:
+                return libbpf.dissects_flows(first.fileno())
+        return False
 
     def glance(self, interfaces: tuple[str, ...]) -> bool:
         """Whether something has changed of which there is no event, so that `settings` should be

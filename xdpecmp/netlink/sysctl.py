@@ -103,12 +103,12 @@ _WATCHED = (
 _WATCHED_INTERFACE = (
     "ipv4/conf/{}/send_redirects",
     "ipv6/conf/{}/mtu",
+    "ipv6/conf/{}/disable_ipv6",
 )
-"""Likewise of an interface. Of the others RTM_NEWNETCONF tells, and addresses come and go with
-disable_ipv6."""
+"""Likewise of an interface. Of the others RTM_NEWNETCONF tells."""
 
 _MOST_INTERFACES = 60
-_FILES_AT_ONCE = 12
+_FILES_AT_ONCE = 18
 
 
 class Watch:

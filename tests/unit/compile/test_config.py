@@ -34,7 +34,9 @@ def test_loose_is_strict_without_an_address(with_address: bool, expected: int) -
     """__fib_validate_source() asks for an address (`no_addr`); a local route is none."""
     local = route("10.1.0.1/32", hop(""), table=LOCAL, kind=RouteKind.LOCAL, protocol=2)
     settings = Settings(seed=1, interfaces={2: InterfaceSettings(rp_filter=2)})
-    known = links(replace(links()[2], has_address4=with_address))
+    known = links(
+        replace(links()[2], addresses4=frozenset([bytes([10, 0, 0, 1])] if with_address else []))
+    )
     for routes in ((), (local,)):
         tables = compile_tables(snapshot(*routes, links=known, settings=settings), {2})
         assert tables.interfaces[2].rp_filter == expected

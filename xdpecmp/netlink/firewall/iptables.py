@@ -35,8 +35,6 @@ _VERDICT = struct.Struct("=i")
 _ACCEPT = -2
 """-NF_ACCEPT - 1."""
 _WAY = {0: "PREROUTING", 2: "FORWARD", 4: "POSTROUTING"}
-_SMALL = 8192
-"""Bytes of a table that are cheap to look at often."""
 
 
 class Family(NamedTuple):
@@ -88,9 +86,7 @@ class Table:
         return self._entries
 
     def fingerprint(self) -> bytes:
-        """Changes when rules come or go; when a policy changes, if the table is small."""
-        if self._size > _SMALL:
-            return self.info
+        """Changes when rules come or go, and when a policy changes."""
         verdicts = (self._verdict(self._policies[hook]) for hook in _WAY if self._hooks & 1 << hook)
         return self.info + bytes(str(list(verdicts)), "ascii")
 

@@ -15,7 +15,7 @@ from ..namespace import inside
 from . import hooks, iptables, nftables, others, traffic
 from .message import NETLINK_NETFILTER, NFPROTO_IPV4, NFPROTO_IPV6
 
-_PROBES_A_TIME = 16
+_PROBES_A_TIME = 64
 """Of a microsecond or two each."""
 
 
