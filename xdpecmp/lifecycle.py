@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -120,7 +121,7 @@ def attach(
         if foreground:
             foreground(result)
             journal.to_stderr()
-            _run_agent(instance, mirror, monitor, namespace)
+            _run_agent(instance, mirror, monitor, namespace, in_front=True)
     return result
 
 
@@ -169,7 +170,7 @@ def _undisturbed() -> Iterator[None]:
 def _undo(attempt: _Attempt, fresh_version: bool) -> None:
     """An upgrade failed: what runs on the interfaces stays, and nothing else."""
     instance, generation = attempt.instance, attempt.generation
-    running = {link.xdp_prog_id for link in attempt.kernel.links().values()}
+    running = {link.xdp_prog_id for link in attempt.kernel.links().values() if link.xdp_prog_id}
     if instance.program_id(generation) in running:  # the new program is there already
         instance.remove_other_versions(generation)
         with suppress(FileNotFoundError):
@@ -288,6 +289,9 @@ def _resume(instance: Instance, kernel: Kernel, monitor: Monitor, namespace: str
     _fork_agent(instance, mirror, monitor, namespace)
 
 
+_ALONE_SECONDS = 10.0
+"""How often the agent of a namespace without a name looks whether anybody else is there."""
+
 NICE = -10
 """Of the agent: where the machine is busy and it falls behind, more packets take the slow path."""
 
@@ -359,8 +363,10 @@ def _run_agent(
     monitor: Monitor,
     namespace: str | None,
     started: Callable[[], object] = lambda: None,
+    in_front: bool = False,
 ) -> None:
-    """Be the agent. Where the namespace or the last interface goes, so does the instance."""
+    """Be the agent. Where the namespace or the last interface goes, so does the instance.
+    `in_front`: somebody keeps this process, so it is reason enough for its namespace to be."""
     from .agent import Agent
     from .keeper import Keeper
 
@@ -371,8 +377,15 @@ def _run_agent(
         mirror.kernel = kernel
         started()
 
+        look_again = time.monotonic() + _ALONE_SECONDS
+
         def namespace_gone() -> bool:
-            """Whether it has lost its name: then only the agent itself keeps it."""
+            """Whether it has lost its name or, where it had none, all else that was in it: then
+            only the agent itself keeps it."""
+            nonlocal look_again
+            if not names and not in_front and time.monotonic() >= look_again:
+                look_again = time.monotonic() + _ALONE_SECONDS
+                return not netns.is_in_use(instance.nsid)
             still = any(netns.has_name(name, instance.nsid) for name in names)
             return bool(names) and not still and not netns.names(instance.nsid)
 

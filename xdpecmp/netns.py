@@ -1,4 +1,4 @@
-"""Named network namespaces, as `ip netns` keeps them.
+"""Network namespaces: by name, as `ip netns` keeps them, by path, or by a process in them.
 
 Only the network namespace is entered: the mounts stay, and with them the pins in /sys/fs/bpf.
 `ip netns exec` would mount a fresh /sys and hide them.
@@ -22,16 +22,16 @@ _SO_NETNS_COOKIE = 71
 
 
 def enter(name: str) -> None:
-    """Move the calling thread into the namespace of that name. Raises NoSuchNamespace,
-    NotPermitted."""
-    if not name or "/" in name or name in (".", ".."):
+    """Move the calling thread into the namespace of that name or path, or of the process of that
+    number (where nothing is named so). Raises NoSuchNamespace, NotPermitted."""
+    if not name or name in (".", "..") or "\0" in name:
         raise NoSuchNamespace(name)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
-        with (NAMED / name).open() as namespace:
+        with file_of(name).open() as namespace:
             if libc.setns(namespace.fileno(), _CLONE_NEWNET) == 0:
                 return
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NoSuchNamespace(name) from None
     except PermissionError:
         raise NotPermitted(f"entering the network namespace {name}") from None
@@ -39,6 +39,16 @@ def enter(name: str) -> None:
     if errno == EINVAL:  # a plain file: what is left of a namespace whose mount is gone
         raise NoSuchNamespace(name)
     raise NotPermitted(f"entering the network namespace {name} ({os.strerror(errno)})")
+
+
+def file_of(name: str) -> Path:
+    """What stands for the namespace of that name, path or process id."""
+    if "/" in name:
+        return Path(name)
+    named = NAMED / name
+    if not named.exists() and name.isascii() and name.isdecimal():
+        return Path(f"/proc/{name}/ns/net")
+    return named
 
 
 def current_id() -> int:
@@ -71,14 +81,23 @@ def names(nsid: int) -> list[str]:
 
 
 def is_in_use(nsid: int) -> bool:
-    """Whether the namespace has a name, or a process besides this one lives in it."""
-    if names(nsid):
+    """Whether the namespace has a name, something keeps it by a mount (as container engines do), or
+    a process besides this one lives in it."""
+    if names(nsid) or _is_mounted(nsid):
         return True
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with suppress(OSError):
                 if os.stat(f"{entry.path}/ns/net").st_ino == nsid:
                     return True
+    return False
+
+
+def _is_mounted(nsid: int) -> bool:
+    for process in ("self", "1"):
+        with suppress(OSError):
+            if f" net:[{nsid}] " in Path(f"/proc/{process}/mountinfo").read_text():
+                return True
     return False
 
 

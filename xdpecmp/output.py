@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from . import netns as namespaces
 from .tables import LOOK_AHEAD, Columns, lines
 
 if TYPE_CHECKING:
@@ -77,4 +80,33 @@ def is_terminal() -> bool:
 
 def note(text: str) -> None:
     """Something the user should know, on stderr."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {placed(text)}", file=sys.stderr)
+
+
+_namespace = _ip = ""
+
+
+def work_in(netns: str) -> None:
+    """Commands that are named from now on are for that network namespace, as `-n NETNS` said."""
+    global _namespace, _ip
+    _namespace = shlex.quote(netns)
+    path = str(namespaces.file_of(netns))
+    is_named = "/" not in netns and path == str(namespaces.NAMED / netns)  # as ip(8) has it
+    _ip = f"ip -n {_namespace} " if is_named else f"nsenter --net={shlex.quote(path)} ip "
+
+
+_OURS = re.compile(
+    r"\bxdpecmp (?=(?:attach|detach|status|routes|weights|stats|explain|verify|doctor)\b)"
+)
+_IP = re.compile(
+    r"\bip (?=(?:-(?:6|br|d|s) )?(?:link|addr|route|rule|neigh|nexthop|xfrm) "
+    r"(?:show|set|add|del|get))"
+)
+
+
+def placed(text: str) -> str:
+    """With the commands in it so that they do in that namespace what they are to do."""
+    if not _namespace:
+        return text
+    text = _OURS.sub(lambda _: f"xdpecmp -n {_namespace} ", text)
+    return _IP.sub(lambda _: _ip, text)

@@ -7,12 +7,16 @@ everything as it was: no program, no pin, no process.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from tests.net.command import AS_NOBODY, ROOT, command
+from tests.capabilities import PATIENCE
+from tests.net.command import AS_NOBODY, COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
 from tests.netns import Namespace, wait_until
@@ -339,3 +343,54 @@ def test_what_fails_half_way_leaves_a_stack_as_it_was(stack: Small, held: Sequen
     stack.run("attach", *STACK, "--mode", "native", status=2)
     assert (programs(stack), modes(stack)) == before
     assert stack.status()["agent_pid"]
+
+
+@pytest.mark.parametrize("by", ["name", "path", "process"])
+def test_a_namespace_by_name_path_or_process(detached: Small, by: str) -> None:
+    """Advice is for that namespace, too."""
+    with subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{detached.ns.name}", "cat"], stdin=subprocess.PIPE
+    ) as lives_there:
+        place = {
+            "name": detached.ns.name,
+            "path": f"/run/netns/{detached.ns.name}",
+            "process": str(lives_there.pid),
+        }[by]
+        prefix = {
+            "name": f"ip -n {place} ",
+            "path": f"nsenter --net={place} ip ",
+            "process": f"nsenter --net=/proc/{place}/ns/net ip ",
+        }[by]
+        wait_until(
+            lambda: (
+                Path(f"/proc/{lives_there.pid}/ns/net").stat().st_ino
+                == Path(f"/run/netns/{detached.ns.name}").stat().st_ino
+            ),
+            "it is there",
+        )
+        done = command("-n", place, "attach", "nosuch", as_typed=True)
+        assert done.stderr == (f"xdpecmp: no network device nosuch; list them: {prefix}link show\n")
+        done = command("-n", place, "status", as_typed=True)
+        assert done.stderr.endswith(f"attach it: xdpecmp -n {place} attach IFACE\n")
+        lives_there.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("delay", [0.1, 0.3, 0.35, 0.4])
+def test_told_to_end_during_an_upgrade(detached: Small, number: int, delay: float) -> None:
+    """Whenever that is: afterwards either program runs, it is ours, and an agent follows."""
+    detached.attach("in0")
+    name = detached.ns.name
+    with subprocess.Popen([*COMMAND, "-n", name, "attach", "in0"], stderr=subprocess.PIPE) as run:
+        try:
+            run.wait(delay)
+        except subprocess.TimeoutExpired:
+            run.send_signal(number)
+        # before it began, and once it was done, the signal ends it as it ends anything
+        assert run.wait(30 * PATIENCE) in (0, 130, -number)
+    status = detached.json("status")
+    assert [row["ifname"] for row in status["interfaces"]] == ["in0"]
+    assert status["agent_pid"]
+    detached.run("attach", "in0")
+    detached.run("detach", "--all")
+    assert detached.remains() == ["XDP program on foreign"]

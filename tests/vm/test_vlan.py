@@ -46,7 +46,9 @@ class Tagged(Anycast):
         for namespace, end in ((far, far_name), (self.ns, name)):
             lower = f"{end}-nic"
             offloads = "rxvlan off txvlan off rx-vlan-stag-hw-parse off tx-vlan-stag-hw-insert off"
-            namespace.run("ethtool", "-K", lower, *offloads.split(), "tx", "off")
+            namespace.run("ethtool", "-K", lower, *offloads.split())
+            if namespace is far:  # what leaves by the router's end may be merged in generic mode
+                namespace.run("ethtool", "-K", lower, "tx", "off")
             for number, (protocol, vlan) in enumerate(self._tags[name], 1):
                 upper = end if number == len(self._tags[name]) else f"{end}-{number}"
                 kind = f"type vlan protocol {protocol} id {vlan}"

@@ -17,6 +17,7 @@ from errno import ENOSPC
 import click
 
 from .. import netns as namespaces
+from .. import output
 from ..errors import NotPermitted, XdpecmpError, what_failed
 
 COMMANDS = (
@@ -54,7 +55,12 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-n", "--netns", metavar="NETNS", help="Work in this network namespace, as ip -n.")
+@click.option(
+    "-n",
+    "--netns",
+    metavar="NETNS",
+    help="Work in this network namespace: a name as for ip -n, a path or a process id.",
+)
 @click.version_option(package_name="xdpecmp")
 @click.pass_context
 def cli(context: click.Context, netns: str | None) -> None:
@@ -62,6 +68,7 @@ def cli(context: click.Context, netns: str | None) -> None:
     context.obj = netns
     if netns is not None:
         namespaces.enter(netns)
+        output.work_in(netns)
 
 
 def main() -> None:
@@ -116,7 +123,7 @@ def _fail(message: str, hint: str = "") -> None:
     """One line on stderr, exit status 2."""
     if os.environ.get("XDPECMP_DEBUG"):
         raise  # what is being handled
-    line = f"xdpecmp: {_plain(message)}" + (f"; {_plain(hint)}" if hint else "")
+    line = f"xdpecmp: {_plain(message)}" + (f"; {_plain(output.placed(hint))}" if hint else "")
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
     sys.exit(2)

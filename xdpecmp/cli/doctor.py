@@ -55,4 +55,4 @@ def _lines(findings: Sequence[Finding], width: int | None) -> Iterator[str]:
         yield verdict + text[0]
         yield from (" " * _MARGIN + more for more in text[1:])
         if finding.fix:
-            yield " " * _MARGIN + output.styled(f"→ {finding.fix}", "36")
+            yield " " * _MARGIN + output.styled(f"→ {output.placed(finding.fix)}", "36")

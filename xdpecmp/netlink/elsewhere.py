@@ -215,7 +215,11 @@ def _refers(
             links[link.ifindex] = link
             referring.append((link, *foreign_lower(message)))
     for link, namespace, ifindex in referring:
-        if namespace != number:
+        # an ipvtap does not say in which namespace its lower device is: there is none of that
+        # number here, so it may be ours
+        if namespace is None and link.lower and link.lower not in links:
+            ifindex = link.lower
+        elif namespace != number:
             continue
         if link.kind == "veth":
             peers[ifindex] = peer_of(links, link, features(control, link.name), place.path)
