@@ -377,17 +377,19 @@ def _run_agent(
         mirror.kernel = kernel
         started()
 
-        look_again = time.monotonic() + _ALONE_SECONDS
+        look_again, alone = time.monotonic() + _ALONE_SECONDS, False
 
         def namespace_gone() -> bool:
             """Whether it has lost its name or, where it had none, all else that was in it: then
             only the agent itself keeps it."""
-            nonlocal look_again
-            if not names and not in_front and time.monotonic() >= look_again:
-                look_again = time.monotonic() + _ALONE_SECONDS
-                return not netns.is_in_use(instance.nsid)
+            nonlocal look_again, alone
+            if not names:
+                if not in_front and time.monotonic() >= look_again:
+                    look_again = time.monotonic() + _ALONE_SECONDS
+                    alone = not netns.is_in_use(instance.nsid)
+                return alone
             still = any(netns.has_name(name, instance.nsid) for name in names)
-            return bool(names) and not still and not netns.names(instance.nsid)
+            return not still and not netns.names(instance.nsid)
 
         keeper = Keeper(instance, kernel)
 

@@ -125,6 +125,15 @@ def test_after_a_pause_nothing_goes_the_old_way(net: Anycast, load: Load) -> Non
     assert load.lost == 0
 
 
+def test_an_upgrade_while_it_stands_still(net: Anycast) -> None:
+    """It is told to end, and to go on so that it can."""
+    agent = net.instance.agent_pid()
+    assert agent is not None
+    os.kill(agent, signal.SIGSTOP)
+    net.attach("c0")
+    assert net.instance.agent_pid() not in (None, agent)
+
+
 def test_a_sysctl_that_changed_during_a_pause(net: Anycast, load: Load) -> None:
     """Of which there is no event: no packet is hashed by the old seed."""
     with stopped(net):

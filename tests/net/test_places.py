@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.capabilities import PATIENCE
 from tests.net.command import COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
@@ -210,6 +211,12 @@ def test_nor_does_doctor_pin_anything_there(small: Small) -> None:
     assert (status, stderr) == (1, "")
 
 
+def test_what_somebody_has_taken_is_a_finding_of_doctors(small: Small) -> None:
+    prepare = f"install -d -o {NOBODY} /sys/fs/bpf/xdpecmp"
+    status, stderr = on_another_host(small, prepare, "doctor", "in0")
+    assert (status, stderr) == (1, "")
+
+
 # --- a namespace's number is used again ----------------------------------------------------------
 
 
@@ -246,3 +253,27 @@ def test_leftovers_of_namespaces_that_are_gone_are_swept(small: Small) -> None:
     assert not (BPFFS / "xdpecmp" / str(nsid)).exists()
     assert not (RUN / str(nsid)).exists()
     assert small.json("status")["agent_pid"]
+
+
+# --- a namespace that has no name ----------------------------------------------------------------
+
+
+def test_an_agent_alone_does_not_keep_its_namespace() -> None:
+    """Nobody else could get into it, nor would its pins ever go."""
+    script = (
+        "ip link add a0 type veth peer name a1; ip link set a0 up; ip link set a1 up; "
+        f"{' '.join(COMMAND)} attach a0 && {' '.join(COMMAND)} status -j"
+    )
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60 * PATIENCE,
+    )
+    agent = os.pidfd_open(json.loads(done.stdout)["agent_pid"])
+    try:
+        wait_until(lambda: has_ended(agent), "the agent gone", 6 * DEADLINE)
+    finally:
+        os.close(agent)

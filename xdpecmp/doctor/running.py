@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import losses
+from ..places import Untrusted
 from .facts import Facts
 from .finding import Finding, note, ok, problem
 
@@ -14,7 +15,10 @@ def check_running(facts: Facts) -> Iterator[Finding]:
     """The agent and its lease, and whose version runs."""
     running = facts.running
     if running.error:
-        yield note("instance", running.error.message, running.error.hint)
+        if isinstance(running.error, Untrusted):  # `attach` would be refused, too
+            yield problem("instance", running.error.message, running.error.hint)
+        else:
+            yield note("instance", running.error.message, running.error.hint)
     status = running.status
     if status is None:
         if running.seen and not running.error:

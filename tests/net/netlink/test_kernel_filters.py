@@ -85,6 +85,18 @@ def test_filters_that_change_without_an_event(namespace: Namespace, kernel: Kern
     assert kernel.filters_changed()
 
 
+def test_a_policy_of_a_large_table(namespace: Namespace, kernel: Kernel) -> None:
+    """Of which only the policy changes: neither the number of rules nor their size."""
+    rules = [f"-A INPUT -s 10.9.{number // 256}.{number % 256} -j DROP" for number in range(400)]
+    table = ["*filter", ":INPUT ACCEPT", ":FORWARD ACCEPT", ":OUTPUT ACCEPT", *rules, "COMMIT", ""]
+    namespace.run("iptables-legacy-restore", input="\n".join(table))
+    assert read(kernel) == Filters()
+    assert not kernel.filters_changed()
+    namespace.run("iptables-legacy", "-P", "FORWARD", "DROP")
+    assert kernel.filters_changed()
+    assert read(kernel) != Filters()
+
+
 def test_who_has_not_read_knows_nothing(kernel: Kernel) -> None:
     assert kernel.filters_changed()
 

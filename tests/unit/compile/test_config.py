@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.compile.values import LOCAL, QINQ, SERVICE, VIA1, VLAN, hop, links, route, snapshot
 from xdpecmp.abi import CAPACITY, INTERFACE_FLAGS, Reason
 from xdpecmp.compile import VlanKey, compile_tables, local4_filter
-from xdpecmp.model import InterfaceSettings, RouteKind, Settings
+from xdpecmp.model import InterfaceSettings, Prefix, RouteKind, Settings
 
 
 def test_vlans_over_our_interfaces_are_ingresses() -> None:
@@ -74,6 +74,15 @@ def test_an_interface_that_strips_tags_is_no_ingress() -> None:
         ({"settings": Settings(seed=1, proxy_ndp=True)}, "pass4", Reason.FORWARDED),
         ({"settings": Settings(seed=1, ipsec=True)}, "pass4", Reason.IPSEC),
         ({"settings": Settings(seed=1, ipsec=True)}, "pass6", Reason.IPSEC),
+        # a BPF flow dissector finds what all policies but 0 hash
+        (
+            {"settings": Settings(seed=1, policy4=1, flow_dissector=True)},
+            *("pass_multipath4", Reason.POLICY_UNSUPPORTED),
+        ),
+        (
+            {"settings": Settings(seed=1, policy6=1, flow_dissector=True)},
+            *("pass_multipath4", Reason.FORWARDED),
+        ),
         ({"settings": Settings(seed=None)}, "pass_multipath4", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=None)}, "pass_multipath6", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=1)}, "pass_multipath4", Reason.FORWARDED),
@@ -124,3 +133,12 @@ def test_the_bloom_filter_never_misses(own: set[bytes], other: bytes) -> None:
     assert all(hit(address) for address in own)
     assert local4_filter(None) == [2**64 - 1] * len(words)
     assert own or not hit(other)
+
+
+def test_an_own_address_without_a_local_route_is_no_source() -> None:
+    """Linux looks for the address: inet_lookup_ifaddr_rcu()."""
+    address = bytes([203, 0, 113, 1])
+    known = links(replace(links()[2], addresses4=frozenset({address})))
+    tables = compile_tables(snapshot(links=known), {2})
+    assert tables.config.local4 == {address}
+    assert tables.routes.get(Prefix(address, 32)) == Reason.ROUTE_LOCAL
