@@ -43,6 +43,7 @@ from xdpecmp.model import (
     Prefix,
     RouteKind,
 )
+from xdpecmp.places import Untrusted
 
 
 def test_all_is_well() -> None:
@@ -157,6 +158,10 @@ CASES = {
             )
         ),
         *("note", "losses", "1,234 packets forwarded to it were not sent", "ethtool -S eth2"),
+    ),
+    "somebody else's folder": Case(
+        run(running=Running(error=Untrusted("/run/xdpecmp is not root's", "look"))),
+        *("problem", "instance", "is not root's", "look"),
     ),
     # the namespace
     "no seed": Case(
