@@ -294,8 +294,21 @@ def _index(
     if len(fitting) == 1:
         return fitting[0]
     known = ", ".join(_describe(path.nexthop, links) for path in route.paths)
-    problem = "is ambiguous: add %DEV" if fitting else "is not a next hop"
-    raise RouteNotFound(f"{selector} {problem} of {route.prefix}", f"its next hops: {known}")
+    devices = {route.paths[i].nexthop.ifindex for i in fitting}
+    if len(devices) == 1:
+        raise RouteNotWeighable(
+            f"{selector} stands in {route.prefix} {len(fitting)} times, so its weights cannot be "
+            "told apart",
+            "make them one: ip route replace",
+        )
+    if fitting:
+        raise RouteNotFound(
+            f"{selector} is ambiguous: {route.prefix} has it {len(fitting)} times",
+            f"add %DEV: its next hops are {known}",
+        )
+    raise RouteNotFound(
+        f"{selector} is not a next hop of {route.prefix}", f"its next hops: {known}"
+    )
 
 
 def _name(links: Mapping[int, Link], ifindex: int) -> str:

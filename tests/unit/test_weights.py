@@ -29,6 +29,7 @@ def route(*paths: Path, kind: RouteKind = RouteKind.UNICAST, metric: int = 0) ->
 
 
 TWO = route(Path(hop("10.0.0.1"), 1), Path(hop("10.0.0.2"), 2))
+TWICE = route(Path(hop("10.0.0.1")), Path(hop("10.0.0.1"), 2), Path(hop("10.0.0.2")))
 LINK_LOCAL = route(Path(hop("fe80::1", 2)), Path(hop("fe80::1", 3)), Path(hop("", 3)))
 
 
@@ -58,6 +59,7 @@ def test_the_path_that_is_meant(
         (TWO, {"10.0.0.3": 1}, RouteNotFound, "not a next hop"),
         (TWO, {"10.0.0.1%eth1": 1}, RouteNotFound, "not a next hop"),
         (LINK_LOCAL, {"fe80::1": 1}, RouteNotFound, "ambiguous"),
+        (TWICE, {"10.0.0.1": 3}, RouteNotWeighable, "2 times, so its weights"),
         (TWO, {"10.0.0.1": 3, "10.0.0.1%eth0": 5}, RouteNotWeighable, "same next hop"),
         (TWO, {"10.0.0.1": 0}, RouteNotWeighable, "outside 1 to 256"),
         (TWO, {"10.0.0.1": 257}, RouteNotWeighable, "outside 1 to 256"),
