@@ -22,6 +22,7 @@ from .errors import DumpInterrupted, XdpecmpError
 from .lease import Lease
 from .mirror import Mirror
 from .netlink import ANYWHERE, Changes, Monitor
+from .signals import ENDING
 
 log = logging.getLogger("xdpecmp.agent")
 
@@ -133,7 +134,7 @@ class Agent:
             signal.signal(number, self._stop)
         signal.set_wakeup_fd(self._wake_write)
         # blocked by `attach`, until there is somebody to heed them
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         poll = select.poll()
         poll.register(self._monitor, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)

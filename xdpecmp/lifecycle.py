@@ -13,11 +13,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import counters, journal, libbpf, losses, netns, places
@@ -40,6 +39,7 @@ from .model import Link
 from .netlink import Changes, Kernel, Monitor
 from .options import Options, Wanted
 from .program import Build, Variant, new_generation
+from .signals import ended_by_exception, undisturbed
 
 if TYPE_CHECKING:
     from .mirror import Mirror
@@ -95,7 +95,7 @@ def attach(
     instance = Instance()
     sweep(instance.nsid)
     with ExitStack() as until_ended:
-        with _ended_by_exception(), instance.changing(), Kernel() as kernel:
+        with ended_by_exception(), instance.changing(), Kernel() as kernel:
             links = check_interfaces(kernel.links(), instance.program_ids(), names)
             fresh, generation = not instance.present(), new_generation()
             fresh_version, done = not instance.directory.is_dir(), False
@@ -103,7 +103,7 @@ def attach(
             attempt = _Attempt(instance, kernel, monitor, links, wishes or Wishes(), generation)
             try:
                 mirror = _prepare(attempt)
-                with _undisturbed():
+                with undisturbed():
                     result = _switch(attempt, mirror)
                     if not foreground:
                         _fork_agent(instance, mirror, monitor, namespace)
@@ -111,7 +111,7 @@ def attach(
             except BaseException:
                 if done:
                     raise  # told to end when all was done
-                with _undisturbed():
+                with undisturbed():
                     if fresh:
                         _tear_down(instance, kernel)
                     else:
@@ -134,37 +134,6 @@ class _Attempt(NamedTuple):
     links: Sequence[Link]
     wishes: Wishes
     generation: str
-
-
-_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-
-
-@contextmanager
-def _ended_by_exception() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as SIGINT does, so that what it has begun is undone. A
-    SIGHUP that is ignored, as under nohup(1), stays so."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    defaults = [n for n in _ENDING if signal.getsignal(n) == signal.SIG_DFL]
-    for number in defaults:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in defaults:
-            signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """What would end the command waits until this is through: a switch is never left half done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _undo(attempt: _Attempt, fresh_version: bool) -> None:
