@@ -40,6 +40,9 @@ _PROC = Path("/proc")
 _HARMLESS = frozenset({"vlan", "veth"})
 """A VLAN device takes what nobody forwards here: a tag that this namespace does not know."""
 
+_SAY_NO_NAMESPACE = frozenset({"ipvtap"})
+"""Kinds that tell the number of the device below, and not in which namespace that is."""
+
 SHARE = 10
 """No more than this part of the time is spent on looking everywhere, after events."""
 SOON = 0.005
@@ -215,10 +218,8 @@ def _refers(
             links[link.ifindex] = link
             referring.append((link, *foreign_lower(message)))
     for link, namespace, ifindex in referring:
-        # an ipvtap does not say in which namespace its lower device is: there is none of that
-        # number here, so it may be ours
-        if namespace is None and link.lower and link.lower not in links:
-            ifindex = link.lower
+        if link.kind in _SAY_NO_NAMESPACE and not _stands_here(links, link):
+            ifindex = link.lower  # of a device in some other namespace, which may be ours
         elif namespace != number:
             continue
         if link.kind == "veth":
@@ -227,6 +228,12 @@ def _refers(
             upper = Upper(link.name, link.kind, link.mode, link.mac, place.text)
             uppers[ifindex] = (*uppers.get(ifindex, ()), upper)
     return Elsewhere(uppers, peers)
+
+
+def _stands_here(links: Mapping[int, Link], link: Link) -> bool:
+    """Whether it is on a device of its own namespace, whose address it has."""
+    below = links.get(link.lower)
+    return below is not None and below.mac == link.mac
 
 
 def peer_of(links: Mapping[int, Link], end: Link, has: Features, path: str = "") -> Peer:
