@@ -24,6 +24,8 @@ from .netlink import Kernel
 
 log = logging.getLogger("xdpecmp.agent")
 
+REST_SECONDS = 0.3
+"""For a next hop that was deleted."""
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 MOST_FAILURES = 32
@@ -73,6 +75,11 @@ class Keeper:
             failures += 1
             if failures == MOST_FAILURES:
                 break
+
+    def gone(self, gateway: NextHop) -> None:
+        """Somebody has deleted it: let it be for a moment, or `ip neigh flush`, which goes on until
+        none is left, is never through. Packets that pass have Linux resolve it all the same."""
+        self._failures[gateway] = _Failure(self._now() + REST_SECONDS, FIRST_RETRY_SECONDS / 2)
 
     def forget(self, wanted: Mapping[NextHop, object]) -> None:
         """What is no next hop any more need not be remembered."""

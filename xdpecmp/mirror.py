@@ -410,6 +410,8 @@ class Mirror:
                 before.setdefault(key, was)
             if NextHop(*key) in self.tables.gateways:
                 gateways.add(NextHop(*key))
+                if now is None:
+                    self._keeper.gone(NextHop(*key))
             if now is None:
                 known.pop(key, None)
             else:

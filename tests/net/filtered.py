@@ -40,6 +40,7 @@ class Lab(Anycast):
 
     def _verdict(self, family: int) -> str:
         names = ("FORWARDED", "FIREWALL")
+        self.wait_for_status(behind_s={"4": 0.0, "6": 0.0})
         with self.view() as view:
 
             def counts() -> dict[str, int]:

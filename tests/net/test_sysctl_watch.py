@@ -13,7 +13,7 @@ from tests.net.topology import DEADLINE
 from tests.netns import wait_until
 from xdpecmp import agent as agent_module
 from xdpecmp.netlink import Kernel
-from xdpecmp.netlink.sysctl import _FILES_AT_ONCE, _WATCHED
+from xdpecmp.netlink.sysctl import _FILES_AT_ONCE, _WATCHED, _WATCHED_INTERFACE
 
 pytestmark = pytest.mark.root
 
@@ -82,7 +82,7 @@ def test_of_many_interfaces_some_are_read_each_time(router: Small, kernel: Kerne
         for name in names:
             router.ns.ip(f"link add {name} type veth peer name {name}p")
         kernel.glance(tuple(names))
-        rounds = -(-2 * len(names) // _FILES_AT_ONCE)
+        rounds = -(-len(_WATCHED_INTERFACE) * len(names) // _FILES_AT_ONCE)
         assert rounds > 1
         assert not any(kernel.glance(tuple(names)) for _ in range(rounds))
         router.ns.sysctl("net.ipv4.conf.m19.send_redirects", 0)
