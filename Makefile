@@ -6,7 +6,8 @@ FUZZ_SECONDS ?= 300
 KERNEL ?= 6.1
 VM_TESTS ?= tests/bpf tests/net tests/vm tests/cli
 SMOKE_TESTS := tests/bpf/test_selection.py::test_many_flows tests/net/netlink/test_kernel_xdp.py \
-	tests/vm -k 'not (untagged or same or service or gone)'
+	$(addprefix tests/vm/test_,bond.py delay.py unknown_features.py unknown_seed.py virtio.py vlan.py vrf.py) \
+	-k 'not (untagged or same or service or gone or modes or inactive or beside)'
 
 # sudo clears the environment. No byte code: root would leave it in a user's tree.
 TEST_ENV := PYTHONDONTWRITEBYTECODE=1 \
