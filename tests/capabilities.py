@@ -43,6 +43,7 @@ class Since(Enum):
     BPF_NETFILTER = "BPF programs on netfilter's hooks", (6, 4)
     TCX = "tcx programs", (6, 6)
     LARGE_METADATA = "more than 32 bytes of metadata in a test run", (6, 12)
+    HSR = "hsr devices in Debian's kernels", (6, 12)
     HASH_SEED = "net.ipv4.fib_multipath_hash_seed", (6, 11)
     WIDE_WEIGHTS = "nexthop weights of 16 bits", (6, 12)
     GETROUTE_FLOWLABEL = "RTM_GETROUTE's flow label", (6, 14)

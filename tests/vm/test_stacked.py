@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.capabilities import Since, since
 from tests.net.topology import DEADLINE
 from tests.net.wires import ROUTER, Wires
 from tests.netns import wait_until
@@ -20,6 +21,7 @@ OWNERS = {
     "vrf": "link set c0 master own0",
 }
 PREPARED = {"team": "link add own0 type team", "vrf": "link add own0 type vrf table 9"}
+MARKS = {"hsr": since(Since.HSR)}
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def _check_owned(net: Wires, done: str) -> None:
         assert done in net.run(command, "c0").stderr + net.run("doctor", "c0").stdout
 
 
-@pytest.mark.parametrize("kind", OWNERS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ())) for kind in OWNERS])
 def test_who_owns_the_frames_of_a_nic(net: Wires, kind: str) -> None:
     """Put there while the program runs."""
     require_kind(kind)
