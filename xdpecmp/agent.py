@@ -27,10 +27,13 @@ from .signals import ENDING
 log = logging.getLogger("xdpecmp.agent")
 
 TICK_SECONDS = 1.0
-"""How often what comes without an event (sysctls) is read again."""
+"""How often what comes without an event is looked at."""
 
-GLANCE_SECONDS = 0.12
+GLANCE_SECONDS = 0.5
 """How often it is looked at whether some of it has changed."""
+
+PEEK_SECONDS = 0.1
+"""And how often at what decides which way flows go."""
 
 QUIET_SECONDS = 0.001
 """After an event, wait until it has been quiet for this long: FRR replaces an IPv6 route by a
@@ -47,6 +50,7 @@ EVERYTHING = Changes(
     settings=True,
     nexthops=True,
     filters=True,
+    elapsed=True,
     lost=True,
     silent=frozenset({ANYWHERE}),
 )
@@ -148,7 +152,7 @@ class Agent:
             now = time.monotonic()
             if self._lease.interrupted:  # what comes without an event is read too
                 self._lease.resume()
-                self._follow(self._drain() | Changes(settings=True))
+                self._follow(self._drain() | Changes(settings=True, elapsed=True))
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 if self._tick():
@@ -174,7 +178,7 @@ class Agent:
     def _wait(self, poll: select.poll, milliseconds: int) -> bool:
         """For events, and for a build that is done, which is brought into use."""
         if self._mirror.build is None:
-            return bool(poll.poll(milliseconds))
+            return self._peek(poll, milliseconds)
         built = self._mirror.build.fileno()
         if built is not None:
             poll.register(built, select.POLLIN)
@@ -187,6 +191,18 @@ class Agent:
         self._follow(Changes(settings=True), push=True)
         return False  # the next time, if there are some
 
+    def _peek(self, poll: select.poll, milliseconds: int) -> bool:
+        """Wait for events, following meanwhile the settings that decide most."""
+        step = int(PEEK_SECONDS * 1000)
+        while milliseconds > step:
+            if poll.poll(step):
+                return True
+            milliseconds -= step
+            if self._mirror.peek():
+                self._follow(Changes(settings=True))
+                return False
+        return bool(poll.poll(milliseconds))
+
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
 
@@ -195,7 +211,7 @@ class Agent:
         if self._namespace_gone():
             log.info("the network namespace is gone")
             return True
-        self._follow(Changes(settings=True))
+        self._follow(Changes(elapsed=True))
         if self._behind:
             return False
         stays, attached = self._tend()
@@ -213,8 +229,8 @@ class Agent:
             changed = self._mirror.glance()
         except (XdpecmpError, OSError) as error:
             log.warning("cannot read the sysctls: %s", error)
-            return  # the next tick reads all
-        if changed:
+            return  # all is read again before long
+        if changed or self._mirror.peek():
             self._follow(Changes(settings=True))
 
     def _heard(self, poll: select.poll) -> Changes:

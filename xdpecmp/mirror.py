@@ -119,6 +119,10 @@ class Mirror:
             path.nexthop.ifindex in devices for group in groups for path in group.members
         )
 
+    def peek(self) -> bool:
+        """Whether a setting has changed that decides which way flows go: see Kernel.peek."""
+        return self.kernel.peek()
+
     def glance(self) -> bool:
         """Whether settings may have changed of which there is no event: see Kernel.glance."""
         if self._used_by is not self.tables:
@@ -148,8 +152,9 @@ class Mirror:
         old, new = self.snapshot, replace(self.snapshot, routes=routes)
         if changes.links or changes.lost or self._is_due(changes):
             new = replace(new, links=self.kernel.links())
-        if changes.settings or changes.links or changes.lost:
-            new = replace(new, settings=self.kernel.settings(new.links.values()))
+        if changes.settings or changes.links or changes.lost or changes.elapsed:
+            lately = not (changes.settings or changes.links or changes.lost)
+            new = replace(new, settings=self.kernel.settings(new.links.values(), lately))
         if self._may_have_filters(changes):
             new = replace(new, filters=self.kernel.filters(new.links.values()))
         if new.filters is not old.filters or new.settings is not old.settings:
@@ -183,9 +188,8 @@ class Mirror:
         self._dataplane.pass_at_once(config.pass4, config.pass6)
 
     def _is_due(self, changes: Changes) -> bool:
-        """Whether links have to be read without an event of theirs. That is looked at whenever
-        settings are, which come without one too."""
-        return changes.settings and self.kernel.links_may_differ(self.attached())
+        """Whether links have to be read without an event of theirs."""
+        return changes.elapsed and self.kernel.links_may_differ(self.attached())
 
     def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
         """All routes as they are now, with what was followed while they were read; and whether they

@@ -13,7 +13,7 @@ from tests.net.topology import DEADLINE
 from tests.netns import wait_until
 from xdpecmp import agent as agent_module
 from xdpecmp.netlink import Kernel
-from xdpecmp.netlink.sysctl import _FILES_AT_ONCE, _WATCHED, _WATCHED_INTERFACE
+from xdpecmp.netlink.sysctl import _DECISIVE, _FILES_AT_ONCE, _WATCHED, _WATCHED_INTERFACE
 
 pytestmark = pytest.mark.root
 
@@ -39,7 +39,15 @@ def kernel(router: Small) -> Iterator[Kernel]:
 
 
 @pytest.mark.parametrize(
-    "path", [*_WATCHED, "ipv4/conf/in0/send_redirects", "ipv4/conf/in1/send_redirects"]
+    "path",
+    [
+        *_DECISIVE,
+        *_WATCHED,
+        "ipv4/conf/in0/send_redirects",
+        "ipv4/conf/in1/send_redirects",
+        "ipv4/conf/in0/accept_redirects",
+        "ipv6/conf/in0/accept_redirects",
+    ],
 )
 def test_a_change_is_seen_once(router: Small, kernel: Kernel, path: str) -> None:
     if path.endswith("_seed"):
@@ -47,17 +55,22 @@ def test_a_change_is_seen_once(router: Small, kernel: Kernel, path: str) -> None
     key = f"net.{path}".replace("/", ".")
     before = router.ns.sysctl(key)
     router.ns.sysctl(key, 1 if before.strip() != "1" else 0)
-    assert kernel.glance(INTERFACES)
-    assert not kernel.glance(INTERFACES)
+    assert _seen(kernel) == ({"peek"} if path in _DECISIVE else {"glance"})
+    assert not _seen(kernel)
     router.ns.sysctl(key, before)
-    assert kernel.glance(INTERFACES)
+    assert _seen(kernel)
+
+
+def _seen(kernel: Kernel) -> set[str]:
+    looks = {"peek": kernel.peek(), "glance": kernel.glance(INTERFACES)}
+    return {look for look, changed in looks.items() if changed}
 
 
 def test_other_namespaces_do_not_count(kernel: Kernel) -> None:
     with Small() as other:
         other.ns.sysctl("net.ipv4.fib_multipath_hash_policy", 1)
         other.ns.sysctl("net.ipv4.conf.in0.send_redirects", 0)
-        assert not kernel.glance(INTERFACES)
+        assert not _seen(kernel)
 
 
 def test_an_interface_goes_and_comes(router: Small, kernel: Kernel) -> None:
@@ -105,7 +118,7 @@ def test_no_file_is_left_open(router: Small) -> None:
 
 def test_the_agent_looks_often(router: Small) -> None:
     """More often than it reads everything, which it does too."""
-    assert agent_module.GLANCE_SECONDS <= 0.12 < agent_module.TICK_SECONDS
+    assert agent_module.PEEK_SECONDS <= 0.1 < agent_module.TICK_SECONDS
     router.run("attach", "in0")
     for policy in (1, 0):
         router.ns.sysctl("net.ipv4.fib_multipath_hash_policy", policy)

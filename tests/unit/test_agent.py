@@ -152,6 +152,9 @@ class FakeMirror:
             raise OSError(5, "I/O error")
         return self.glanced
 
+    def peek(self) -> bool:
+        return self.glanced
+
     def pull(self, changes: Changes, meanwhile: Callable[[bool], None]) -> bool:
         if self.fails:
             raise OSError(28, "no space")

@@ -27,6 +27,9 @@ class World:
         monkeypatch.setattr(learned, "read_exceptions", self._dump)
         self.learned = learned.Learned(cast("wire.Socket", None), lambda: self.now)
 
+    def read(self) -> frozenset[bytes]:
+        return self.learned.add_to(Settings()).learned
+
     def _dump(self, _connection: object) -> set[bytes]:
         self.dumps += 1
         self.now += self.takes
@@ -42,25 +45,25 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_without_errors_nothing_is_dumped(world: World) -> None:
     world.exceptions = {ONE}
-    assert not world.learned.read()
+    assert not world.read()
     assert world.dumps == 0
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_after_each_kind_of_error(world: World, number: int) -> None:
-    assert not world.learned.read()
+    assert not world.read()
     world.errors = tuple(int(i == number) for i in range(4))
     world.exceptions = {ONE}
-    assert world.learned.read() == {ONE}
+    assert world.read() == {ONE}
     world.now += 11
     world.exceptions = {TWO}
-    assert world.learned.read() == {TWO}, "while there are some"
+    assert world.read() == {TWO}, "while there are some"
     world.now += 11
     world.exceptions = set()
-    assert not world.learned.read()
+    assert not world.read()
     dumps = world.dumps
     world.now += 11
-    assert not world.learned.read()
+    assert not world.read()
     assert world.dumps == dumps, "until there is another error"
 
 
@@ -68,23 +71,23 @@ def test_a_storm_of_errors_takes_a_hundredth_of_the_time(world: World) -> None:
     begin = world.now
     for number in range(1, 1000):
         world.errors = (number, 0, 0, 0)
-        world.learned.read()
+        world.read()
         world.now += 0.1
     assert 0.5 < world.dumps * world.takes * 100 / (world.now - begin) <= 1.1
 
 
 def test_an_interrupted_dump_is_made_up_for(world: World) -> None:
     world.errors, world.exceptions, world.fails = (1, 0, 0, 0), {ONE}, True
-    assert not world.learned.read()
+    assert not world.read()
     world.fails = False
     world.now += 11
-    assert world.learned.read() == {ONE}
+    assert world.read() == {ONE}
 
 
 def test_redirects_count_for_the_life_of_an_exception(world: World) -> None:
     def heeds(now: bool) -> bool:
         settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=now)})
-        return world.learned.remember(settings).interfaces[2].learns_redirects4
+        return world.learned.add_to(settings).interfaces[2].learns_redirects4
 
     assert not heeds(False)
     assert heeds(True)
@@ -94,7 +97,7 @@ def test_redirects_count_for_the_life_of_an_exception(world: World) -> None:
     assert heeds(False)
     world.now += 2
     assert not heeds(False)
-    assert not world.learned.remember(Settings()).interfaces
+    assert not world.learned.add_to(Settings()).interfaces
 
 
 def test_without_a_redirect_nothing_was_heeded(world: World) -> None:
@@ -102,7 +105,7 @@ def test_without_a_redirect_nothing_was_heeded(world: World) -> None:
 
     def heeds(now: bool) -> bool:
         settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=now)})
-        return world.learned.remember(settings).interfaces[2].learns_redirects4
+        return world.learned.add_to(settings).interfaces[2].learns_redirects4
 
     world.errors = (5, 1, 0, 0)
     assert [heeds(now) for now in (False, True, True, False)] == [False, True, True, False]
@@ -113,7 +116,7 @@ def test_of_what_came_before_the_worst_is_taken(world: World) -> None:
     world.errors = (1, 0, 0, 0)
     for heeding, expected in ((True, True), (False, True)):
         settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=heeding)})
-        found = world.learned.remember(settings).interfaces[2].learns_redirects4
+        found = world.learned.add_to(settings).interfaces[2].learns_redirects4
         assert found == expected
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from ..routetable import RouteTable
 
 
+SETTINGS_SECONDS = 5.0
+"""After so long all sysctls are read again, changed or not."""
+
+
 class Kernel:
     """Reads and changes the network namespace that the calling thread is in when it is made.
 
@@ -68,8 +73,9 @@ class Kernel:
             self._learned = Learned(self._route)
             self._firewall = Reader(self._namespace, self._route)
             undo.callback(self._firewall.close)
+            self._settings: Settings | None = None
+            self._settings_until = 0.0
             self._filters_differ = False
-            self._glances = 0
             self._transmits: dict[int, bool] | None = None
             self._known_links: set[int] = set()
             """What there was when it was last read."""
@@ -171,17 +177,19 @@ class Kernel:
         """By index the id of the member in each bucket of a resilient group."""
         return nexthops.read_buckets(self._route, group)
 
-    def settings(self, links: Iterable[Link]) -> Settings:
-        """The sysctls, those of interfaces for these links, and what ICMP errors have said."""
+    def settings(self, links: Iterable[Link], lately: bool = False) -> Settings:
+        """The sysctls, those of interfaces for these links, and what ICMP errors have said.
+        `lately`: what was read less than SETTINGS_SECONDS ago will do, as far as `peek`, `glance`
+        or an event would tell of a change."""
         with inside(self._namespace):
-            settings = self._learned.remember(sysctl.read_settings(links))
-            learned = self._learned.read()
-        return replace(
-            settings,
-            learned=learned,
-            flow_dissector=self._dissects_flows(),
-            ipsec=xfrm.read_has_a_say(self._xfrm),
-        )
+            now = time.monotonic()
+            if not (lately and self._settings and now < self._settings_until):
+                self._settings = replace(
+                    sysctl.read_settings(links), ipsec=xfrm.read_has_a_say(self._xfrm)
+                )
+                self._settings_until = now + SETTINGS_SECONDS
+            settings = self._learned.add_to(self._settings)
+        return replace(settings, flow_dissector=self._dissects_flows())
 
     def _dissects_flows(self) -> bool:
         """Whether a BPF flow dissector is attached here, or to the initial namespace."""
@@ -194,21 +202,25 @@ class Kernel:
                 return libbpf.dissects_flows(first.fileno())
         return False
 
-    def glance(self, interfaces: tuple[str, ...]) -> bool:
-        """Whether something has changed of which there is no event, so that `settings` should be
-        read: asked ten times a second, so it must cost next to nothing. It need not see everything,
-        since all is read every second. `interfaces`: names of those that packets come in or leave
-        by, the most important ones first.
+    def peek(self) -> bool:
+        """Whether a sysctl has changed that decides which way flows go, so that `settings` should
+        be read. Asked ten times a second, so it must cost next to nothing; `glance` comes first."""
+        return self._watch.decisive_changed()
 
-        What else has no event belongs here: whatever has a value that is cheap to compare. What
-        takes longer has every fourth turn.
+    def glance(self, interfaces: tuple[str, ...]) -> bool:
+        """The same of all else of which there is no event. It need not see everything, since all
+        is read every few seconds. `interfaces`: names of those that packets come in or leave by,
+        the most important ones first.
+
+        What has no event and a value that is cheap to compare belongs here.
         """
+        if len(interfaces) > sysctl.MOST_INTERFACES:
+            self._settings = None  # what is not watched is read every second
         if self._watch.interfaces != interfaces:
             with inside(self._namespace):
                 self._watch.open(interfaces)
             return True  # nobody has looked since they were read
-        self._glances += 1
-        return self._watch.changed() or (self._glances % 4 == 0 and self.filters_changed())
+        return self._watch.changed() or self.filters_changed()
 
     def custom_rules(self) -> tuple[bool, bool]:
         """Whether there are policy rules besides the default ones, for IPv4 and for IPv6."""

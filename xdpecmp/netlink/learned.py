@@ -47,11 +47,15 @@ class Learned:
         self._before: dict[int, int] = {}
         """How many redirects had come when they were last not heeded there."""
 
-    def read(self) -> frozenset[bytes]:
-        """Destinations, packed, of which exceptions are known. The calling thread must be in the
-        namespace."""
-        now = self._now()
+    def add_to(self, settings: Settings) -> Settings:
+        """The settings, with destinations of which exceptions are known; and interfaces that heeded
+        redirects a while ago as if they still did, if any redirect came meanwhile. The calling
+        thread must be in the namespace."""
         errors = read_errors()
+        return replace(self._remember(settings, errors[0]), learned=self._read(errors))
+
+    def _read(self, errors: tuple[int, ...]) -> frozenset[bytes]:
+        now = self._now()
         changed = errors != self._errors and any(errors)
         if not (changed or self._known) or now < self._next:
             return self._known
@@ -64,10 +68,8 @@ class Learned:
         self._next = end + _SHARE * (end - now)
         return self._known
 
-    def remember(self, settings: Settings) -> Settings:
-        """The settings, those of interfaces that heeded redirects a while ago as if they still
-        did, if any redirect came meanwhile. The calling thread must be in the namespace."""
-        now, redirects = self._now(), read_errors()[0]
+    def _remember(self, settings: Settings, redirects: int) -> Settings:
+        now = self._now()
         interfaces = settings.interfaces
         heeding = {ifindex for ifindex, each in interfaces.items() if each.learns_redirects4}
         for ifindex in heeding | self._heeding:

@@ -94,6 +94,8 @@ class Changes:
     nexthops: bool = False
     filters: bool = False
     """Of netfilter or traffic control."""
+    elapsed: bool = False
+    """Nothing was heard, but time has passed: what has no event is looked at."""
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
     neighbour_updates: tuple[NeighbourUpdate, ...] = ()
@@ -128,6 +130,7 @@ class Changes:
             lost=self.lost or other.lost,
             nexthops=self.nexthops or other.nexthops,
             filters=self.filters or other.filters,
+            elapsed=self.elapsed or other.elapsed,
             updates=self.updates + other.updates,
             neighbour_updates=self.neighbour_updates + other.neighbour_updates,
             nexthop_updates=self.nexthop_updates + other.nexthop_updates,

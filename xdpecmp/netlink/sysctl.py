@@ -1,11 +1,14 @@
 """Sysctls: which hash policy, which seed, which interfaces forward.
 
-The kernel announces no change of most of them, so the agent reads them every second: some 6 µs a
-file, eight files an interface, 0.9 ms for 20 interfaces. Those that decide most it keeps open and
-looks at ten times a second (`Watch`): 2 µs a file. /proc/sys/net shows the namespace of the *thread
-that looks*, whatever was mounted or opened where; looking in from another namespace works too,
-through a directory opened inside, but takes up to 400 µs a file, since no lookup is cached. A file
-that is open stays that of the namespace that it was opened in.
+The kernel announces no change of most of them, and reading them takes some 6 µs a file, ten files
+an interface. So the agent keeps those open of which there is no event (`Watch`): comparing takes
+2 µs a file. The five that decide which way flows go it compares ten times a second, the others
+twice. All are read again every few seconds.
+
+/proc/sys/net shows the namespace of the *thread that looks*, whatever was mounted or opened where.
+Looking in from another namespace works too, through a directory opened inside, but takes up to
+400 µs a file, since no lookup is cached. A file that is open stays that of the namespace that it
+was opened in.
 
 Source: Documentation/networking/ip-sysctl.rst; how `all` and the interface combine is in
 include/linux/inetdevice.h (IN_DEV_ORCONF, IN_DEV_MAXCONF) and ip6_forward().
@@ -87,34 +90,42 @@ def read_settings(links: Iterable[Link]) -> Settings:
     )
 
 
-_WATCHED = (
+_DECISIVE = (
     "ipv4/fib_multipath_hash_policy",
     "ipv6/fib_multipath_hash_policy",
     "ipv4/fib_multipath_hash_fields",
     "ipv6/fib_multipath_hash_fields",
     "ipv4/fib_multipath_hash_seed",
+)
+"""No event tells of them, and where they change flows move."""
+
+_WATCHED = (
     "ipv4/fib_multipath_use_neigh",
     "ipv4/ip_forward_use_pmtu",
     "ipv4/conf/all/send_redirects",
+    "ipv4/conf/all/accept_redirects",
     "ipv6/conf/all/proxy_ndp",
 )
-"""What `read_settings` reads of the namespace and no event tells of."""
+"""What else `read_settings` reads of the namespace and no event tells of."""
 
 _WATCHED_INTERFACE = (
     "ipv4/conf/{}/send_redirects",
+    "ipv4/conf/{}/accept_redirects",
+    "ipv6/conf/{}/accept_redirects",
     "ipv6/conf/{}/mtu",
     "ipv6/conf/{}/disable_ipv6",
 )
 """Likewise of an interface. Of the others RTM_NEWNETCONF tells."""
 
-_MOST_INTERFACES = 60
-_FILES_AT_ONCE = 18
+MOST_INTERFACES = 60
+"""That are watched."""
+_FILES_AT_ONCE = 40
 
 
 class Watch:
     """Sees cheaply whether sysctls have changed of which there is no event.
 
-    Of interfaces a few files are read each time, in turn: with up to six interfaces all of them.
+    Of interfaces a few files are read each time, in turn: with up to eight interfaces all of them.
     What it does often is kept short: after a sleep of 100 ms each line is paid for by cache misses.
     """
 
@@ -122,13 +133,17 @@ class Watch:
         self.interfaces: tuple[str, ...] | None = None
         """Those that are watched; None: nothing is open."""
         self._files: list[int] = []
+        self._decisive: list[int] = []
         self._batches: list[list[int]] = []
-        """Which files are read together, and what was read last."""
+        """Which files are read together."""
+        self._seen_decisive: list[bytes] = []
         self._seen: list[list[bytes]] = []
+        """What was read last."""
         self._turn = 0
 
     def close(self) -> None:
         """Close the files. May be called again."""
+        self._decisive, self._batches = [], []
         while self._files:
             os.close(self._files.pop())
         self.interfaces = None
@@ -137,14 +152,16 @@ class Watch:
         """Watch the calling thread's namespace and these interfaces of it, the most important ones
         first."""
         self.close()
+        self._decisive = self._open_all(_DECISIVE)
         shared = self._open_all(_WATCHED)
         rest = self._open_all(
             path.format(name)
-            for name in interfaces[:_MOST_INTERFACES]
+            for name in interfaces[:MOST_INTERFACES]
             for path in _WATCHED_INTERFACE
         )
         starts = range(0, max(1, len(rest)), _FILES_AT_ONCE)
         self._batches = [[*shared, *rest[start : start + _FILES_AT_ONCE]] for start in starts]
+        self._seen_decisive = _read_all(self._decisive)
         self._seen = [_read_all(batch) for batch in self._batches]
         self.interfaces = interfaces
 
@@ -156,8 +173,19 @@ class Watch:
         self._files += opened
         return opened
 
+    def decisive_changed(self) -> bool:
+        """Whether one of those that decide most has changed since `open`, or since it was said
+        that it has."""
+        found = _read_all(self._decisive)
+        if found == self._seen_decisive:
+            return False
+        self._seen_decisive = found
+        return True
+
     def changed(self) -> bool:
-        """Whether one has changed since `open`, or since it was said that it has."""
+        """The same of the others, as far as it is their turn."""
+        if not self._batches:
+            return True
         turn = self._turn = (self._turn + 1) % len(self._batches)
         try:
             found = _read_all(self._batches[turn])
