@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from xdpecmp import libbpf
-from xdpecmp.instance import Instance
-from xdpecmp.view import View
+from xdpecmp.instance.instance import Instance
+from xdpecmp.observe.view import View
+from xdpecmp.program import libbpf
 
 from . import packets
 from .router import EGRESSES, MAC, BenchError, Router, gateway, neighbour_mac

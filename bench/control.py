@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from xdpecmp.errors import XdpecmpError
-from xdpecmp.image import CACHE
+from xdpecmp.program.image import CACHE
 
 from . import report
 from .changes import HEAVY, LIGHT, Watcher, burst, departures, paces, weight_changes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
-from xdpecmp import libbpf
 from xdpecmp.errors import XdpecmpError
+from xdpecmp.program import libbpf
 
 LIVE_FRAMES = 1 << 1
 BATCH = 64

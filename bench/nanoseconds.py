@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from xdpecmp.instance import Instance
+from xdpecmp.instance.instance import Instance
 
 from . import report
 from .cases import Case, cases, spread_name

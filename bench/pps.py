@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.netns import Namespace
-from xdpecmp import libbpf
 from xdpecmp.netlink import Kernel
+from xdpecmp.program import libbpf
 
 from . import live, packets
 from .programs import BARE_REDIRECT, MINIMUM, REFERENCE, Compiled, minimum, reference

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR, CAPACITY
-from xdpecmp.compiler import compile_image
-from xdpecmp.instance import BPFFS, Instance
-from xdpecmp.program import Variant, load, new_generation, pin_name
+from xdpecmp.instance.instance import BPFFS, Instance
+from xdpecmp.program import libbpf
+from xdpecmp.program.abi import BPF_DIR, CAPACITY
+from xdpecmp.program.build import Variant, load, new_generation, pin_name
+from xdpecmp.program.compiler import compile_image
 
 from .router import SEED
 
@@ -25,7 +25,7 @@ CHECKS, BARE_REDIRECT, MINIMUM, LOOK_UP = "checks", "bare_redirect", "minimum", 
 
 
 def _bcc() -> Any:
-    """bcc, told to do without kernel headers (see xdpecmp/compiler.py)."""
+    """bcc, told to do without kernel headers (see xdpecmp/program/compiler.py)."""
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIR / "uapi")
     import bcc
 

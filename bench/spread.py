@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xdpecmp import libbpf
+from xdpecmp.program import libbpf
 
 from . import packets
 from .programs import Compiled

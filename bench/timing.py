@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from xdpecmp import libbpf
+from xdpecmp.program import libbpf
 
 from .router import BenchError, Router
 

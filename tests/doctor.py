@@ -10,7 +10,8 @@ from xdpecmp.compile import compile_tables
 from xdpecmp.doctor import Facts, Verdict, examine
 from xdpecmp.doctor.facts import Device, Host, Running, Trial
 from xdpecmp.doctor.interfaces import assumed
-from xdpecmp.model import (
+from xdpecmp.model.options import Options
+from xdpecmp.model.values import (
     InterfaceSettings,
     Link,
     Neighbour,
@@ -22,7 +23,6 @@ from xdpecmp.model import (
     Settings,
     Snapshot,
 )
-from xdpecmp.options import Options
 
 IN, OUT = 1, 2
 MAC = bytes.fromhex("020000000001")

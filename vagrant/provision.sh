@@ -104,7 +104,7 @@ import importlib, importlib.metadata as metadata, pkgutil, sys
 from pip._vendor.packaging.requirements import Requirement
 import xdpecmp.cli
 for module in pkgutil.walk_packages(xdpecmp.__path__, "xdpecmp."):
-    if module.name not in ("xdpecmp.__main__", "xdpecmp.compiler"):
+    if module.name not in ("xdpecmp.__main__", "xdpecmp.program.compiler"):
         importlib.import_module(module.name)
 extra = {"extra": sys.argv[1].strip("[]")}
 for requirement in map(Requirement, metadata.requires("xdpecmp")):

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 from scapy.packet import Packet
 
-from xdpecmp import libbpf
-from xdpecmp.abi import ICMP_ERROR_INDEX, STAT_COUNT, Reason
 from xdpecmp.compile import Tables, compile_tables
-from xdpecmp.dataplane import Dataplane
+from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.hashing import bounds, flow_key, select
-from xdpecmp.maps import Maps
-from xdpecmp.model import NextHop, Snapshot
-from xdpecmp.options import Options
-from xdpecmp.program import CLOCK, PROGRAM, Build, Variant, pin_name
+from xdpecmp.model.options import Options
+from xdpecmp.model.values import NextHop, Snapshot
+from xdpecmp.program import libbpf
+from xdpecmp.program.abi import ICMP_ERROR_INDEX, STAT_COUNT, Reason
+from xdpecmp.program.build import CLOCK, PROGRAM, Build, Variant, pin_name
+from xdpecmp.program.maps import Maps
 
 from .world import SEED, World
 

@@ -29,13 +29,13 @@ from tests.bpf.world import (
     packed,
 )
 from tests.netns import Namespace
-from xdpecmp.abi import GroupKind
-from xdpecmp.clock import HZ, Jiffies, read_jiffies
 from xdpecmp.compile import compile_tables
-from xdpecmp.dataplane import Dataplane
+from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.hashing import bounds, flow_key
-from xdpecmp.model import Neighbour, NextHop, NexthopGroup, Prefix, Route, RouteKind
-from xdpecmp.model import Path as Leg
+from xdpecmp.model.values import Neighbour, NextHop, NexthopGroup, Prefix, Route, RouteKind
+from xdpecmp.model.values import Path as Leg
+from xdpecmp.program.abi import GroupKind
+from xdpecmp.program.clock import HZ, Jiffies, read_jiffies
 
 NHID = 7
 PREFIXES = {4: ("198.19.0.0/16", "203.0.113.0/24"), 6: ("2001:db8:90::/48", "2001:db8:91::/48")}

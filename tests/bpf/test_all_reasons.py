@@ -17,7 +17,7 @@ from tests.bpf import (
 )
 from tests.bpf.harness import Plane
 from tests.bpf.packets import frame, to
-from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
+from xdpecmp.program.abi import ICMP_ERROR_INDEX, Reason
 
 SPECIAL: dict[str, Callable[..., None]] = {
     "BEHIND": test_route_reasons.test_behind,

@@ -25,11 +25,11 @@ from tests.bpf.objects import (
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
 from tests.netns import Namespace
-from xdpecmp import counters
-from xdpecmp.abi import CAPACITY, STAT_COUNT, Reason
-from xdpecmp.counters import Counted, Traffic, carry_over
-from xdpecmp.maps import MappedArray
-from xdpecmp.model import NextHop
+from xdpecmp.dataplane import counters
+from xdpecmp.dataplane.counters import Counted, Traffic, carry_over
+from xdpecmp.model.values import NextHop
+from xdpecmp.program.abi import CAPACITY, STAT_COUNT, Reason
+from xdpecmp.program.maps import MappedArray
 
 pytestmark = pytest.mark.root
 

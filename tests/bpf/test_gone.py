@@ -10,9 +10,9 @@ from scapy.layers.inet import UDP
 from tests.bpf.harness import Plane
 from tests.bpf.packets import frame, to
 from tests.bpf.world import neighbour_mac, packed
-from xdpecmp import dataplane as module
 from xdpecmp.compile import VlanKey, compile_tables
-from xdpecmp.model import Neighbour, NextHop, Path, Prefix, Route, RouteKind, Snapshot
+from xdpecmp.dataplane import plane as module
+from xdpecmp.model.values import Neighbour, NextHop, Path, Prefix, Route, RouteKind, Snapshot
 
 pytestmark = pytest.mark.root
 

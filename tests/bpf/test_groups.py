@@ -38,10 +38,10 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.netns import Namespace
-from xdpecmp.abi import GroupKind
-from xdpecmp.clock import read_jiffies
-from xdpecmp.model import Prefix
-from xdpecmp.view import View
+from xdpecmp.model.values import Prefix
+from xdpecmp.observe.view import View
+from xdpecmp.program.abi import GroupKind
+from xdpecmp.program.clock import read_jiffies
 
 pytestmark = pytest.mark.root
 

@@ -37,10 +37,10 @@ from tests.bpf.objects import (
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
 from tests.netns import Namespace
-from xdpecmp.abi import CAPACITY, Reason
 from xdpecmp.compile.tables import NOTHING, Change
-from xdpecmp.model import NextHop
-from xdpecmp.slots import CapacityError
+from xdpecmp.dataplane.slots import CapacityError
+from xdpecmp.model.values import NextHop
+from xdpecmp.program.abi import CAPACITY, Reason
 
 pytestmark = pytest.mark.root
 

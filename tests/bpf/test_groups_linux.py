@@ -34,7 +34,7 @@ from tests.bpf.objects import (
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
 from tests.netns import Namespace, wait_until
-from xdpecmp.clock import HZ, read_jiffies
+from xdpecmp.program.clock import HZ, read_jiffies
 
 pytestmark = pytest.mark.root
 

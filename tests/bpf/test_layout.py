@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.bpf.harness import Plane
-from xdpecmp import libbpf
-from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, STAT_ENTRIES, GroupKind, Reason
-from xdpecmp.maps import NAMES, Layout
-from xdpecmp.program import Build, BuildFailed, Variant
+from xdpecmp.program import libbpf
+from xdpecmp.program.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, STAT_ENTRIES, GroupKind, Reason
+from xdpecmp.program.build import Build, BuildFailed, Variant
+from xdpecmp.program.maps import NAMES, Layout
 
 pytestmark = pytest.mark.root
 

@@ -20,9 +20,9 @@ from tests.bpf.objects import own_plane, restart
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
 from tests.netns import Namespace
-from xdpecmp.abi import CAPACITY, Reason
 from xdpecmp.compile import Change, Tables, Target, masked
-from xdpecmp.model import NextHop, Prefix
+from xdpecmp.model.values import NextHop, Prefix
+from xdpecmp.program.abi import CAPACITY, Reason
 
 pytestmark = pytest.mark.root
 

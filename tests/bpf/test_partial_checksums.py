@@ -18,7 +18,7 @@ from scapy.utils import checksum
 from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import TAGS, VIA, packed
-from xdpecmp.model import Peer
+from xdpecmp.model.values import Peer
 
 pytestmark = pytest.mark.root
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from xdpecmp import abi, compiler, image, libbpf, program
-from xdpecmp.image import Image
-from xdpecmp.program import PROGRAM, Build, BuildFailed, Variant, load, pin_name
+from xdpecmp.program import abi, compiler, image, libbpf
+from xdpecmp.program import build as program
+from xdpecmp.program.build import PROGRAM, Build, BuildFailed, Variant, load, pin_name
+from xdpecmp.program.image import Image
 
 pytestmark = pytest.mark.root
 
@@ -39,7 +40,7 @@ def directory(pins: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def compiled() -> Image:
-    from xdpecmp.compiler import compile_image
+    from xdpecmp.program.compiler import compile_image
 
     return compile_image(Variant.MAIN.value)
 

@@ -27,8 +27,8 @@ from scapy.packet import Packet, Raw
 from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import SEED, TARGET, packed
-from xdpecmp.abi import ICMP_ERROR_INDEX, _rows
 from xdpecmp.hashing import FlowKey, FlowKeys, bounds, flow_key, flow_keys, select
+from xdpecmp.program.abi import ICMP_ERROR_INDEX, _rows
 
 pytestmark = pytest.mark.root
 

@@ -17,7 +17,7 @@ from tests.bpf.harness import Plane
 from tests.bpf.packets import SENDER_MAC, forwarded, frame, tag_bytes, to
 from tests.bpf.reference import plainly_forwardable
 from tests.bpf.world import TAGS, VIA, device_mac, packed
-from xdpecmp.libbpf import MIN_TEST_FRAME
+from xdpecmp.program.libbpf import MIN_TEST_FRAME
 
 pytestmark = pytest.mark.root
 

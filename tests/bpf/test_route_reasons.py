@@ -15,11 +15,11 @@ from scapy.packet import Packet, Raw
 from tests.bpf.harness import Case, Plane, choose
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import MULTIPATH, NUD_FAILED, NUD_REACHABLE, SMALL_MTU, VIA
-from xdpecmp.abi import Reason
-from xdpecmp.clock import read_jiffies
 from xdpecmp.compile import local4_filter
-from xdpecmp.dataplane import Dataplane
-from xdpecmp.model import Filter, Filters, Prefix
+from xdpecmp.dataplane.plane import Dataplane
+from xdpecmp.model.values import Filter, Filters, Prefix
+from xdpecmp.program.abi import Reason
+from xdpecmp.program.clock import read_jiffies
 
 pytestmark = pytest.mark.root
 

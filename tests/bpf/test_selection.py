@@ -21,7 +21,7 @@ from tests.bpf.packets import forwarded, frame
 from tests.bpf.world import SEED, neighbour_mac, packed
 from xdpecmp.compile import PathEntry
 from xdpecmp.hashing import HASH_SPACE, bounds, flow_key, select
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
 
 pytestmark = pytest.mark.root
 

@@ -12,7 +12,7 @@ from tests.bpf.harness import Case, Plane
 from tests.bpf.packets import Tags, forwarded, frame, to
 from tests.bpf.world import TAGS, VIA
 from tests.capabilities import Since, since
-from xdpecmp.model import Link
+from xdpecmp.model.values import Link
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from tests.netns import Namespace
-from xdpecmp.model import (
+from xdpecmp.model.values import (
     InterfaceSettings,
     Link,
     Neighbour,

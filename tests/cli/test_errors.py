@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_missing_python_module_is_named_with_what_installs_it() -> None:
     """As in an environment that was made for an older version."""
     code = (
-        "import sys; from xdpecmp import cli; sys.modules['xdpecmp.view'] = None; "
+        "import sys; from xdpecmp import cli; sys.modules['xdpecmp.observe.view'] = None; "
         "sys.argv = ['xdpecmp', 'status', '--help']; cli.main()"
     )
     done = subprocess.run(
@@ -24,7 +24,7 @@ def test_a_missing_python_module_is_named_with_what_installs_it() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("xdpecmp: the Python module xdpecmp.view is missing")
+    assert done.stderr.startswith("xdpecmp: the Python module xdpecmp.observe.view is missing")
     assert done.stderr.endswith("; install it: vagrant/provision.sh\n")
     assert done.stderr.count("\n") == 1
 

@@ -13,8 +13,8 @@ from pyroute2.nftables.expressions import verdict
 from pyroute2.nftables.main import NFTables
 
 from tests.net.small import Small
-from xdpecmp import libbpf
 from xdpecmp.netlink import Kernel
+from xdpecmp.program import libbpf
 
 PASS = bytes.fromhex("b700000002000000 9500000000000000")
 """A program: r0 = XDP_PASS; exit."""

@@ -10,7 +10,7 @@ from tests.net.firewalls import BOTH, Filtering, nft, shell
 from tests.net.topology import DEADLINE, Anycast
 from tests.net.traffic import Flow, Servers
 from tests.netns import wait_until
-from xdpecmp.abi import Reason
+from xdpecmp.program.abi import Reason
 
 FLOWS = 20
 

@@ -15,7 +15,7 @@ from tests.net.traffic import PORT, Flow, Servers
 from tests.netns import wait_until
 from xdpecmp.hashing import bounds, select
 from xdpecmp.netlink import wire
-from xdpecmp.view import RouteView
+from xdpecmp.observe.view import RouteView
 
 FLOWS = 100
 FAMILIES = (4, 6)

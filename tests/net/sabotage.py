@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tests.net.topology import VIP_PREFIX, Anycast
 from tests.netns import wait_until
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
 
 
 def set_policy(net: Anycast, number: int) -> None:

@@ -17,9 +17,9 @@ import pytest
 from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers, by_server
 from tests.netns import wait_until
-from xdpecmp.abi import INTERFACE_FLAGS
-from xdpecmp.model import NextHop
-from xdpecmp.view import RouteView
+from xdpecmp.model.values import NextHop
+from xdpecmp.observe.view import RouteView
+from xdpecmp.program.abi import INTERFACE_FLAGS
 
 pytestmark = pytest.mark.root
 

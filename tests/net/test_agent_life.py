@@ -16,10 +16,10 @@ from tests.net.small import Small
 from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast, has_ended
 from tests.net.traffic import Load, Servers
 from tests.netns import wait_until
-from xdpecmp import compiler, image
 from xdpecmp.netlink import wire
 from xdpecmp.netlink.links import parse_link
-from xdpecmp.view import RouteView
+from xdpecmp.observe.view import RouteView
+from xdpecmp.program import compiler, image
 
 pytestmark = pytest.mark.root
 

@@ -16,7 +16,7 @@ from tests.net.objects import WEIGHTS, member, over_objects, set_group, wait_for
 from tests.net.topology import DEADLINE, Anycast, gateway, unresolved
 from tests.net.traffic import Load, Servers
 from tests.netns import Namespace, veth, wait_until
-from xdpecmp.mirror import LEASE_SECONDS
+from xdpecmp.agent.mirror import LEASE_SECONDS
 
 pytestmark = pytest.mark.root
 

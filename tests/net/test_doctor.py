@@ -19,7 +19,7 @@ from tests.net.small import Small
 from tests.net.topology import DEADLINE
 from tests.netns import Namespace, wait_until
 from xdpecmp.doctor.gather import _trial
-from xdpecmp.instance import BPFFS
+from xdpecmp.instance.instance import BPFFS
 from xdpecmp.netlink import Kernel
 
 pytestmark = pytest.mark.root

@@ -17,7 +17,7 @@ from tests.netns import Namespace
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Trial
 from xdpecmp.doctor.gather import gather
-from xdpecmp.model import Link
+from xdpecmp.model.values import Link
 from xdpecmp.netlink import links
 
 pytestmark = pytest.mark.root
@@ -200,7 +200,7 @@ def test_it_disagrees_with_linux(
     """A kernel of another hash, seen before anything is attached."""
     with router.ns.enter():
         assert gather(["in0"]).disagreement is None
-        from xdpecmp import verify
+        from xdpecmp.observe import verify
 
         right = verify.select
         monkeypatch.setattr(verify, "select", lambda bounds, number: 1 - right(bounds, number))

@@ -11,8 +11,8 @@ import pytest
 
 from tests.net.explaining import CLIENT, explain, words
 from tests.net.topology import Anycast
-from xdpecmp.clock import read_jiffies
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
+from xdpecmp.program.clock import read_jiffies
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ import pytest
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
 from tests.netns import wait_until
-from xdpecmp.instance import RUN
+from xdpecmp.instance.instance import RUN
 
 
 class SmallRun:
@@ -85,7 +85,7 @@ def test_attach(small: Small, run: SmallRun) -> None:
 BROKEN = (
     sys.executable,
     "-c",
-    "from xdpecmp import claim, cli\n"
+    "from xdpecmp import cli\nfrom xdpecmp.instance import claim\n"
     "def take(_): raise RuntimeError('it is broken')\n"
     "claim.Claim.take = take\n"
     "cli.main()\n",

@@ -15,7 +15,7 @@ import pytest
 from tests.net.merging import CSUM, HOST, PORT, TSO4, TSO6, USO4, USO6, Merging, Packet
 from tests.net.topology import DEADLINE
 from tests.netns import wait_until
-from xdpecmp.abi import NEXTHOP_FLAGS
+from xdpecmp.program.abi import NEXTHOP_FLAGS
 
 pytestmark = pytest.mark.root
 

@@ -31,7 +31,7 @@ from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Answer, Flow, Load, Servers
 from tests.netns import wait_until
 from xdpecmp.hashing import bounds
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
 
 pytestmark = pytest.mark.root
 

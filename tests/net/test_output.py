@@ -14,7 +14,7 @@ import pytest
 
 from tests.capabilities import PATIENCE
 from tests.net.topology import SEED, VIP_PREFIX, Anycast, gateway
-from xdpecmp.abi import ICMP_ERROR_INDEX, Reason
+from xdpecmp.program.abi import ICMP_ERROR_INDEX, Reason
 
 pytestmark = pytest.mark.root
 

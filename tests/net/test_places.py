@@ -17,7 +17,7 @@ from tests.net.command import COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
 from tests.netns import wait_until
-from xdpecmp.instance import BPFFS, RUN
+from xdpecmp.instance.instance import BPFFS, RUN
 
 NOBODY = 65534
 ANOTHER_HOST = ("unshare", "-m", "-p", "-f", "--mount-proc", "sh", "-c")

@@ -26,8 +26,8 @@ from tests.net.objects import (
 from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers
 from tests.netns import wait_until
-from xdpecmp.abi import GroupKind
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
+from xdpecmp.program.abi import GroupKind
 
 pytestmark = pytest.mark.root
 

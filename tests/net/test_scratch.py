@@ -8,9 +8,9 @@ import random
 import pytest
 
 from tests.capabilities import Since, require, since
-from xdpecmp import scratch
-from xdpecmp.explain import HashSettings
 from xdpecmp.netlink.namespace import fresh
+from xdpecmp.observe import scratch
+from xdpecmp.observe.explain import HashSettings
 
 pytestmark = pytest.mark.root
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.net.topology import VIP, VIP_PREFIX, Anycast, gateway
 from tests.netns import wait_until
-from xdpecmp.abi import abi_id
-from xdpecmp.instance import BPFFS
+from xdpecmp.instance.instance import BPFFS
+from xdpecmp.program.abi import abi_id
 
 pytestmark = pytest.mark.root
 

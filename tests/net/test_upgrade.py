@@ -16,8 +16,8 @@ from tests.net.test_agent_life import FLOWS, forget_what_was_built, loaded
 from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast
 from tests.net.traffic import Servers
 from tests.netns import wait_until
-from xdpecmp import compiler, image
-from xdpecmp.program import Variant, _cache_key
+from xdpecmp.program import compiler, image
+from xdpecmp.program.build import Variant, _cache_key
 
 RUN = "import sys; sys.path.insert(0, {!r}); from xdpecmp.cli import main; main()"
 GARBAGE = {".py": "raise RuntimeError('another version')\n", ".c": "#error\n", ".h": "#error\n"}

@@ -12,9 +12,9 @@ import pytest
 
 from tests.net.objects import GROUP, over_objects
 from tests.net.topology import VIP_PREFIX, Anycast
-from xdpecmp.model import Prefix
+from xdpecmp.model.values import Prefix
 from xdpecmp.netlink import Kernel, Query
-from xdpecmp.verify import random_flow
+from xdpecmp.observe.verify import random_flow
 
 pytestmark = pytest.mark.root
 

@@ -21,10 +21,10 @@ from typing import Any, Self
 from tests.capabilities import Since, require_kernel
 from tests.net.command import Done, command
 from tests.netns import Namespace, veth, wait_until
-from xdpecmp.instance import BPFFS, RUN, Instance
-from xdpecmp.model import Prefix
+from xdpecmp.instance.instance import BPFFS, RUN, Instance
+from xdpecmp.model.values import Prefix
 from xdpecmp.netlink import Kernel
-from xdpecmp.view import RouteView, View
+from xdpecmp.observe.view import RouteView, View
 
 DEADLINE = 5.0
 """Within this a change of the kernel's has to be in the data path, on a busy machine too."""

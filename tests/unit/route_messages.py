@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from xdpecmp.model import Route
+from xdpecmp.model.values import Route
 from xdpecmp.netlink.routes import parse_route
 from xdpecmp.netlink.wire import attribute
 

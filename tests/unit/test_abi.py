@@ -9,11 +9,18 @@ import re
 
 import pytest
 
-from xdpecmp import abi, maps
-from xdpecmp.abi import BPF_DIR, CAPACITY, ICMP_ERROR_INDEX, INTERFACE_FLAGS, GroupKind, Reason
-from xdpecmp.compiler import READ_BY_THE_PROGRAM, joined
 from xdpecmp.hashing import headers
-from xdpecmp.program import OF_GENERATION
+from xdpecmp.program import abi, maps
+from xdpecmp.program.abi import (
+    BPF_DIR,
+    CAPACITY,
+    ICMP_ERROR_INDEX,
+    INTERFACE_FLAGS,
+    GroupKind,
+    Reason,
+)
+from xdpecmp.program.build import OF_GENERATION
+from xdpecmp.program.compiler import READ_BY_THE_PROGRAM, joined
 
 
 def source(name: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from xdpecmp.agent import EVERYTHING, Agent, Reconciliation, _is_whole
+from xdpecmp.agent.loop import EVERYTHING, Agent, Reconciliation, _is_whole
 from xdpecmp.errors import DumpInterrupted, MalformedMessage, XdpecmpError
-from xdpecmp.model import Prefix, Route, RouteKind, RouteUpdate
+from xdpecmp.model.values import Prefix, Route, RouteKind, RouteUpdate
 from xdpecmp.netlink import ANYWHERE, Changes
 
 QUIET, LATEST, SHARE = (

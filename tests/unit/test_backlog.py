@@ -6,7 +6,7 @@ import select
 
 import pytest
 
-from xdpecmp.backlog import BEHIND_SECONDS, LOOK_SECONDS, Backlog
+from xdpecmp.agent.backlog import BEHIND_SECONDS, LOOK_SECONDS, Backlog
 
 
 class Clock:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp import slots as slots_module
-from xdpecmp.abi import CAPACITY
-from xdpecmp.buckets import Buckets
-from xdpecmp.clock import Jiffies
 from xdpecmp.compile import Resilient
-from xdpecmp.model import NextHop
-from xdpecmp.slots import CapacityError, Slots
+from xdpecmp.dataplane import slots as slots_module
+from xdpecmp.dataplane.buckets import Buckets
+from xdpecmp.dataplane.slots import CapacityError, Slots
+from xdpecmp.model.values import NextHop
+from xdpecmp.program.abi import CAPACITY
+from xdpecmp.program.clock import Jiffies
 
 HZ = 250
 A, B, C = (NextHop(bytes([10, 0, 0, i]), i) for i in (1, 2, 3))

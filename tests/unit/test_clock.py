@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xdpecmp.clock import Jiffies
+from xdpecmp.program.clock import Jiffies
 
 HZ = 250
 NOW = 1_000_000

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from xdpecmp.errors import DumpInterrupted, KernelRefused, MalformedMessage
-from xdpecmp.model import Neighbour, RouteKind
+from xdpecmp.model.values import Neighbour, RouteKind
 from xdpecmp.netlink import (
     addresses,
     elsewhere,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp import slots
-from xdpecmp.abi import DIRECT_BLOCK as BLOCK
-from xdpecmp.abi import Reason
-from xdpecmp.direct import CELLS, HOSTS, ROWS, Changed, Direct4
-from xdpecmp.model import Prefix
-from xdpecmp.prefixes import masked
+from xdpecmp.dataplane import slots
+from xdpecmp.dataplane.direct4 import CELLS, HOSTS, ROWS, Changed, Direct4
+from xdpecmp.model.prefixes import masked
+from xdpecmp.model.values import Prefix
+from xdpecmp.program.abi import DIRECT_BLOCK as BLOCK
+from xdpecmp.program.abi import Reason
 
 NO_ROUTE = int(Reason.NO_ROUTE)
 Table = dict[Prefix, int]

@@ -28,12 +28,11 @@ from tests.doctor import (
 )
 from tests.unit.test_doctor_interfaces import CASES as INTERFACE_CASES
 from xdpecmp import doctor
-from xdpecmp.abi import MAX_PATHS
 from xdpecmp.doctor import Verdict, examine
 from xdpecmp.doctor.facts import Running, Trial
 from xdpecmp.errors import XdpecmpError
-from xdpecmp.instance import FLOW_LABEL_TEXT
-from xdpecmp.model import (
+from xdpecmp.instance.instance import FLOW_LABEL_TEXT
+from xdpecmp.model.values import (
     INGRESS,
     Filter,
     Filters,
@@ -44,6 +43,7 @@ from xdpecmp.model import (
     RouteKind,
 )
 from xdpecmp.places import Untrusted
+from xdpecmp.program.abi import MAX_PATHS
 
 
 def test_all_is_well() -> None:

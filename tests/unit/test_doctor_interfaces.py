@@ -12,7 +12,7 @@ from tests.doctor import IN, MAC, OUT, STATUS, Case, World, bad_checks, check_ca
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Running
 from xdpecmp.doctor.interfaces import VIRTIO_LARGEST_MTU
-from xdpecmp.model import InterfaceSettings, Link, Peer, Upper
+from xdpecmp.model.values import InterfaceSettings, Link, Peer, Upper
 
 
 def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: int = 4) -> None:

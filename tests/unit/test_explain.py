@@ -13,9 +13,12 @@ from scapy.layers.l2 import GRE
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from xdpecmp.abi import GroupKind, Reason
 from xdpecmp.errors import XdpecmpError
-from xdpecmp.explain import (
+from xdpecmp.hashing import flow_hash
+from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, RouteKind
+from xdpecmp.netlink import Answer, Query
+from xdpecmp.netlink.getroute import takes_flow_label
+from xdpecmp.observe.explain import (
     Comparison,
     Decision,
     HashSettings,
@@ -26,11 +29,8 @@ from xdpecmp.explain import (
     question,
     twin,
 )
-from xdpecmp.hashing import flow_hash
-from xdpecmp.model import Link, NextHop, NexthopGroup, Path, Prefix, RouteKind
-from xdpecmp.netlink import Answer, Query
-from xdpecmp.netlink.getroute import takes_flow_label
-from xdpecmp.verify import random_flow
+from xdpecmp.observe.verify import random_flow
+from xdpecmp.program.abi import GroupKind, Reason
 
 SEED = 7
 IN = 3

@@ -11,10 +11,8 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.inet6 import IPv6
 
-from xdpecmp.abi import GroupKind, Reason
-from xdpecmp.explain import Comparison, Decision, HashSettings, Judge
-from xdpecmp.explain import again as module
-from xdpecmp.model import (
+from xdpecmp.control.advice import disagreement
+from xdpecmp.model.values import (
     NextHop,
     NexthopGroup,
     Path,
@@ -25,8 +23,10 @@ from xdpecmp.model import (
     Snapshot,
 )
 from xdpecmp.netlink import Answer, Query
-from xdpecmp.notes import disagreement
-from xdpecmp.scratch import Trial
+from xdpecmp.observe.explain import Comparison, Decision, HashSettings, Judge
+from xdpecmp.observe.explain import again as module
+from xdpecmp.observe.scratch import Trial
+from xdpecmp.program.abi import GroupKind, Reason
 
 PREFIX = Prefix.parse("2001:db8:80::/48")
 DESTINATION = Prefix.parse("2001:db8:80::80").address

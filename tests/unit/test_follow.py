@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp.abi import Reason
+from xdpecmp.agent.mirror import Mirror
 from xdpecmp.compile import compile_tables
-from xdpecmp.mirror import Mirror
-from xdpecmp.model import (
+from xdpecmp.model.nexthoptable import BucketUpdate, Group, NexthopTable, NexthopUpdate, Single
+from xdpecmp.model.options import Options
+from xdpecmp.model.routetable import RouteTable
+from xdpecmp.model.values import (
     Link,
     Neighbour,
     NeighbourUpdate,
@@ -30,9 +32,7 @@ from xdpecmp.model import (
     Snapshot,
 )
 from xdpecmp.netlink import Changes
-from xdpecmp.nexthoptable import BucketUpdate, Group, NexthopTable, NexthopUpdate, Single
-from xdpecmp.options import Options
-from xdpecmp.routetable import RouteTable
+from xdpecmp.program.abi import Reason
 
 MAIN, LOCAL, DEFAULT = 254, 255, 253
 LINKS = {i: Link(i, f"eth{i}", bytes([2, 0, 0, 0, 0, i]), 1500, True) for i in (2, 3)}
@@ -500,6 +500,6 @@ def test_a_gateway_that_is_forgotten_is_managed_again(monkeypatch: pytest.Monkey
     assert not kernel.managed
     mirror.follow(Changes(neighbour_updates=(NeighbourUpdate(gateway, gone=True),)))
     assert not kernel.managed  # or `ip neigh flush` would never be through
-    monkeypatch.setattr(mirror._keeper, "_now", lambda: time.monotonic() + 1)
+    monkeypatch.setattr(mirror._resolver, "_now", lambda: time.monotonic() + 1)
     mirror.keep_resolved()  # as at each tick
     assert ADDRESSES[0] in kernel.managed

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
 from scapy.utils import PcapNgWriter, PcapWriter
 
-from xdpecmp.frames import (
+from xdpecmp.observe.frames import (
     MAX_FRAME,
     PROTOCOLS,
     BadInput,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp import image
-from xdpecmp.image import Image, MapSpec
+from xdpecmp.program import image
+from xdpecmp.program.image import Image, MapSpec
 
 _INSTRUCTION = struct.Struct("=BBhi")
 LOAD_64, MOVE, EXIT = 0x18, 0xB7, 0x95

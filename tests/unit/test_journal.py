@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xdpecmp.journal import FIRST_SECONDS, LIMIT, LONGEST_SECONDS, Repetitions
+from xdpecmp.agent.journal import FIRST_SECONDS, LIMIT, LONGEST_SECONDS, Repetitions
 
 
 class Clock:
@@ -60,7 +60,7 @@ def test_what_is_remembered_is_bounded() -> None:
 WRITE = """
 import logging, sys
 from pathlib import Path
-from xdpecmp import journal
+from xdpecmp.agent import journal
 journal.to_file(Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):
     logging.info("line %d %s", number, "x" * 100)

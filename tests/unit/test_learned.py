@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from xdpecmp.errors import DumpInterrupted
-from xdpecmp.model import InterfaceSettings, Settings
+from xdpecmp.model.values import InterfaceSettings, Settings
 from xdpecmp.netlink import learned, wire
 
 ONE, TWO = bytes(3) + b"\1", bytes(3) + b"\2"

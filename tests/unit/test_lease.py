@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.test_backlog import Clock
-from xdpecmp import lease as module
-from xdpecmp.backlog import Backlog
-from xdpecmp.lease import Lease
+from xdpecmp.agent import lease as module
+from xdpecmp.agent.backlog import Backlog
+from xdpecmp.agent.lease import Lease
 
 
 class Deadlines:

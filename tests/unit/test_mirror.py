@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from xdpecmp.abi import Reason
+from xdpecmp.agent.mirror import Mirror
 from xdpecmp.compile import Tables
-from xdpecmp.mirror import Mirror
-from xdpecmp.model import (
+from xdpecmp.model.nexthoptable import NexthopTable, NexthopUpdate, Single
+from xdpecmp.model.options import Options
+from xdpecmp.model.routetable import RouteTable
+from xdpecmp.model.values import (
     Link,
     NextHop,
     Path,
@@ -22,9 +24,7 @@ from xdpecmp.model import (
     Snapshot,
 )
 from xdpecmp.netlink import Changes
-from xdpecmp.nexthoptable import NexthopTable, NexthopUpdate, Single
-from xdpecmp.options import Options
-from xdpecmp.routetable import RouteTable
+from xdpecmp.program.abi import Reason
 
 ROUTES = Changes(routes=True)
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from xdpecmp.model import EGRESS, INGRESS, Filter
+from xdpecmp.model.values import EGRESS, INGRESS, Filter
 from xdpecmp.netlink.firewall import hooks, nftables, traffic
 from xdpecmp.netlink.firewall.message import header
 from xdpecmp.netlink.wire import attribute

@@ -12,13 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp.errors import (
-    KernelRefused,
-    MalformedMessage,
-    NoSuchInterface,
-    NotPermitted,
-)
-from xdpecmp.model import (
+from xdpecmp.errors import KernelRefused, MalformedMessage, NoSuchInterface, NotPermitted
+from xdpecmp.model.nexthoptable import BucketUpdate, NexthopUpdate, Single
+from xdpecmp.model.values import (
     Link,
     Neighbour,
     NeighbourUpdate,
@@ -34,7 +30,6 @@ from xdpecmp.netlink.monitor import ANYWHERE, Changes, Classifier, Updates
 from xdpecmp.netlink.neighbours import parse_neighbour
 from xdpecmp.netlink.rules import plain_rule
 from xdpecmp.netlink.wire import attribute
-from xdpecmp.nexthoptable import BucketUpdate, NexthopUpdate, Single
 
 MAC = bytes.fromhex("020000000001")
 

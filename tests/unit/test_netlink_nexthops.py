@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpecmp.errors import MalformedMessage
-from xdpecmp.model import NextHop, NexthopGroup, Path, RouteKind
+from xdpecmp.model.values import NextHop, NexthopGroup, Path, RouteKind
 from xdpecmp.netlink.nexthops import (
     Group,
     Single,

@@ -39,11 +39,11 @@ from tests.unit.route_messages import (
     u32,
 )
 from xdpecmp.errors import DumpInterrupted, MalformedMessage
-from xdpecmp.model import NextHop, Path, Prefix, Route, RouteKind
+from xdpecmp.model.packed import prefixes_in
+from xdpecmp.model.values import NextHop, Path, Prefix, Route, RouteKind
 from xdpecmp.netlink.routedump import RouteReader
 from xdpecmp.netlink.routes import RouteMemo, parse_route
 from xdpecmp.netlink.wire import NLM_F_DUMP_INTR, attribute
-from xdpecmp.packed import prefixes_in
 
 
 def test_single_path() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xdpecmp.options import FOLLOW, IGNORE, Options
+from xdpecmp.model.options import FOLLOW, IGNORE, Options
 
 
 def test_what_is_kept_comes_back() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpecmp.compile import covers, masked
-from xdpecmp.model import Prefix
-from xdpecmp.packed import FAMILIES, Layered, Packed, pack, unpack
+from xdpecmp.model.packed import FAMILIES, Layered, Packed, pack, unpack
+from xdpecmp.model.values import Prefix
 
 
 @st.composite

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp.abi import Reason
 from xdpecmp.compile import Tables, compile_tables
 from xdpecmp.compile.change import compile_updates
-from xdpecmp.model import (
+from xdpecmp.model.prefixes import covers
+from xdpecmp.model.routetable import RouteTable
+from xdpecmp.model.values import (
     Link,
     Neighbour,
     NextHop,
@@ -27,8 +28,7 @@ from xdpecmp.model import (
     Settings,
     Snapshot,
 )
-from xdpecmp.prefixes import covers
-from xdpecmp.routetable import RouteTable
+from xdpecmp.program.abi import Reason
 
 MAIN, LOCAL, DEFAULT = 254, 255, 253
 MAC = bytes.fromhex("020000000001")

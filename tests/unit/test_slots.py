@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp import slots as module
-from xdpecmp.slots import Blocks, CapacityError, Slots
+from xdpecmp.dataplane import slots as module
+from xdpecmp.dataplane.slots import Blocks, CapacityError, Slots
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp import tries as module
-from xdpecmp.abi import DIRECT_BLOCK as BLOCK
-from xdpecmp.abi import Reason
 from xdpecmp.compile import masked
-from xdpecmp.model import Prefix
-from xdpecmp.packed import Layered, Packed
-from xdpecmp.tries import Tries
+from xdpecmp.dataplane import routes as module
+from xdpecmp.dataplane.routes import Tries
+from xdpecmp.model.packed import Layered, Packed
+from xdpecmp.model.values import Prefix
+from xdpecmp.program.abi import DIRECT_BLOCK as BLOCK
+from xdpecmp.program.abi import Reason
 
 FDS = {"routes4": 4, "routes6": 6}
 KEY_SIZE = {4: 8, 6: 20}

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import pytest
 
-from xdpecmp import networkd
+from xdpecmp.control import networkd
+from xdpecmp.control.owners import PROTOCOL_NAMES, Hop, owner_of
+from xdpecmp.control.weights import HeldWeights, Selector, plan, wanted_buckets
 from xdpecmp.errors import RouteNotFound, RouteNotWeighable
-from xdpecmp.model import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
-from xdpecmp.owners import PROTOCOL_NAMES, Hop, owner_of
-from xdpecmp.weights import HeldWeights, Selector, plan, wanted_buckets
+from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
 
 LINKS = {
     index: Link(index, name, bytes(6), 1500, True) for index, name in ((2, "eth0"), (3, "eth1"))

@@ -12,7 +12,7 @@ from tests.netns import wait_until
 from tests.vm.asking import FLOWS, asked, flows_and_answers
 from tests.vm.wired import WIRES, Wired, require_wires
 from xdpecmp.hashing import bounds, select
-from xdpecmp.instance import machine_seed
+from xdpecmp.instance.instance import machine_seed
 from xdpecmp.netlink import Kernel
 
 WEIGHTS = (1, 2)

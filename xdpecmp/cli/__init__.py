@@ -16,9 +16,9 @@ from errno import ENOSPC
 
 import click
 
-from .. import netns as namespaces
-from .. import output
 from ..errors import NotPermitted, XdpecmpError, what_failed
+from ..netlink import netns as namespaces
+from . import output
 
 COMMANDS = (
     "attach",

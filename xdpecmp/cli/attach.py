@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from .. import lifecycle, output
-from ..interfaces import MODES, Attached
-from ..options import FLOW_LABEL
+from ..control import lifecycle
+from ..control.interfaces import MODES, Attached
+from ..model.options import FLOW_LABEL
+from . import output
 
 
 @click.command("attach")

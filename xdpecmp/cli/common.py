@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import shortened
-from ..instance import Instance
+from ..instance.instance import Instance
 from ..netlink import Kernel
-from ..view import View
+from ..observe.view import View
 
 if TYPE_CHECKING:
     ParameterType = click.ParamType

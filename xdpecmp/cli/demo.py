@@ -7,8 +7,7 @@ import json
 import click
 from rich.console import Console
 
-from xdpecmp import demo
-
+from .. import demo
 from .common import NumberType
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .. import lifecycle
+from ..control import lifecycle
 
 
 @click.command("detach")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from .. import output
 from ..doctor import Finding, Verdict, examine
 from ..doctor.gather import gather
+from . import output
 from .common import json_option
 
 _STYLES = {Verdict.PROBLEM: "1;31", Verdict.NOTE: "33", Verdict.OK: "32"}

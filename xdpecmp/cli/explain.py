@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
-from .. import output
-from ..abi import REASON_TEXT, GroupKind
 from ..errors import NoSuchInterface
-from ..explain import (
+from ..hashing import FlowKey, select
+from ..instance.instance import Instance, NotAttached
+from ..model.values import Link, NextHop, Prefix
+from ..netlink import Kernel
+from ..observe.explain import (
     Decision,
     Explained,
     Explainer,
@@ -23,7 +25,7 @@ from ..explain import (
     nexthop_of,
     stack,
 )
-from ..frames import (
+from ..observe.frames import (
     MAX_FRAME,
     MIN_FRAME,
     BadInput,
@@ -33,12 +35,10 @@ from ..frames import (
     parse_words,
     read_pcap,
 )
-from ..hashing import FlowKey, select
-from ..instance import Instance, NotAttached
-from ..maps import Maps
-from ..model import Link, NextHop, Prefix
-from ..netlink import Kernel
-from ..view import View
+from ..observe.view import View
+from ..program.abi import REASON_TEXT, GroupKind
+from ..program.maps import Maps
+from . import output
 from .common import json_option
 
 _NEIGHBOURHOOD = 2

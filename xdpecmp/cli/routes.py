@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from .. import output
 from ..errors import RouteNotFound
-from ..model import Prefix
-from ..tables import Columns
-from ..view import PathView, RouteView, View
+from ..model.values import Prefix
+from ..observe.columns import Columns
+from ..observe.view import PathView, RouteView, View
+from . import output
 from .common import ParameterType, json_option, view
 
 

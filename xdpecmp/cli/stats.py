@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from .. import losses, output
-from ..abi import ICMP_ERROR_TEXT, REASON_TEXT
-from ..instance import Instance
+from ..instance.instance import Instance
 from ..netlink import Kernel
-from ..tables import Columns, lines
-from ..view import View
+from ..observe import losses
+from ..observe.columns import Columns, lines
+from ..observe.view import View
+from ..program.abi import ICMP_ERROR_TEXT, REASON_TEXT
+from . import output
 from .common import json_option
 
 INTERVAL = 1.0

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from .. import losses, output
 from ..compile import Findings
 from ..compile.ownseed import IN_WORDS
-from ..firewall import sentences
-from ..instance import FLOW_LABEL_TEXT, Instance
+from ..instance.instance import FLOW_LABEL_TEXT, Instance
 from ..netlink import Kernel
-from ..tables import Columns
-from ..view import View
+from ..observe import losses
+from ..observe.columns import Columns
+from ..observe.firewall import sentences
+from ..observe.view import View
+from . import output
 from .common import json_option
 
 

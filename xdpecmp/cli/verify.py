@@ -12,14 +12,14 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from .. import output
-from ..explain import Explainer
-from ..instance import Instance
-from ..model import Prefix
+from ..instance.instance import Instance
+from ..model.values import Prefix
 from ..netlink import Kernel
-from ..scratch import Trial, try_packets
-from ..tables import Columns
-from ..verify import Result, Verifier, entrances, multipath_routes
+from ..observe.columns import Columns
+from ..observe.explain import Explainer
+from ..observe.scratch import Trial, try_packets
+from ..observe.verify import Result, Verifier, entrances, multipath_routes
+from . import output
 from .common import NumberType, json_option
 from .explain import Names, lines, row
 from .routes import PREFIX

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from .. import output
+from ..control.networkd import networkd_devices
+from ..control.weights import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
 from ..errors import RouteNotFound, shortened
-from ..instance import Instance, NotAttached
-from ..model import Prefix, RouteKind
+from ..instance.instance import Instance, NotAttached
+from ..model.values import Prefix, RouteKind
 from ..netlink import Kernel
-from ..networkd import networkd_devices
-from ..tables import Columns
-from ..view import View
-from ..weights import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
+from ..observe.columns import Columns
+from ..observe.view import View
+from . import output
 from .common import ParameterType, json_option
 from .routes import PREFIX
 

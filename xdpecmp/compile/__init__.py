@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..abi import Reason
-from ..model import Prefix, Snapshot
-from ..options import Options
-from ..prefixes import covers, masked
+from ..model.options import Options
+from ..model.prefixes import covers, masked
+from ..model.values import Prefix, Snapshot
+from ..program.abi import Reason
 from . import ownseed
 from .adjacency import compile_adjacency
 from .config import (
@@ -93,7 +93,7 @@ def compile_tables(
     """The whole contents of the maps for `attached`, the indexes of our interfaces. `deep`: whether
     the program for the policies that need a walk is there."""
     # numpy takes 0.1 s to import, and those who only read the maps get by without
-    from ..routetable import RouteTable
+    from ..model.routetable import RouteTable
     from .change import entangled
     from .routes import Resolver, host_routes, is_connected
     from .winners import winners

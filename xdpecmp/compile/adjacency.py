@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from ..abi import Reason
-from ..model import InterfaceSettings, Link, NextHop, Snapshot
+from ..model.values import InterfaceSettings, Link, NextHop, Snapshot
+from ..program.abi import Reason
 from .offloads import takes_anything
 from .tables import Adjacency
 from .tags import tag_stack

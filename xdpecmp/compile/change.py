@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ..abi import CAPACITY, Reason
-from ..model import Prefix, Route, RouteKind, RouteUpdate, Snapshot
-from ..prefixes import covered, grouped
-from ..routetable import RouteTable
+from ..model.prefixes import covered, grouped
+from ..model.routetable import RouteTable
+from ..model.values import Prefix, Route, RouteKind, RouteUpdate, Snapshot
+from ..program.abi import CAPACITY, Reason
 from .adjacency import compile_adjacency
 from .routes import Resolver, is_connected
 from .tables import TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, Change, Entangled, Tables, Target

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from ..abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
-from ..model import Prefix, Route, RouteKind, Settings, Snapshot
-from ..options import FOLLOW, Options
+from ..model.options import FOLLOW, Options
+from ..model.values import Prefix, Route, RouteKind, Settings, Snapshot
+from ..program.abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
 from .firewall import Findings
 from .tables import TABLE_LOCAL, Config
 
 if TYPE_CHECKING:
-    from ..routetable import RouteTable
+    from ..model.routetable import RouteTable
 
 SIMPLE_POLICIES = frozenset({0, 1})
 DEEP_POLICIES = frozenset({2, 3})

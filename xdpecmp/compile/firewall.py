@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from ..model import EGRESS, INGRESS, Filters, Link
+from ..model.values import EGRESS, INGRESS, Filters, Link
 
 
 class Findings(NamedTuple):

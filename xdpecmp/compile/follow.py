@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..model import Neighbour, NextHop, NexthopGroup, Prefix, Snapshot
-from ..prefixes import covered
-from ..routetable import RouteTable
+from ..model.prefixes import covered
+from ..model.routetable import RouteTable
+from ..model.values import Neighbour, NextHop, NexthopGroup, Prefix, Snapshot
 from .adjacency import compile_adjacency
 from .change import compile_touched, has_room
 from .groups import object_group

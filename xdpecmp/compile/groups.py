@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..hashing import bounds
-from ..model import NextHop, NexthopGroup, Path, Snapshot
+from ..model.values import NextHop, NexthopGroup, Path, Snapshot
 from .tables import LAST_BOUND, Group, PathEntry, Resilient
 
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from ..abi import INTERFACE_FLAGS
-from ..model import InterfaceSettings, Link, Snapshot
+from ..model.values import InterfaceSettings, Link, Snapshot
+from ..program.abi import INTERFACE_FLAGS
 from .offloads import may_be_unfinished, merges_lists, merges_unseen
 from .stacking import Stacking
 from .tables import Interface, MacKey, VlanKey

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..model import Link
+from ..model.values import Link
 
 _TAKING = frozenset({"veth", "macvlan", "bridge", "bond", "team", "dummy"})
 """Kinds of devices whose driver takes any packet as it is: to another receive path, or through

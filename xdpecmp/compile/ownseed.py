@@ -30,13 +30,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..abi import CAPACITY, INTERFACE_FLAGS, REASON_TEXT, Reason
-from ..model import Link, NextHop, Settings, Snapshot
+from ..model.values import Link, NextHop, Settings, Snapshot
+from ..program.abi import CAPACITY, INTERFACE_FLAGS, REASON_TEXT, Reason
 from .tables import Adjacency, Config, Group, Interface, Resilient, Target
 from .tags import tag_stack
 
 if TYPE_CHECKING:
-    from ..packed import Layered
+    from ..model.packed import Layered
 
 IN_WORDS = (
     "multipath routes go by a hash seed of xdpecmp's own, since Linux keeps its own to itself. "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
-from ..model import NextHop, NexthopGroup, Path, Prefix, Route, RouteKind, Snapshot
-from ..packed import Layered
+from ..model.packed import Layered
+from ..model.values import NextHop, NexthopGroup, Path, Prefix, Route, RouteKind, Snapshot
+from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .groups import object_group, route_group
 from .tables import Group, Key, Target
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from ..model import Link, Upper
+from ..model.values import Link, Upper
 from .tags import tag_stack
 
 _SEE_TAGS = frozenset({"", "veth", "tun", "vxlan", "geneve", "gretap", "ip6gretap"})

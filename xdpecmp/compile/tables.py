@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..abi import Reason
-from ..model import NextHop, Prefix
-from ..prefixes import Networks
+from ..model.prefixes import Networks
+from ..model.values import NextHop, Prefix
+from ..program.abi import Reason
 from .firewall import Findings
 
 if TYPE_CHECKING:
-    from ..packed import Layered
+    from ..model.packed import Layered
     from .ownseed import Parting
 
 TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255

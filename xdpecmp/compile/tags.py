@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..model import Link
+from ..model.values import Link
 from .tables import Tag
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..abi import Reason
-from ..model import Prefix, Route, RouteKind
-from ..packed import Layered
-from ..routetable import Rivals, RouteTable
+from ..model.packed import Layered
+from ..model.routetable import Rivals, RouteTable
+from ..model.values import Prefix, Route, RouteKind
+from ..program.abi import Reason
 from .tables import TABLE_DEFAULT, TABLE_LOCAL, Target
 
 _LOOPBACK = Prefix(bytes([127, 0, 0, 0]), 8)

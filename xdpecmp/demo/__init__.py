@@ -6,8 +6,8 @@ used through its own command line (fastpath.py), as a reader would. story.py is 
 
 from __future__ import annotations
 
-from xdpecmp.demo.report import Report
-from xdpecmp.demo.story import run
-from xdpecmp.demo.topology import MOST_SOURCES
+from .report import Report
+from .story import run
+from .topology import MOST_SOURCES
 
 __all__ = ["MOST_SOURCES", "Report", "run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xdpecmp.errors import XdpecmpError
+from ..errors import XdpecmpError
 
 
 class DemoError(XdpecmpError):

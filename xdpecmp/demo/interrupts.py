@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from xdpecmp.demo.process import SIGNALS
+from .process import SIGNALS
 
 
 class Interrupts:

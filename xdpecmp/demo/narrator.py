@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from xdpecmp.demo.bounds import ONE_IN
-from xdpecmp.demo.report import Report, Transfer
-from xdpecmp.demo.topology import DRAWING, FAMILIES, NEXT_HOPS, SEED, WEIGHTS, Topology, nexthops
-from xdpecmp.tables import Columns, lines
+from ..observe.columns import Columns, lines
+from .bounds import ONE_IN
+from .report import Report, Transfer
+from .topology import DRAWING, FAMILIES, NEXT_HOPS, SEED, WEIGHTS, Topology, nexthops
 
 _POLICIES = {
     0: "addresses; for IPv6 also the flow label",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from xdpecmp.demo.bounds import binomial_bounds
-from xdpecmp.demo.fastpath import Counters
-from xdpecmp.demo.topology import NEXT_HOPS, WEIGHTS
+from .bounds import binomial_bounds
+from .fastpath import Counters
+from .topology import NEXT_HOPS, WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections import Counter
 
 from rich.console import Console
 
-from xdpecmp.demo import fastpath
-from xdpecmp.demo.interrupts import Interrupts
-from xdpecmp.demo.narrator import Narrator
-from xdpecmp.demo.report import Report, Transfer, shares
-from xdpecmp.demo.topology import FAMILIES, INGRESS, NARROW_MTU, WEIGHTS, Family, Topology
-from xdpecmp.demo.traffic import BODY_SIZE, fetch, fetch_from_all, servers
-from xdpecmp.errors import NotPermitted
+from ..errors import NotPermitted
+from . import fastpath
+from .interrupts import Interrupts
+from .narrator import Narrator
+from .report import Report, Transfer, shares
+from .topology import FAMILIES, INGRESS, NARROW_MTU, WEIGHTS, Family, Topology
+from .traffic import BODY_SIZE, fetch, fetch_from_all, servers
 
 # A fair 1:2 hash leaves one server out of this many draws once in ten million runs.
 _MOST_TRANSFERS = 40

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from xdpecmp.demo.topology import FAMILIES, IPV6, Family, Topology
+from .topology import FAMILIES, IPV6, Family, Topology
 
 BODY_SIZE = 200_000
 

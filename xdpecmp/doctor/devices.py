@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from ..model import Link
+from ..model.values import Link
 from ..netlink.ethtool import read_channels
 from .facts import Device
 

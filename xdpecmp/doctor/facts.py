@@ -8,7 +8,7 @@ from typing import Any
 
 from ..compile import Tables
 from ..errors import XdpecmpError
-from ..model import Link, Prefix, Snapshot
+from ..model.values import Link, Prefix, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

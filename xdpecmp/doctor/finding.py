@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..control.advice import Note
 from ..errors import XdpecmpError
-from ..notes import Note
 
 
 class Verdict(Enum):

@@ -14,16 +14,18 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from .. import libbpf, losses, places
+from .. import places
 from ..compile import Stacking, Tables, compile_tables, needs_walk
+from ..control.interfaces import expanded
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
-from ..instance import Instance, NotAttached
-from ..interfaces import expanded
-from ..model import Link, Prefix, Settings, Snapshot
+from ..instance.instance import Instance, NotAttached
+from ..model.values import Link, Prefix, Settings, Snapshot
 from ..netlink import Kernel, has_seed, sysctl
-from ..program import PROGRAM, Build, Variant, new_generation, pin_name
-from ..verify import first_disagreement
-from ..view import View
+from ..observe import losses
+from ..observe.verify import first_disagreement
+from ..observe.view import View
+from ..program import libbpf
+from ..program.build import PROGRAM, Build, Variant, new_generation, pin_name
 from . import devices, process
 from .facts import Facts, Host, Running, Trial
 from .interfaces import assumed

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from .. import notes
 from ..compile import Stacking, Why
+from ..control import advice as notes
+from ..control.interfaces import check_interface, is_better_generic
 from ..errors import XdpecmpError
-from ..interfaces import check_interface, is_better_generic
-from ..model import InterfaceSettings, Link
+from ..model.values import InterfaceSettings, Link
 from .facts import Device, Facts
 from .finding import Finding, from_error, from_note, note, ok
 

@@ -6,10 +6,11 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
 
-from .. import firewall, notes
-from ..abi import MAX_BUCKETS, MAX_PATHS, Reason
 from ..compile import ownseed
-from ..model import Prefix, Route, RouteKind
+from ..control import advice as notes
+from ..model.values import Prefix, Route, RouteKind
+from ..observe import firewall
+from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
 

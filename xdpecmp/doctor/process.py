@@ -7,9 +7,9 @@ import importlib.util
 import re
 from pathlib import Path
 
-from .. import compiler
 from ..errors import XdpecmpError
 from ..places import check_bpffs
+from ..program import compiler
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 """What attaching and BPF take; include/uapi/linux/capability.h. CAP_SYS_ADMIN has CAP_BPF in it,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import losses
+from ..observe import losses
 from ..places import Untrusted
 from .facts import Facts
 from .finding import Finding, note, ok, problem

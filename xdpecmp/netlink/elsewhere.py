@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MalformedMessage, XdpecmpError
-from ..model import Link, Peer, Upper
+from ..model.values import Link, Peer, Upper
 from . import wire
 from .ethtool import Features, features
 from .links import dump_links, foreign_lower, parse_link

@@ -18,7 +18,7 @@ from errno import EACCES, EOPNOTSUPP
 from typing import NamedTuple
 
 from ..errors import KernelRefused, NotPermitted
-from ..model import NextHop, RouteKind
+from ..model.values import NextHop, RouteKind
 from . import wire
 from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, RTM_GETROUTE, kind_of, via_of
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import KernelRefused, RouteNotFound
-from ..model import Prefix
+from ..model.values import Prefix
 from . import wire
 from .nexthops import (
     GROUP_ENTRY,

@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from .. import libbpf
 from ..errors import XdpecmpError
-from ..model import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
-from ..nexthoptable import NexthopTable
+from ..model.nexthoptable import NexthopTable
+from ..model.values import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
+from ..program import libbpf
 from . import (
     addresses,
     devicestats,
@@ -40,7 +40,7 @@ from .monitor import Monitor
 from .namespace import current_namespace, inside
 
 if TYPE_CHECKING:
-    from ..routetable import RouteTable
+    from ..model.routetable import RouteTable
 
 
 SETTINGS_SECONDS = 5.0

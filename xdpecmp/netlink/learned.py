@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DumpInterrupted
-from ..model import Settings
+from ..model.values import Settings
 from . import wire
 from .routes import ADDRESS_SIZE, ROUTE_HEADER, RTA_DST, RTM_F_CLONED, RTM_GETROUTE
 

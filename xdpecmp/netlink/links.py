@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
-from ..model import Link
+from ..model.values import Link
 from . import wire
 from .ethtool import Features
 

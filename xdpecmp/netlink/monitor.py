@@ -26,8 +26,8 @@ from errno import EAGAIN, ENOBUFS
 from typing import Self
 
 from ..errors import MalformedMessage
-from ..model import NeighbourUpdate, RouteUpdate
-from ..nexthoptable import BucketUpdate, NexthopUpdate
+from ..model.nexthoptable import BucketUpdate, NexthopUpdate
+from ..model.values import NeighbourUpdate, RouteUpdate
 from . import features, links, wire, xfrm
 from .firewall import nftables, traffic
 from .firewall.message import NETLINK_NETFILTER, skip_elements

@@ -23,7 +23,7 @@ from itertools import islice
 from types import MappingProxyType
 
 from ..errors import KernelRefused, MalformedMessage, XdpecmpError
-from ..model import Neighbour
+from ..model.values import Neighbour
 from . import wire
 
 RTM_GETNEIGH = 30

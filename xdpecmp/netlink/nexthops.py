@@ -17,8 +17,8 @@ from contextlib import suppress
 from errno import EINVAL, ENOENT
 
 from ..errors import KernelRefused, MalformedMessage
-from ..model import NextHop, NexthopGroup, Path, RouteKind
-from ..nexthoptable import Buckets, Group, NexthopTable, Single
+from ..model.nexthoptable import Buckets, Group, NexthopTable, Single
+from ..model.values import NextHop, NexthopGroup, Path, RouteKind
 from . import wire
 
 RTM_GETNEXTHOP = 106

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import Route
-from ..packed import Keys, Numbers, as_keys, pack
-from ..routetable import NOWHERE, RouteTable
+from ..model.packed import Keys, Numbers, as_keys, pack
+from ..model.routetable import NOWHERE, RouteTable
+from ..model.values import Route
 from . import wire
 from .routes import ADDRESS_SIZE, RTA_DST, RTM_GETROUTE, RTM_NEWROUTE, dump_request, parse_route
 

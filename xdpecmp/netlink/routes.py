@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from ..errors import MalformedMessage
-from ..model import NextHop, Path, Prefix, Route, RouteKind
+from ..model.values import NextHop, Path, Prefix, Route, RouteKind
 from . import wire
 
 RTM_NEWROUTE = 24

@@ -22,7 +22,7 @@ from contextlib import suppress
 from errno import ENOENT
 
 from ..errors import KernelRefused
-from ..model import InterfaceSettings, Link, Settings
+from ..model.values import InterfaceSettings, Link, Settings
 
 _ROOT = "/proc/sys/net"
 

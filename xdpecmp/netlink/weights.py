@@ -15,7 +15,7 @@ import struct
 from collections.abc import Sequence
 
 from ..errors import RouteNotFound, RouteNotWeighable
-from ..model import Route
+from ..model.values import Route
 from . import wire
 from .routes import (
     CACHE_EXPIRES,

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 from tests.capabilities import PATIENCE
 from tests.netns import Namespace, wait_until
-from xdpecmp.model import NextHop, Prefix, Route
-from xdpecmp.model import Path as RoutePath
+from xdpecmp.model.values import NextHop, Prefix, Route
+from xdpecmp.model.values import Path as RoutePath
 from xdpecmp.netlink import Changes, Kernel, Monitor
 
 DEADLINE_S = 5.0 * PATIENCE

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.netns import Namespace, veth, wait_until
-from xdpecmp.model import Peer
+from xdpecmp.model.values import Peer
 from xdpecmp.netlink import Kernel, elsewhere
 from xdpecmp.netlink.elsewhere import Elsewhere, Lookout
 

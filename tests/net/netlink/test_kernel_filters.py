@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.netns import Namespace, wait_until
-from xdpecmp.model import Filters
+from xdpecmp.model.values import Filters
 from xdpecmp.netlink import Kernel, Monitor
 
 SET = (

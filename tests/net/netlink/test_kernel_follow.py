@@ -10,9 +10,9 @@ import pytest
 
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.model import Neighbour
+from xdpecmp.model.nexthoptable import BucketUpdate, NexthopTable
+from xdpecmp.model.values import Neighbour
 from xdpecmp.netlink import Changes, Kernel, Monitor
-from xdpecmp.nexthoptable import BucketUpdate, NexthopTable
 
 pytestmark = pytest.mark.root
 

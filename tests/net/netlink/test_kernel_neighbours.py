@@ -10,10 +10,8 @@ import pytest
 
 from tests.net.netlink.helpers import DEADLINE_S
 from tests.netns import Namespace, wait_until
-from xdpecmp.errors import (
-    NoSuchInterface,
-)
-from xdpecmp.model import Neighbour
+from xdpecmp.errors import NoSuchInterface
+from xdpecmp.model.values import Neighbour
 from xdpecmp.netlink import Kernel
 
 pytestmark = pytest.mark.root

@@ -11,7 +11,7 @@ import pytest
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect, hop, only
 from tests.netns import Namespace
-from xdpecmp.model import NexthopGroup, RouteKind
+from xdpecmp.model.values import NexthopGroup, RouteKind
 from xdpecmp.netlink import Kernel, wire
 
 pytestmark = pytest.mark.root

@@ -8,7 +8,7 @@ import pytest
 
 from tests.net.netlink.helpers import find, hop, lose_carrier, only
 from tests.netns import Namespace
-from xdpecmp.model import Prefix, Route, RouteKind
+from xdpecmp.model.values import Prefix, Route, RouteKind
 from xdpecmp.netlink import Kernel
 
 pytestmark = pytest.mark.root

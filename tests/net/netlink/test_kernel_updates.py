@@ -8,9 +8,9 @@ import pytest
 
 from tests.net.netlink.helpers import expect
 from tests.netns import Namespace
-from xdpecmp.model import RouteUpdate
+from xdpecmp.model.routetable import RouteTable
+from xdpecmp.model.values import RouteUpdate
 from xdpecmp.netlink import Kernel, Monitor
-from xdpecmp.routetable import RouteTable
 
 pytestmark = pytest.mark.root
 

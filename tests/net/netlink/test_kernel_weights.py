@@ -8,10 +8,7 @@ import pytest
 
 from tests.net.netlink.helpers import find, lose_carrier, only
 from tests.netns import Namespace
-from xdpecmp.errors import (
-    RouteNotFound,
-    RouteNotWeighable,
-)
+from xdpecmp.errors import RouteNotFound, RouteNotWeighable
 from xdpecmp.netlink import Kernel
 
 pytestmark = pytest.mark.root

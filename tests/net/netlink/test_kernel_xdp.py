@@ -10,11 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.netns import Namespace
-from xdpecmp.errors import (
-    ForeignProgram,
-    KernelRefused,
-    NoSuchInterface,
-)
+from xdpecmp.errors import ForeignProgram, KernelRefused, NoSuchInterface
 from xdpecmp.netlink import Kernel
 from xdpecmp.netlink import xdp as xdp_module
 

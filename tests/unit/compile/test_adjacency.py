@@ -23,9 +23,9 @@ from tests.unit.compile.values import (
     snapshot,
     target,
 )
-from xdpecmp.abi import Reason
 from xdpecmp.compile import Adjacency, Tag, compile_tables
-from xdpecmp.model import InterfaceSettings, Link, Neighbour, NextHop, Route, Settings
+from xdpecmp.model.values import InterfaceSettings, Link, Neighbour, NextHop, Route, Settings
+from xdpecmp.program.abi import Reason
 
 CONNECTED = route("10.1.0.0/24", hop(""), table=MAIN)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.compile.values import LOCAL, QINQ, SERVICE, VIA1, VLAN, hop, links, route, snapshot
-from xdpecmp.abi import CAPACITY, INTERFACE_FLAGS, Reason
 from xdpecmp.compile import VlanKey, compile_tables, local4_filter
-from xdpecmp.model import InterfaceSettings, Prefix, RouteKind, Settings
+from xdpecmp.model.values import InterfaceSettings, Prefix, RouteKind, Settings
+from xdpecmp.program.abi import CAPACITY, INTERFACE_FLAGS, Reason
 
 
 def test_vlans_over_our_interfaces_are_ingresses() -> None:

@@ -19,12 +19,12 @@ from tests.unit.compile.values import (
     route,
     snapshot,
 )
-from xdpecmp.abi import Reason
 from xdpecmp.compile import bearing, compile_tables
 from xdpecmp.compile.change import compile_updates
-from xdpecmp.model import EGRESS, INGRESS, Filter, Filters, Link, RouteUpdate
-from xdpecmp.options import Options
-from xdpecmp.routetable import RouteTable
+from xdpecmp.model.options import Options
+from xdpecmp.model.routetable import RouteTable
+from xdpecmp.model.values import EGRESS, INGRESS, Filter, Filters, Link, RouteUpdate
+from xdpecmp.program.abi import Reason
 
 EVERYWHERE = Filter("chain")
 BRIDGE = Link(7, "br0", MAC1, 1500, True, "bridge")

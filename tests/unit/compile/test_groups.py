@@ -14,9 +14,9 @@ from tests.unit.compile.values import (
     snapshot,
     target,
 )
-from xdpecmp.abi import MAX_PATHS, Reason
 from xdpecmp.compile import LAST_BOUND, compile_tables
-from xdpecmp.model import NextHop, Path, Prefix, Route, Settings
+from xdpecmp.model.values import NextHop, Path, Prefix, Route, Settings
+from xdpecmp.program.abi import MAX_PATHS, Reason
 
 
 def group_of(prefix: str, *routes: Route, **parts: object) -> list[tuple[int, NextHop]]:

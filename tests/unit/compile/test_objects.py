@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from xdpecmp.compile import (
     LAST_BOUND,
     TABLE_MAIN,
@@ -25,7 +24,7 @@ from xdpecmp.compile import (
     compile_tables,
 )
 from xdpecmp.hashing import bounds, select, shares
-from xdpecmp.model import (
+from xdpecmp.model.values import (
     InterfaceSettings,
     Link,
     Neighbour,
@@ -38,6 +37,7 @@ from xdpecmp.model import (
     Settings,
     Snapshot,
 )
+from xdpecmp.program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 
 REACHABLE, STALE, INCOMPLETE, FAILED, NONE = 0x02, 0x04, 0x01, 0x20, 0x00
 DEAD, LINKDOWN = 0x01, 0x10

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.compile.values import MAC1, MAC2, hop, links, neighbours, route, snapshot
-from xdpecmp.abi import INTERFACE_FLAGS
 from xdpecmp.compile import compile_tables
-from xdpecmp.model import Link
+from xdpecmp.model.values import Link
+from xdpecmp.program.abi import INTERFACE_FLAGS
 
 ETH1 = replace(links()[3], kind="veth")
 VLAN = Link(4, "eth1.9", MAC2, 1500, True, "vlan", lower=3, vlan_id=9, vlan_protocol=0x8100)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.unit.compile.values import MAC1, MAC2, REACHABLE, VLAN, hop, ip, route
-from xdpecmp.abi import CAPACITY, INTERFACE_FLAGS, Reason
 from xdpecmp.compile import Tables, compile_tables, ownseed
 from xdpecmp.compile.ownseed import Cause, Parting
-from xdpecmp.model import (
+from xdpecmp.model.options import Options
+from xdpecmp.model.values import (
     InterfaceSettings,
     Link,
     Neighbour,
@@ -23,7 +23,7 @@ from xdpecmp.model import (
     Settings,
     Snapshot,
 )
-from xdpecmp.options import Options
+from xdpecmp.program.abi import CAPACITY, INTERFACE_FLAGS, Reason
 
 IN, LEFT, RIGHT = 2, 3, 4
 NAMES = {IN: "eth0", LEFT: "eth1", RIGHT: "eth2"}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.compile.values import MAC1, MAC2, VLAN, links, snapshot
 from xdpecmp.compile import MacKey, Stacking, VlanKey, Why, compile_tables
-from xdpecmp.model import Link, Peer, Upper
+from xdpecmp.model.values import Link, Peer, Upper
 
 OTHER = bytes.fromhex("020000000009")
 ETH = links()[2]

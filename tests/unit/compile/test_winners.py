@@ -22,9 +22,17 @@ from tests.unit.compile.values import (
     snapshot,
     target,
 )
-from xdpecmp.abi import Reason
 from xdpecmp.compile import compile_tables, covers, masked
-from xdpecmp.model import InterfaceSettings, NextHop, Path, Prefix, Route, RouteKind, Settings
+from xdpecmp.model.values import (
+    InterfaceSettings,
+    NextHop,
+    Path,
+    Prefix,
+    Route,
+    RouteKind,
+    Settings,
+)
+from xdpecmp.program.abi import Reason
 
 WINNERS = [
     ("alone", "10.0.0.0/8", [route("10.0.0.0/8", VIA1)], VIA1),

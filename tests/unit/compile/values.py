@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import replace
 
 from xdpecmp.compile import compile_tables
-from xdpecmp.model import (
+from xdpecmp.model.values import (
     Link,
     Neighbour,
     NextHop,

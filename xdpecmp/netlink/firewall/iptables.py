@@ -19,7 +19,7 @@ from errno import EAGAIN
 from typing import NamedTuple, TypeVar
 
 from ...errors import MalformedMessage
-from ...model import Filter
+from ...model.values import Filter
 from .tracking import SAFE_EXTENSIONS
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from errno import EINVAL, EOPNOTSUPP
 
 from ...errors import KernelRefused
-from ...model import EGRESS, INGRESS, Filter
+from ...model.values import EGRESS, INGRESS, Filter
 from .. import wire
 from .message import (
     HEADER_SIZE,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ... import libbpf
-from ...model import Filter
+from ...model.values import Filter
+from ...program import libbpf
 from .message import NFPROTO_IPV4, NFPROTO_IPV6
 
 IPVS = "IPVS services"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
-from ... import libbpf
 from ...errors import XdpecmpError
-from ...model import Filter, Filters, Link
+from ...model.values import Filter, Filters, Link
+from ...program import libbpf
 from .. import wire
 from ..namespace import inside
 from . import hooks, iptables, nftables, others, traffic

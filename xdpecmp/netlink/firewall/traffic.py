@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from errno import EINVAL, ENODEV, ENOENT
 from typing import NamedTuple
 
-from ... import libbpf
 from ...errors import KernelRefused, MalformedMessage
-from ...model import EGRESS, INGRESS, Filter
+from ...model.values import EGRESS, INGRESS, Filter
+from ...program import libbpf
 from .. import wire
 
 GROUP = 4

@@ -1,0 +1,76 @@
+"""What was decided about a packet, and what the Python twin makes of the same packet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...hashing import FlowKeys, flow_keys
+from ...program.abi import GroupKind, Reason
+
+
+class HashSettings(NamedTuple):
+    """How the data path hashes the packets of one family."""
+
+    policy: int
+    fields: int
+    seed: int
+    follows_label: bool = True
+    own_seed: bool = False
+    """Whether the seed is not Linux's."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the program decided about one frame."""
+
+    reason: Any
+    family: int
+    """4, 6, or 0 where it did not come to that."""
+    ingress: int
+    """Index of the interface that the packet came in on as Linux sees it; 0 likewise."""
+    packet: bytes
+    """The frame from its IP header on; b"" likewise."""
+    hash: int | None
+    nexthop: int | None
+    """The entry of `nexthops` that was chosen, usable or not."""
+    group: tuple[int, int, int]
+    """GroupKind, first, count."""
+    is_icmp_error: bool
+    quote_offset: int
+    settings: HashSettings
+
+    @property
+    def forwards(self) -> bool:
+        return bool(self.reason == Reason.FORWARDED)
+
+    @property
+    def is_multipath(self) -> bool:
+        return self.group[0] in (GroupKind.THRESHOLD, GroupKind.RESILIENT)
+
+    @property
+    def addresses(self) -> tuple[bytes, bytes] | None:
+        """Source and destination."""
+        if not self.family:
+            return None
+        size, start = (4, 12) if self.family == 4 else (16, 8)
+        if len(self.packet) < start + 2 * size:
+            return None
+        middle, end = start + size, start + 2 * size
+        return self.packet[start:middle], self.packet[middle:end]
+
+
+class Twin(NamedTuple):
+    """The flow keys of a packet, field by field, and its hash, reckoned in Python."""
+
+    keys: FlowKeys
+    hash: int
+
+
+def twin(packet: bytes, settings: HashSettings) -> Twin | None:
+    """None for a packet that is broken."""
+    try:
+        keys = flow_keys(packet, settings.policy, settings.fields, settings.follows_label)
+    except ValueError:
+        return None
+    return Twin(keys, keys.hash(settings.seed))
