@@ -267,7 +267,7 @@ def test_the_namespace_is_deleted(small: Small, agent: int) -> None:
 
 
 def test_the_last_interface_is_deleted(small: Small, agent: int) -> None:
-    """It may come back: see test_keeper. `detach` ends the waiting."""
+    """It may come back: see test_reattach. `detach` ends the waiting."""
     for name, left in (("in0", ["in1"]), ("in1", [])):
         small.ns.ip(f"link del {name}")
         wait_until(
