@@ -20,6 +20,7 @@ from tests.net.command import AS_NOBODY, COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
 from tests.netns import Namespace, wait_until
+from xdpecmp.instance.instance import RUN
 
 pytestmark = pytest.mark.root
 
@@ -376,18 +377,21 @@ def test_a_namespace_by_name_path_or_process(detached: Small, by: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("delay", [0.1, 0.3, 0.35, 0.4])
+@pytest.mark.parametrize("delay", [0.01, 0.2, 0.25, 0.3])
 def test_told_to_end_during_an_upgrade(detached: Small, number: int, delay: float) -> None:
-    """Whenever that is: afterwards either program runs, it is ours, and an agent follows."""
+    """Whenever that is: afterwards either program runs, it is ours, and an agent follows. `delay`
+    counts from when the command has its lock."""
     detached.attach("in0")
     name = detached.ns.name
+    lock = RUN / f"{detached.instance.nsid}.lock"
     with subprocess.Popen([*COMMAND, "-n", name, "attach", "in0"], stderr=subprocess.PIPE) as run:
+        wait_until(lambda: lock.exists() or run.poll() is not None, "it has begun", DEADLINE)
         try:
             run.wait(delay)
         except subprocess.TimeoutExpired:
             run.send_signal(number)
-        # before it began, and once it was done, the signal ends it as it ends anything; Python
-        # ends itself by SIGINT if the exception came while a dataclass was being made by exec()
+        # once it was done, the signal ends it as it ends anything; Python ends itself by SIGINT
+        # if the exception came while exec() made a dataclass
         assert run.wait(30 * PATIENCE) in (0, 130, -number, -signal.SIGINT)
     status = detached.json("status")
     assert [row["ifname"] for row in status["interfaces"]] == ["in0"]
