@@ -13,7 +13,7 @@ SMOKE_TESTS := tests/bpf/test_selection.py::test_many_flows tests/net/netlink/te
 TEST_ENV := PYTHONDONTWRITEBYTECODE=1 \
 	$(if $(XDPECMP_FORCE_ROOT_TESTS),XDPECMP_FORCE_ROOT_TESTS=$(XDPECMP_FORCE_ROOT_TESTS))
 
-.PHONY: help demo test test-vm smoke-vm fuzz mutate lint bench clean
+.PHONY: help demo test test-vm smoke-vm fuzz mutate lint bench docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
@@ -46,6 +46,9 @@ lint: $(STAMP) ## ruff and mypy
 
 bench: $(STAMP) ## measure speed and scale, beside Linux and bpf_fib_lookup() (BENCH_OPTIONS)
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m bench $(BENCH_OPTIONS)
+
+docs: $(STAMP) ## make docs/reasons.md and the man page from the code
+	$(PYTHON) -B -m docs.generate
 
 clean: ## remove .venv and everything built
 	$(SUDO) rm -rf .venv build dist *.egg-info bench/out .hypothesis .pytest_cache .mypy_cache .ruff_cache

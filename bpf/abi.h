@@ -16,7 +16,7 @@
 
 /* Why: see reasons.def. Every reason but FORWARDED means XDP_PASS. */
 enum reason {
-#define X(name, text) REASON_##name,
+#define X(name, text, advice) REASON_##name,
 #include "reasons.def"
 #undef X
 	REASON_COUNT

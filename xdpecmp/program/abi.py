@@ -56,10 +56,14 @@ def _source(name: str) -> str:
 
 
 def _rows(name: str) -> list[tuple[str, ...]]:
-    """The X(...) rows of a .def file, each as its arguments without quotes."""
-    rows = re.findall(r"^X\((.*)\)$", _source(name), re.MULTILINE)
+    """The X(...) rows of a .def file, each as its arguments; strings without quotes, and joined
+    where C joins them."""
+    rows = re.findall(r"^X\((.*?)\)$", _source(name), re.MULTILINE | re.DOTALL)
     argument = re.compile(r'"[^"]*"|[^,\s]+')
-    return [tuple(a.strip('"') for a in argument.findall(row)) for row in rows]
+    return [
+        tuple(each.strip('"') for each in argument.findall(re.sub(r'"\s+"', "", row)))
+        for row in rows
+    ]
 
 
 def _enum_members(name: str) -> list[str]:
@@ -92,6 +96,10 @@ Reason = _enum("Reason", [row[0] for row in _REASONS])
 """Why a packet got its verdict: FORWARDED (0), or why it was passed to Linux (reasons.def)."""
 
 REASON_TEXT: dict[str, str] = {row[0]: row[1] for row in _REASONS}
+"""Name of a reason → what the operator reads."""
+
+REASON_ADVICE: dict[str, str] = {row[0]: row[2] for row in _REASONS}
+"""Name of a reason → what the operator can do about it, commands in backquotes: docs/reasons.md."""
 
 
 def _icmp_counter(family: str, number: str, code: str) -> int:
@@ -133,6 +141,7 @@ def source_id() -> str:
 
 @cache
 def abi_id() -> str:
-    """Names the layout of the maps: programs with equal ids can share pinned maps."""
-    text = "".join(_source(n) for n in ("abi.h", "reasons.def", "icmp_errors.def"))
+    """Names the layout of the maps: programs with equal ids can share pinned maps. Of reasons the
+    names and their order count, not what is said about them."""
+    text = _source("abi.h") + _source("icmp_errors.def") + repr(list(Reason.__members__))
     return hashlib.sha256((text + repr(CAPACITY)).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""What users read, and the module that makes some of it from the code."""
