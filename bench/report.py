@@ -162,7 +162,7 @@ def _cell(value: object) -> str:
 
 
 def save(data: Mapping[str, Any], folder: Path = OUT) -> None:
-    """bench.json, and bench.md for the README."""
+    """bench.json, and bench.md for docs/benchmarks.md."""
     folder.mkdir(exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(data, indent=2) + "\n")
     (folder / "bench.md").write_text("\n".join(markdown(data)) + "\n")

@@ -1,4 +1,4 @@
-"""Every command explains itself, all of its options included, and the README knows it."""
+"""Every command explains itself, all of its options included, and is in the documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from xdpecmp.cli import COMMANDS, cli
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 def command(name: str) -> click.Command:
@@ -63,6 +63,7 @@ def test_the_list_shows_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_readme_shows_it(name: str) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/operating.md"])
+def test_the_documents_show_it(page: str, name: str) -> None:
     """`xdpecmp NAME`, perhaps with `-n NETNS` between."""
-    assert re.search(rf"xdpecmp (-n \w+ )?{name}\b", README.read_text())
+    assert re.search(rf"xdpecmp (-n \w+ )?{name}\b", (ROOT / page).read_text())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from docs import generate
+from tests.capabilities import Since
+from tests.unit.test_rooms import FLOORS
 from xdpecmp.cli import COMMANDS, cli
 from xdpecmp.program.abi import REASON_ADVICE, REASON_TEXT
 
@@ -80,3 +83,64 @@ def test_groff_has_no_complaint() -> None:
         ["groff", "-man", "-ww", "-z", "-Tutf8", page], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+# --- pages that people write ---------------------------------------------------------------------
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """Those of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_is_short_and_says_how_to_begin() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    for command in ("make demo", "make test", "vagrant/provision.sh"):
+        assert command in text
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in text, "a page that README does not lead to"
+
+
+def table(page: Path, heading: str) -> Iterator[list[str]]:
+    """The rows of the table whose first column has that heading, that row included."""
+    lines = page.read_text().splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    for line in lines[begin:]:
+        if not line.startswith("|"):
+            return
+        if not line.startswith("|---"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_matrix_of_kernels() -> None:
+    """docs/kernels.md has all features of `Since`, and its versions."""
+    head, *rows = table(ROOT / "docs" / "kernels.md", "feature")
+    kernels = {column: name for column, name in enumerate(head) if re.match(r"[0-9.]+$", name)}
+    assert "6.1" in kernels.values()
+    told = {row[-1].strip("`"): row for row in rows}
+    assert told.keys() == Since.__members__.keys()
+    for name, row in told.items():
+        since = Since[name].value[1]
+        assert tuple(map(int, row[head.index("since")].split("."))) == since, name
+        for column, kernel in kernels.items():
+            has = tuple(map(int, kernel.split("."))) >= since
+            assert row[column] == ("yes" if has else "no"), (name, kernel)
+
+
+def test_the_rooms_are_in_their_order() -> None:
+    """docs/design.md has the floors of test_rooms.py."""
+    _, *rows = table(ROOT / "docs" / "design.md", "rooms")
+    assert [set(re.findall(r"`(\w+)`", row[0])) for row in rows] == list(FLOORS)

@@ -2,7 +2,7 @@
 
 Changes of single routes are followed as the kernel announces them. All else that may have changed
 is read again; and so are all routes some time after single ones were followed, since events don't
-tell everything: see "What the kernel does not tell" in ARCHITECTURE.md.
+tell everything: see "What the kernel does not tell" in docs/design.md.
 """
 
 from __future__ import annotations
