@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.netns import Namespace
+from testbed.netns import Namespace
 from xdpecmp.netlink import Kernel
 from xdpecmp.program import libbpf
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from tests.netns import Namespace, veth
+from testbed.netns import Namespace, veth
 from xdpecmp.errors import XdpecmpError
 from xdpecmp.netlink import Kernel
 

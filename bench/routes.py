@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.netns import Namespace
+from testbed.netns import Namespace
 
 from .router import BenchError, Router, gateway
 

@@ -11,29 +11,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 from enum import Enum
 
 import pytest
 
+from testbed.waiting import STOCK_KERNEL
+
 FORCE = "XDPECMP_FORCE_ROOT_TESTS"
-STOCK_KERNEL = os.environ.get("XDPECMP_STOCK_KERNEL", "")
-"""In the virtual machine of `make test-vm`: by what it runs, "kvm" or "tcg". Empty elsewhere."""
-
-
-def _is_emulated() -> bool:
-    """Whether QEMU makes this machine's instructions by software, as on a host without KVM."""
-    if not shutil.which("systemd-detect-virt"):
-        return False
-    done = subprocess.run(
-        ["systemd-detect-virt", "--vm"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() == "qemu"
-
-
-PATIENCE = 12 if STOCK_KERNEL == "tcg" or _is_emulated() else 1
-"""How many times as long as usual to wait for what takes a processor: emulation is slow."""
 
 
 class Since(Enum):

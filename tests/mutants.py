@@ -9,6 +9,7 @@ from tests.net.test_differential import SEED
 
 HEADERS = "tests/bpf/test_header_reasons.py"
 ROUTES = "tests/bpf/test_route_reasons.py"
+LEASE = "tests/bpf/test_lease.py"
 REWRITE = "tests/bpf/test_rewrite.py"
 SELECTION = "tests/bpf/test_selection.py"
 TAGS = "tests/bpf/test_tags.py"
@@ -102,7 +103,7 @@ MUTANTS = (
     Mutant("last hop limit", "inspect.c", "ip->hop_limit <= 1", "ip->hop_limit < 1", HEADERS),
     # where it came in and where it goes
     Mutant("our MAC", "inspect.c", "if (mac != ingress.mac)", "if (0)", HEADERS),
-    Mutant("lease", "ingress.c", "!c || bpf_jiffies64() >=", "!c || 1 >", ROUTES),
+    Mutant("lease", "ingress.c", "!c || bpf_jiffies64() >=", "!c || 1 >", LEASE),
     Mutant("rp_filter", "routes.c", "rp_filter == 1 && !uses", "rp_filter == 2 && !uses", ROUTES),
     Mutant("our source address", "routes.c", ">> (bit & 63) & 1))", ">> (bit & 63) & 0))", ROUTES),
     Mutant("MTU", "nexthops.c", "l3_length > d->egress", "l3_length >= d->egress", ROUTES),

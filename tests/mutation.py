@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
-_COPIED = ("bpf", "xdpecmp", "tests", "pyproject.toml")
+_COPIED = ("bpf", "xdpecmp", "testbed", "tests", "pyproject.toml")
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:

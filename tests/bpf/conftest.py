@@ -14,10 +14,10 @@ import pytest
 
 pytest.register_assert_rewrite("tests.bpf.harness")
 
+from testbed.netns import Namespace  # noqa: E402
 from tests.bpf.harness import Plane  # noqa: E402
 from tests.bpf.world import World  # noqa: E402
 from tests.capabilities import require  # noqa: E402
-from tests.netns import Namespace  # noqa: E402
 
 BPFFS = Path("/sys/fs/bpf")
 

@@ -16,6 +16,7 @@ from typing import Any
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
+from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.packets import forwarded, frame
 from tests.bpf.world import (
@@ -28,7 +29,6 @@ from tests.bpf.world import (
     neighbour_mac,
     packed,
 )
-from tests.netns import Namespace
 from xdpecmp.compile import compile_tables
 from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.hashing import bounds, flow_key

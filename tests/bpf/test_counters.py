@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     A,
@@ -24,7 +25,6 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
-from tests.netns import Namespace
 from xdpecmp.dataplane import counters
 from xdpecmp.dataplane.counters import Counted, Traffic, carry_over
 from xdpecmp.model.values import NextHop

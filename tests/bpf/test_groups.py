@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import IP, UDP
 
+from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     BEFORE,
@@ -37,7 +38,6 @@ from tests.bpf.objects import (
     vias,
 )
 from tests.bpf.packets import frame
-from tests.netns import Namespace
 from xdpecmp.model.values import Prefix
 from xdpecmp.observe.view import View
 from xdpecmp.program.abi import GroupKind

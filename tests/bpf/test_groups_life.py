@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     BEFORE,
@@ -36,7 +37,6 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
-from tests.netns import Namespace
 from xdpecmp.compile.tables import NOTHING, Change
 from xdpecmp.dataplane.slots import CapacityError
 from xdpecmp.model.values import NextHop

@@ -11,6 +11,8 @@ import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 
+from testbed.netns import Namespace
+from testbed.waiting import wait_until
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     BEFORE,
@@ -33,7 +35,6 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
-from tests.netns import Namespace, wait_until
 from xdpecmp.program.clock import HZ, read_jiffies
 
 pytestmark = pytest.mark.root

@@ -15,11 +15,11 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
+from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import own_plane, restart
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
-from tests.netns import Namespace
 from xdpecmp.compile import Change, Tables, Target, masked
 from xdpecmp.model.values import NextHop, Prefix
 from xdpecmp.program.abi import CAPACITY, Reason

@@ -16,10 +16,8 @@ from tests.bpf.harness import Case, Plane, choose
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import MULTIPATH, NUD_FAILED, NUD_REACHABLE, SMALL_MTU, VIA
 from xdpecmp.compile import local4_filter
-from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.model.values import Filter, Filters, Prefix
 from xdpecmp.program.abi import Reason
-from xdpecmp.program.clock import read_jiffies
 
 pytestmark = pytest.mark.root
 
@@ -365,88 +363,6 @@ def test_loose_is_strict_on_an_interface_without_address(plane: Plane, source: s
     plane.load(snapshot)
     outcome = plane.observe(frame(to("single", src=source) / UDP(), [(0x8100, 10)]))
     assert outcome.stats == ({"RP_FILTER": 1} if source == "192.0.3.1" else {})
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_lease(plane: Plane, family: int) -> None:
-    """Without one all is passed, whatever it is."""
-    packet = frame(to("single", family) / UDP())
-    plane.load(plane.world.snapshot())
-    plane.dataplane.set_lease(0)
-    assert plane.observe(packet) == ("PASS", packet, {"LEASE_EXPIRED": 1}, {})
-    arp = frame(bytes(28), ethertype=0x0806)
-    assert plane.observe(arp) == ("PASS", arp, {"LEASE_EXPIRED": 1}, {})
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_behind(plane: Plane, family: int) -> None:
-    """Until the agent has caught up; a configuration put in force meanwhile changes nothing."""
-    packet = frame(to("single", family) / UDP())
-    plane.load(plane.world.snapshot())
-    passed = ("PASS", packet, {"BEHIND": 1}, {})
-    plane.dataplane.fall_behind(4711)
-    try:
-        assert plane.observe(packet) == passed
-        assert plane.maps["control"].entries[0].behind_jiffies == 4711
-        plane.load(plane.world.snapshot(settings={"policy4": 1, "policy6": 1}))
-        assert plane.observe(packet) == passed
-        plane.load(plane.world.snapshot(custom_rules4=True, custom_rules6=True))
-        assert plane.observe(packet) == ("PASS", packet, {"POLICY_RULES": 1}, {})
-        plane.load(plane.world.snapshot())
-    finally:
-        plane.dataplane.catch_up()
-    assert plane.run(packet)[0] == "REDIRECT"
-    assert plane.maps["control"].entries[0].behind_jiffies == 0
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_marked_down(plane: Plane, family: int) -> None:
-    """At once, and until the next sync; other devices' next hops are left alone."""
-    packet = frame(to("single", family) / UDP())
-    tables = plane.load(plane.world.snapshot())
-    assert not plane.dataplane.mark_down({0x7FFFFFFF})
-    assert not plane.dataplane.mark_down({plane.world.ifindex["down"]}), "is so already"
-    assert plane.run(packet)[0] == "REDIRECT"
-    assert plane.dataplane.mark_down({plane.world.ifindex["out"]})
-    assert plane.observe(packet) == ("PASS", packet, {"EGRESS_DOWN": 1}, {})
-    assert not plane.dataplane.mark_down({plane.world.ifindex["out"]})
-    plane.dataplane.sync(tables)
-    assert plane.run(packet)[0] == "REDIRECT"
-
-
-def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may have died while it was behind: the routes are as old then as it left them."""
-    packet = frame(to("single") / UDP())
-    tables = plane.load(plane.world.snapshot())
-    plane.dataplane.fall_behind(4711)
-    heir = Dataplane(plane.maps)
-    passed = []
-
-    def look() -> None:
-        passed.append(plane.observe(packet).stats)
-
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(heir, "_sync_devices", look)  # after the first configuration
-            heir.sync(tables)
-        assert passed == [{"BEHIND": 1}]
-        assert plane.run(packet)[0] == "REDIRECT"
-    finally:
-        plane.dataplane = heir
-
-
-def test_the_lease_ends_by_the_clock_program(plane: Plane) -> None:
-    """Whose jiffies the agent reckons by: from the very jiffy on that the lease names."""
-    packet = frame(to("single") / UDP())
-    plane.load(plane.world.snapshot())
-    now = read_jiffies(plane.clock)
-    plane.dataplane.set_lease(now)
-    assert plane.observe(packet).stats == {"LEASE_EXPIRED": 1}
-    plane.dataplane.set_lease(now + 1_000_000)
-    assert plane.run(packet)[0] == "REDIRECT"
-    assert now <= read_jiffies(plane.clock) < now + 1_000_000
 
 
 @pytest.mark.parametrize("attached", [(), ("out",)])

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
-from tests.netns import Namespace
+from testbed.netns import Namespace
 from xdpecmp.model.values import (
     InterfaceSettings,
     Link,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Self
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.differential.design import (
     DEVICES,
     INGRESS,
@@ -19,7 +21,6 @@ from tests.differential.design import (
     sentinel_target,
 )
 from tests.net.topology import DEADLINE, Router
-from tests.netns import Namespace, veth, wait_until
 from xdpecmp.netlink import wire
 
 _RTM_NEWNEXTHOP, _NHA_ID, _NHA_GROUP = 104, 1, 2

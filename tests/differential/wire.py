@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from tests.capabilities import PATIENCE
+from testbed.netns import Namespace
+from testbed.waiting import PATIENCE
 from tests.differential import packets as p
 from tests.differential.design import (
     DEVICES,
@@ -32,7 +33,6 @@ from tests.differential.design import (
 )
 from tests.differential.frames import Frame, key_of
 from tests.differential.routers import Lab
-from tests.netns import Namespace
 
 BATCH = 60
 """Frames sent at once; a veth's ring holds 256."""

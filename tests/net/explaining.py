@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP, Anycast
-from tests.netns import wait_until
 
 CLIENT = {4: "198.18.0.5", 6: "2001:db8:c::5"}
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from testbed.waiting import wait_until
 from tests.net.firewalls import BOTH, Filtering, nft, shell
 from tests.net.topology import DEADLINE, Anycast
 from tests.net.traffic import Flow, Servers
-from tests.netns import wait_until
 from xdpecmp.program.abi import Reason
 
 FLOWS = 20

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, Self
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.differential import packets as p
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import Namespace, veth, wait_until
 
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000

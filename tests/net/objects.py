@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, SEED, VIP, VIP_PREFIX, Anycast, batch, gateway
 from tests.net.traffic import PORT, Flow, Servers
-from tests.netns import wait_until
 from xdpecmp.hashing import bounds, select
 from xdpecmp.netlink import wire
 from xdpecmp.observe.view import RouteView

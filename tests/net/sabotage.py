@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from testbed.waiting import wait_until
 from tests.net.topology import VIP_PREFIX, Anycast
-from tests.netns import wait_until
 from xdpecmp.model.values import Prefix
 
 

@@ -6,9 +6,9 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
+from testbed.netns import Namespace, veth
 from tests.capabilities import Since, kernel_has
 from tests.net.topology import Router, has_ended
-from tests.netns import Namespace, veth
 
 
 class Small(Router):

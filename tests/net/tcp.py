@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from testbed.netns import Namespace
 from tests.net.topology import VIP, Anycast
 from tests.net.traffic import AF, ANSWER_SECONDS, IP_FREEBIND
-from tests.netns import Namespace
 
 PORT = 80
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers, by_server
-from tests.netns import wait_until
 from xdpecmp.model.values import NextHop
 from xdpecmp.observe.view import RouteView
 from xdpecmp.program.abi import INTERFACE_FLAGS

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Load, Servers
-from tests.netns import wait_until
 
 pytestmark = pytest.mark.root
 

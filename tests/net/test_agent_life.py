@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast, has_ended
 from tests.net.traffic import Load, Servers
-from tests.netns import wait_until
 from xdpecmp.netlink import wire
 from xdpecmp.netlink.links import parse_link
 from xdpecmp.observe.view import RouteView

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import PATIENCE
+from testbed.netns import Namespace
+from testbed.waiting import PATIENCE, wait_until
 from tests.net.command import AS_NOBODY, COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
-from tests.netns import Namespace, wait_until
 from xdpecmp.instance.instance import RUN
 
 pytestmark = pytest.mark.root

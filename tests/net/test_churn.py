@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.net.objects import WEIGHTS, member, over_objects, set_group, wait_for_weights
 from tests.net.topology import DEADLINE, Anycast, gateway, unresolved
 from tests.net.traffic import Load, Servers
-from tests.netns import Namespace, veth, wait_until
 from xdpecmp.agent.mirror import LEASE_SECONDS
 
 pytestmark = pytest.mark.root

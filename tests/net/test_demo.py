@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.capabilities import PATIENCE, Since, kernel_has, since
+from testbed.waiting import PATIENCE
+from tests.capabilities import Since, kernel_has, since
 from xdpecmp import demo
 from xdpecmp.errors import NotPermitted
 

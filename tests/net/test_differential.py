@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.capabilities import PATIENCE, Since, require_kernel, since
+from testbed.waiting import PATIENCE
+from tests.capabilities import Since, require_kernel, since
 from tests.differential import packets as p
 from tests.differential import wire
 from tests.differential.__main__ import command, failures

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
+from testbed.waiting import wait_until
 from tests.capabilities import Since, kernel_has, since
 from tests.net.command import AS_NOBODY, COMMAND, ROOT, command
 from tests.net.doctor import bad, findings, foreign_program, healthy_router, ip, saying, sysctl
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import Namespace, wait_until
 from xdpecmp.doctor.gather import _trial
 from xdpecmp.instance.instance import BPFFS
 from xdpecmp.netlink import Kernel

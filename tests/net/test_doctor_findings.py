@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.capabilities import Since, require, require_kernel, since
 from tests.net.command import command
 from tests.net.doctor import bad, findings, healthy_router, ip, nftables, run, saying, sysctl
 from tests.net.small import Small
-from tests.netns import Namespace
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Trial
 from xdpecmp.doctor.gather import gather

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 from xdpecmp.instance.instance import RUN
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.capabilities import Since, kernel_has, require_kernel
-from tests.netns import Namespace
 from tests.tunnels import TUNNELS, UNFOLLOWED, random_ends
 from tests.unit.test_flow_keys import PLAIN, Case, error_about
 from xdpecmp.hashing import FlowKey, FlowKeys, bounds, flow_hash, select

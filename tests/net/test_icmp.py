@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.tcp import Stream, Streams, reflects_labels, streams, too_big_errors
 from tests.net.topology import DEADLINE, Anycast
-from tests.netns import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.merging import CSUM, HOST, PORT, TSO4, TSO6, USO4, USO6, Merging, Packet
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 from xdpecmp.program.abi import NEXTHOP_FLAGS
 
 pytestmark = pytest.mark.root

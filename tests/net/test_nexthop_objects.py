@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.capabilities import Since, since
 from tests.net.objects import (
     FAMILIES,
@@ -29,7 +30,6 @@ from tests.net.objects import (
 )
 from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Answer, Flow, Load, Servers
-from tests.netns import wait_until
 from xdpecmp.hashing import bounds
 from xdpecmp.model.values import Prefix
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import PATIENCE
+from testbed.waiting import PATIENCE
 from tests.net.topology import SEED, VIP_PREFIX, Anycast, gateway
 from xdpecmp.program.abi import ICMP_ERROR_INDEX, Reason
 

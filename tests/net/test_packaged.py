@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 from tests.packaged import DISTRIBUTIONS, install
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import PATIENCE
+from testbed.waiting import PATIENCE, wait_until
 from tests.net.command import COMMAND, ROOT, command
 from tests.net.small import Small
 from tests.net.topology import DEADLINE, has_ended
-from tests.netns import wait_until
 from xdpecmp.instance.instance import BPFFS, RUN
 
 NOBODY = 65534

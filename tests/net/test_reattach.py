@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.net.command import ROOT
 from tests.net.small import Small
 from tests.net.test_attach import FOREIGN
 from tests.net.topology import DEADLINE, agents, has_ended
-from tests.netns import Namespace, veth, wait_until
 from xdpecmp.netlink.netns import current_id
 
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.differential import packets as p
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.objects import (
     FAMILIES,
     FLOWS,
@@ -25,7 +26,6 @@ from tests.net.objects import (
 )
 from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flow, Servers
-from tests.netns import wait_until
 from xdpecmp.model.values import Prefix
 from xdpecmp.program.abi import GroupKind
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE
 from tests.net.wires import OFF, ROUTER, SENDER, VMAC, Wires
-from tests.netns import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.topology import VIP, VIP_PREFIX, Anycast, gateway
-from tests.netns import wait_until
 from xdpecmp.instance.instance import BPFFS
 from xdpecmp.program.abi import abi_id
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.capabilities import Since, require_kernel
 from tests.net.small import Small
 from tests.net.topology import DEADLINE
-from tests.netns import wait_until
 from xdpecmp.agent import loop as agent_module
 from xdpecmp.netlink import Kernel
 from xdpecmp.netlink.sysctl import _DECISIVE, _FILES_AT_ONCE, _WATCHED, _WATCHED_INTERFACE

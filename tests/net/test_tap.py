@@ -16,7 +16,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from tests.capabilities import PATIENCE
+from testbed.waiting import PATIENCE
 from tests.net.small import Small
 
 pytestmark = pytest.mark.root

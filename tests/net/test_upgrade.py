@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.command import ROOT
 from tests.net.test_agent_life import FLOWS, forget_what_was_built, loaded
 from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast
 from tests.net.traffic import Servers
-from tests.netns import wait_until
 from xdpecmp.program import compiler, image
 from xdpecmp.program.build import Variant, _cache_key
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.capabilities import Since, kernel_has
 from tests.net.sabotage import rotated, sabotaged, set_policy
 from tests.net.topology import SEED, VIP_PREFIX, Anycast
-from tests.netns import wait_until
 from xdpecmp.compile import compile_tables
 from xdpecmp.netlink import Kernel
 from xdpecmp.observe.verify import first_disagreement

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.capabilities import Since, require_kernel
 from tests.net.command import Done, command
-from tests.netns import Namespace, veth, wait_until
 from xdpecmp.instance.instance import BPFFS, RUN, Instance
 from xdpecmp.model.values import Prefix
 from xdpecmp.netlink import Kernel

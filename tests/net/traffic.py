@@ -22,9 +22,9 @@ from ipaddress import ip_address, ip_network
 from math import comb
 from typing import Self
 
-from tests.capabilities import PATIENCE
+from testbed.netns import Namespace
+from testbed.waiting import PATIENCE
 from tests.net.topology import SOURCES, VIP, Anycast
-from tests.netns import Namespace
 from xdpecmp.hashing import FlowKey
 
 PORT = 7

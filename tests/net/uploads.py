@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP, Anycast
 from tests.net.traffic import AF, ANSWER_SECONDS, IP_FREEBIND
-from tests.netns import wait_until
 
 UPLOAD = 200_000
 """Bytes of each."""

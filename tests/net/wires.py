@@ -20,9 +20,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tests.capabilities import PATIENCE
+from testbed.netns import Namespace, veth
+from testbed.waiting import PATIENCE, wait_until
 from tests.net.topology import DEADLINE, Router
-from tests.netns import Namespace, veth, wait_until
 
 SENDER, ROUTER, VMAC = "02:00:00:00:00:02", "02:00:00:00:00:01", "00:00:5e:00:01:33"
 OFF = ["txvlan", "off", "tx-vlan-stag-hw-insert", "off"]

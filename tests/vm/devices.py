@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.capabilities import Since, require_stock_kernel, since
-from tests.netns import Namespace
 
 NATIVE = pytest.param("native", marks=since(Since.XDP_FEATURES))
 """The mode, for tests in which a veth is to take redirected frames: see test_unknown_features."""

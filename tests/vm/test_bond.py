@@ -11,10 +11,11 @@ from itertools import pairwise
 
 import pytest
 
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from tests.capabilities import Since, kernel_has
 from tests.net.topology import DEADLINE, Anycast
 from tests.net.wires import Wires
-from tests.netns import Namespace, veth, wait_until
 from tests.vm.asking import FLOWS, verdicts
 from tests.vm.devices import NATIVE, require_kind
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.capabilities import require, require_stock_kernel
 from tests.net.filtered import MARKER, Lab, expected
 from tests.net.firewalls import BOTH, NEITHER, Filtering, nft, shell, tc
 from tests.net.netlink.test_kernel_filters import read
-from tests.netns import Namespace
 from tests.vm.devices import require_kind, require_netem
 from xdpecmp.compile import bearing
 from xdpecmp.netlink import Kernel

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE
 from tests.net.uploads import UPLOAD, upload
-from tests.netns import wait_until
 from tests.vm.asking import FLOWS, asked, flows_and_answers
 from tests.vm.wired import WIRES, Wired, require_wires
 from xdpecmp.hashing import bounds, select

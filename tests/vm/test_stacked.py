@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.waiting import wait_until
 from tests.capabilities import Since, since
 from tests.net.topology import DEADLINE
 from tests.net.wires import ROUTER, Wires
-from tests.netns import wait_until
 from tests.vm.devices import require_kind
 
 OWNERS = {

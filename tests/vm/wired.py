@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import subprocess
 
+from testbed.netns import Namespace
 from tests.capabilities import require_stock_kernel
 from tests.net.topology import Anycast
-from tests.netns import Namespace
 from vagrant.stock_kernel.machine import nic_address
 
 WIRES = ("c0", "e1", "e2")

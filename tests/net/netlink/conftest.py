@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import Namespace, veth
+from testbed.netns import Namespace, veth
 from xdpecmp.netlink import Kernel
 
 

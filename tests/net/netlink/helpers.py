@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from tests.capabilities import PATIENCE
-from tests.netns import Namespace, wait_until
+from testbed.netns import Namespace
+from testbed.waiting import PATIENCE, wait_until
 from xdpecmp.model.values import NextHop, Prefix, Route
 from xdpecmp.model.values import Path as RoutePath
 from xdpecmp.netlink import Changes, Kernel, Monitor

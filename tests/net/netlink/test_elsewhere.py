@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import Namespace, veth, wait_until
+from testbed.netns import Namespace, veth
+from testbed.waiting import wait_until
 from xdpecmp.model.values import Peer
 from xdpecmp.netlink import Kernel, elsewhere
 from xdpecmp.netlink.elsewhere import Elsewhere, Lookout

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import Namespace, wait_until
+from testbed.netns import Namespace
+from testbed.waiting import wait_until
 from xdpecmp.model.values import Filters
 from xdpecmp.netlink import Kernel, Monitor
 

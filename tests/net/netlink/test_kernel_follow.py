@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.net.netlink.helpers import expect
-from tests.netns import Namespace
 from xdpecmp.model.nexthoptable import BucketUpdate, NexthopTable
 from xdpecmp.model.values import Neighbour
 from xdpecmp.netlink import Changes, Kernel, Monitor

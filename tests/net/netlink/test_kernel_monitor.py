@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.net.netlink.helpers import expect
-from tests.netns import Namespace
 from xdpecmp.netlink import Changes, Kernel
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from testbed.netns import Namespace
+from testbed.waiting import wait_until
 from tests.net.netlink.helpers import DEADLINE_S
-from tests.netns import Namespace, wait_until
 from xdpecmp.errors import NoSuchInterface
 from xdpecmp.model.values import Neighbour
 from xdpecmp.netlink import Kernel

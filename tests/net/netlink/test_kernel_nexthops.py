@@ -8,9 +8,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.capabilities import Since, since
 from tests.net.netlink.helpers import expect, hop, only
-from tests.netns import Namespace
 from xdpecmp.model.values import NexthopGroup, RouteKind
 from xdpecmp.netlink import Kernel, wire
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.net.netlink.helpers import find, hop, lose_carrier, only
-from tests.netns import Namespace
 from xdpecmp.model.values import Prefix, Route, RouteKind
 from xdpecmp.netlink import Kernel
 

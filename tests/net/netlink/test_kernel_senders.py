@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns import Namespace
+from testbed.netns import Namespace
 from xdpecmp.netlink import Kernel, wire
 from xdpecmp.netlink.neighbours import NEIGHBOUR_HEADER
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.net.netlink.helpers import expect
-from tests.netns import Namespace
 from xdpecmp.model.routetable import RouteTable
 from xdpecmp.model.values import RouteUpdate
 from xdpecmp.netlink import Kernel, Monitor

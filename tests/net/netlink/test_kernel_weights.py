@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.net.netlink.helpers import find, lose_carrier, only
-from tests.netns import Namespace
 from xdpecmp.errors import RouteNotFound, RouteNotWeighable
 from xdpecmp.netlink import Kernel
 

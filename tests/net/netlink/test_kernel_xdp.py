@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.netns import Namespace
+from testbed.netns import Namespace
 from xdpecmp.errors import ForeignProgram, KernelRefused, NoSuchInterface
 from xdpecmp.netlink import Kernel
 from xdpecmp.netlink import xdp as xdp_module

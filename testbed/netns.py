@@ -1,4 +1,4 @@
-"""Network namespaces for tests: random names, gone afterwards whatever happens.
+"""Network namespaces with random names, removed afterwards even after a failure.
 
     with Namespace("client") as client, Namespace("router") as router:
         veth(client, "eth0", router, "eth1")
@@ -8,7 +8,7 @@
 
 Only the *network* namespace is entered (`setns`, `nsenter --net=`), never with `ip netns exec`,
 which would mount a fresh /sys and hide the pinned maps in /sys/fs/bpf. Needs root and iproute2.
-Processes that a test starts with `start` are ended with the namespace; nothing else is touched.
+Processes started with `start` are ended with the namespace; nothing else is touched.
 """
 
 from __future__ import annotations
@@ -20,12 +20,9 @@ import secrets
 import shlex
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
-
-from tests.capabilities import PATIENCE
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -156,16 +153,3 @@ def veth(a: Namespace, a_name: str, b: Namespace, b_name: str) -> None:
     for namespace, name in ((a, a_name), (b, b_name)):
         namespace.ip(f"link set {name} up")
         namespace.run("ethtool", "-K", name, "gro", "on")
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline: float = 5.0) -> None:
-    """Poll a condition every 5 ms until it holds; fail after `deadline` seconds, saying `what`.
-
-    Under emulation there is more time.
-    """
-    deadline *= PATIENCE
-    end = time.monotonic() + deadline
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline} s: {what}")
-        time.sleep(0.005)
