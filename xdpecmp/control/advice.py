@@ -19,7 +19,7 @@ from ..model.options import FOLLOW, IGNORE
 from ..model.values import Link, Prefix, Snapshot
 from ..netlink import has_seed
 from ..netlink.ethtool import SEGMENTS_ALL
-from ..observe.firewall import sentences
+from ..observe.bypass import sentences
 from ..observe.obstacles import told
 from ..observe.scratch import Trial
 from ..observe.verify import first_disagreement, trial_of

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from .. import places
 from ..compile import Stacking, Tables, compile_tables, needs_walk
-from ..control.interfaces import expanded
+from ..control.attachment import expanded
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
 from ..instance.instance import Instance, NotAttached
 from ..model.values import Link, Prefix, Settings, Snapshot
@@ -26,7 +26,7 @@ from ..observe.verify import first_disagreement
 from ..observe.view import View
 from ..program import libbpf
 from ..program.build import PROGRAM, Build, Variant, new_generation, pin_name
-from . import devices, process
+from . import hardware, process
 from .facts import Facts, Host, Running, Trial
 from .interfaces import assumed
 
@@ -39,7 +39,7 @@ def gather(names: Sequence[str] = ()) -> Facts:
         snapshot = _snapshot(kernel, unseen)
         running = _running(kernel, unseen)
         chosen = _chosen(snapshot, names, running.programs)
-        found = devices.read(snapshot.links, kernel.native_xdp())
+        found = hardware.read(snapshot.links, kernel.native_xdp())
         links = assumed(snapshot.links, found, chosen)
         interfaces = tuple(links[ifindex] for ifindex in chosen)
         host = _host(snapshot.settings)

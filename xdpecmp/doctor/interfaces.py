@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..compile import Stacking, Why
 from ..control import advice as notes
-from ..control.interfaces import check_interface, is_better_generic
+from ..control.attachment import check_interface, is_better_generic
 from ..errors import XdpecmpError
 from ..model.values import InterfaceSettings, Link
 from .facts import Device, Facts

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..compile import ownseed
 from ..control import advice as notes
 from ..model.values import Prefix, Route, RouteKind
-from ..observe import firewall
+from ..observe import bypass
 from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
@@ -113,8 +113,8 @@ def _disagreement(facts: Facts) -> Iterator[Finding]:
 def _firewall(facts: Facts) -> Iterator[Finding]:
     """XDP comes before netfilter and traffic control."""
     found = facts.tables.findings
-    for text, names in firewall.sentences(found, facts.bypasses_firewall):
-        yield note("firewall", text, firewall.command(names))
+    for text, names in bypass.sentences(found, facts.bypasses_firewall):
+        yield note("firewall", text, bypass.command(names))
     if not found.all() and not facts.unseen:
         yield ok("firewall", "nothing in netfilter or tc that forwarded packets would bypass")
 
