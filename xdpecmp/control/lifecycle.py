@@ -177,7 +177,7 @@ def _prepare(attempt: _Attempt) -> Mirror:
 def _switch(attempt: _Attempt, mirror: Mirror) -> Attached:
     """Bring the data path up, taking over from an earlier one if there is one."""
     from ..agent.loop import EVERYTHING
-    from .advice import notes
+    from .check import notes
 
     instance, kernel, monitor, links, wishes, generation = attempt
     ours = {link.ifindex for link in links}
