@@ -200,8 +200,8 @@ def test_it_disagrees_with_linux(
     """A kernel of another hash, seen before anything is attached."""
     with router.ns.enter():
         assert gather(["in0"]).disagreement is None
-        from xdpecmp.observe import verify
+        from xdpecmp.observe import quickcheck
 
-        right = verify.select
-        monkeypatch.setattr(verify, "select", lambda bounds, number: 1 - right(bounds, number))
+        right = quickcheck.select
+        monkeypatch.setattr(quickcheck, "select", lambda bounds, number: 1 - right(bounds, number))
         assert str(gather(["in0"]).disagreement) == "192.0.2.0/24"

@@ -16,7 +16,7 @@ from tests.net.sabotage import rotated, sabotaged, set_policy
 from tests.net.topology import SEED, VIP_PREFIX, Anycast
 from xdpecmp.compile import compile_tables
 from xdpecmp.netlink import Kernel
-from xdpecmp.observe.verify import first_disagreement
+from xdpecmp.observe.quickcheck import first_disagreement
 
 pytestmark = pytest.mark.root
 

@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.inet6 import IPv6
 
-from xdpecmp.control.advice import disagreement
+from xdpecmp.control.advice import Disagreement, disagreement
 from xdpecmp.model.values import (
     NextHop,
     NexthopGroup,
@@ -174,4 +174,4 @@ def test_an_error_has_words() -> None:
     ],
 )
 def test_to_detach_is_advised_only_where_packets_confirm_it(trial: Trial | None, fix: str) -> None:
-    assert disagreement(PREFIX, trial).fix == fix
+    assert disagreement(Disagreement(PREFIX, trial)).fix == fix

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from xdpecmp.model.values import EGRESS, INGRESS, Filter
-from xdpecmp.netlink.firewall import hooks, nftables, traffic
+from xdpecmp.netlink.firewall import hooks, nftables, tc
 from xdpecmp.netlink.firewall.message import header
 from xdpecmp.netlink.wire import attribute
 
@@ -156,9 +156,9 @@ def test_hooks_are_named_once_and_clones_by_their_origin() -> None:
     assert list(hooks.counting(lists)) == [hooks.Hook(IPV4, "connection tracking")]
 
 
-def qdisc(kind: str, options: bytes = b"", handle: int = 0) -> traffic.Qdisc:
+def qdisc(kind: str, options: bytes = b"", handle: int = 0) -> tc.Qdisc:
     head = struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFFF, 0)
-    return traffic.parse_qdisc(head + attribute(1, kind.encode() + b"\0") + attribute(2, options))
+    return tc.parse_qdisc(head + attribute(1, kind.encode() + b"\0") + attribute(2, options))
 
 
 def word(kind: int, value: int, size: str = "I") -> bytes:

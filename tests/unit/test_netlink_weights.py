@@ -27,7 +27,7 @@ from tests.unit.route_messages import (
     u32,
 )
 from xdpecmp.errors import RouteNotWeighable
-from xdpecmp.netlink.weights import with_weights
+from xdpecmp.netlink.routeweights import with_weights
 from xdpecmp.netlink.wire import attribute, attribute_map
 
 BLOCK = hop(7, (GATEWAY, GATEWAY1), hops=1, flags=0x10) + hop(8, (VIA, u16(V6) + GATEWAY6), flags=4)

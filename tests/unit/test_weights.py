@@ -10,7 +10,7 @@ import pytest
 
 from xdpecmp.control import networkd
 from xdpecmp.control.owners import PROTOCOL_NAMES, Hop, owner_of
-from xdpecmp.control.weights import HeldWeights, Selector, plan, wanted_buckets
+from xdpecmp.control.weightplan import HeldWeights, Selector, plan, wanted_buckets
 from xdpecmp.errors import RouteNotFound, RouteNotWeighable
 from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..control import lifecycle
-from ..control.interfaces import MODES, Attached
+from ..control.attachment import MODES, Attached
 from ..model.options import FLOW_LABEL
 from . import output
 

@@ -11,8 +11,8 @@ from ..compile.ownseed import IN_WORDS
 from ..instance.instance import FLOW_LABEL_TEXT, Instance
 from ..netlink import Kernel
 from ..observe import losses
+from ..observe.bypass import sentences
 from ..observe.columns import Columns
-from ..observe.firewall import sentences
 from ..observe.view import View
 from . import output
 from .common import json_option

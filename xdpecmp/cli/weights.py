@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..control.networkd import networkd_devices
-from ..control.weights import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
+from ..control.weightplan import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
 from ..errors import RouteNotFound, shortened
 from ..instance.instance import Instance, NotAttached
 from ..model.values import Prefix, RouteKind

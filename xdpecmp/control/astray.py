@@ -16,7 +16,7 @@ from contextlib import suppress
 from ..errors import XdpecmpError
 from ..netlink import Kernel, netns
 from ..netlink.namespace import inside
-from .interfaces import detach_one
+from .attachment import detach_one
 
 log = logging.getLogger("xdpecmp.agent")
 

@@ -33,7 +33,7 @@ from ..observe.missing import missing
 from ..program import libbpf
 from ..program.build import Build, Variant, new_generation
 from .astray import take_off
-from .interfaces import (
+from .attachment import (
     Attached,
     attach_all,
     bottom_up,
@@ -55,7 +55,7 @@ class Wishes(NamedTuple):
     """How to attach; None: as it was."""
 
     mode: str = "auto"
-    """One of interfaces.MODES."""
+    """One of attachment.MODES."""
     set_seed: bool = False
     """Where Linux keeps its hash seed to itself, give it one that is known."""
     flow_label: str | None = None
@@ -177,7 +177,7 @@ def _prepare(attempt: _Attempt) -> Mirror:
 def _switch(attempt: _Attempt, mirror: Mirror) -> Attached:
     """Bring the data path up, taking over from an earlier one if there is one."""
     from ..agent.loop import EVERYTHING
-    from .advice import notes
+    from .check import notes
 
     instance, kernel, monitor, links, wishes, generation = attempt
     ours = {link.ifindex for link in links}

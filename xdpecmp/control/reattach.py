@@ -24,7 +24,7 @@ from ..model.options import Wanted
 from ..model.values import Link
 from ..netlink import Kernel, netns
 from .astray import take_off_meanwhile
-from .interfaces import attach_all, check_interface
+from .attachment import attach_all, check_interface
 
 log = logging.getLogger("xdpecmp.agent")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .commands import run_apart
 from .errors import DemoError
-from .process import run_apart
 
 _DEADLINE = 300.0  # seconds; attaching takes under one, but a minute in an emulated machine
 

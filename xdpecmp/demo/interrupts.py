@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from .process import SIGNALS
+from .commands import SIGNALS
 
 
 class Interrupts:

@@ -22,8 +22,8 @@ from typing import Any
 
 from pyroute2 import netns
 
+from .commands import run_apart
 from .errors import DemoError
-from .process import run_apart
 
 WEIGHTS = {"s1": 1, "s2": 2}
 NEXT_HOPS = {"s1": ("192.0.2.10", "2001:db8:3::2"), "s2": ("192.0.2.14", "2001:db8:4::2")}

@@ -5,11 +5,11 @@
 | module | what it holds |
 |---|---|
 | `facts` | all that is looked at, as plain values |
-| `gather`, `devices`, `process` | what looks: at the kernel, /proc, /sys, a trial build |
+| `gather`, `hardware`, `process` | what looks: at the kernel, /proc, /sys, a trial build |
 | `host`, `network`, `interfaces`, `running` | pure checks: facts → findings |
 | `finding` | what a check says |
 
-Sentences that `attach` and `status` say too come from where they have them (`notes`, `interfaces`,
+Sentences that `attach` and `status` say too come from where they have them (`advice`, `attachment`,
 `instance`). What a trial tells is not guessed at: whether this host loads the programs at all
 (lockdown, memory limits, seccomp, an unfit bcc) is found out by loading them.
 """

@@ -15,18 +15,18 @@ from contextlib import suppress
 from dataclasses import replace
 
 from .. import places
-from ..compile import Stacking, Tables, compile_tables, needs_walk
-from ..control.interfaces import expanded
+from ..compile import Stacking, compile_tables, needs_walk
+from ..control.attachment import expanded
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
 from ..instance.instance import Instance, NotAttached
-from ..model.values import Link, Prefix, Settings, Snapshot
+from ..model.values import Link, Settings, Snapshot
 from ..netlink import Kernel, has_seed, sysctl
 from ..observe import losses
-from ..observe.verify import first_disagreement
+from ..observe.quickcheck import disagreeing_route
 from ..observe.view import View
 from ..program import libbpf
 from ..program.build import PROGRAM, Build, Variant, new_generation, pin_name
-from . import devices, process
+from . import hardware, process
 from .facts import Facts, Host, Running, Trial
 from .interfaces import assumed
 
@@ -39,7 +39,7 @@ def gather(names: Sequence[str] = ()) -> Facts:
         snapshot = _snapshot(kernel, unseen)
         running = _running(kernel, unseen)
         chosen = _chosen(snapshot, names, running.programs)
-        found = devices.read(snapshot.links, kernel.native_xdp())
+        found = hardware.read(snapshot.links, kernel.native_xdp())
         links = assumed(snapshot.links, found, chosen)
         interfaces = tuple(links[ifindex] for ifindex in chosen)
         host = _host(snapshot.settings)
@@ -54,7 +54,7 @@ def gather(names: Sequence[str] = ()) -> Facts:
             devices=found,
             running=running,
             bypasses_firewall=options.bypass_firewall,
-            disagreement=_disagreement(kernel, tables),
+            disagreement=disagreeing_route(kernel, tables, tables.interfaces),
             has_seed_setting=has_seed(),
             cpus=libbpf.possible_cpus() if host.libbpf else os.cpu_count() or 1,
             unseen=tuple(unseen),
@@ -105,15 +105,6 @@ def _could_be_attached(link: Link, stacking: Stacking) -> bool:
     free = not link.master or stacking.receiver(link) is not link
     fits = link.mac and link.name != "lo" and link.kind not in ("vlan", "bond")
     return bool(link.up and free and fits)
-
-
-def _disagreement(kernel: Kernel, tables: Tables) -> Prefix | None:
-    with suppress(XdpecmpError):  # an interface that has just gone
-        for ifindex in sorted(tables.interfaces):
-            prefix = first_disagreement(kernel, tables, ifindex)
-            if prefix is not None:
-                return prefix
-    return None
 
 
 # --- what is attached ----------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from ..compile import Stacking, Why
-from ..control import advice as notes
-from ..control.interfaces import check_interface, is_better_generic
+from ..control import advice
+from ..control.attachment import check_interface, is_better_generic
 from ..errors import XdpecmpError
 from ..model.values import InterfaceSettings, Link
 from .facts import Device, Facts
@@ -104,7 +104,7 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
     too_large = link.mtu > VIRTIO_LARGEST_MTU
     if link.xdp_mode == "generic":
         if link.leaves_checksums:
-            return note("mode", notes.keeps_offload(link), interface=link.name)
+            return note("mode", advice.keeps_offload(link), interface=link.name)
         _, why = expected_mode(facts.snapshot.links[link.ifindex], device)
         found = f"{name}: generic XDP, slower" + (f": {why}" if why else "")
         return note("mode", found, interface=link.name)
@@ -148,11 +148,11 @@ def _queues(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
 # --- what passes ---------------------------------------------------------------------------------
 
 
-def _world(facts: Facts, link: Link) -> notes.World:
+def _world(facts: Facts, link: Link) -> advice.World:
     """With this interface alone, in the mode that it would have."""
     links = {**facts.snapshot.links, **{each.ifindex: each for each in facts.interfaces}}
     snapshot = replace(facts.snapshot, links=links)
-    return notes.World(snapshot, facts.tables, {link.ifindex})
+    return advice.World(snapshot, facts.tables, {link.ifindex})
 
 
 def _silent(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
@@ -160,7 +160,7 @@ def _silent(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
     if not link.up:
         yield note("link", f"{link.name} is down", f"ip link set dev {link.name} up", link.name)
     obstacle = Stacking(facts.snapshot.links).obstacle(link)
-    for said in notes.idle_interfaces(_world(facts, link)):
+    for said in advice.idle_interfaces(_world(facts, link)):
         yield from_note(
             {
                 Why.ENSLAVED: "master",
@@ -187,7 +187,7 @@ def _settings(facts: Facts, link: Link) -> InterfaceSettings:
 
 
 def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
-    """Where one family alone does: notes.idle_interfaces tells of both."""
+    """Where one family alone does: advice.idle_interfaces tells of both."""
     link = _receiver(facts, link)
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:
@@ -228,7 +228,7 @@ def _redirects(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
 
 def _hash(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
     if link.kind == "veth" or "rx-hashing" in device.features:
-        for said in notes.hash_of_the_nic(_world(facts, link)):
+        for said in advice.hash_of_the_nic(_world(facts, link)):
             yield from_note("policy 1", said, link.name)
 
 
@@ -245,9 +245,9 @@ def _on_top(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
     if vlans and not Stacking(facts.snapshot.links).blind(link):
         yield ok("vlan", f"covers {', '.join(vlans)}", link.name)
     if facts.snapshot.links[link.ifindex].xdp_prog_id:
-        for said in notes.other_links(_world(facts, link)):
+        for said in advice.other_links(_world(facts, link)):
             yield from_note("bond", said, link.name)
-    for said in notes.other_macs(_world(facts, link)):
+    for said in advice.other_macs(_world(facts, link)):
         yield from_note("macvlan", said, link.name)
 
 
@@ -258,19 +258,19 @@ def _egress(facts: Facts) -> Iterator[Finding]:
     """Devices of next hops that a native program cannot redirect to."""
     links = {**facts.snapshot.links, **{each.ifindex: each for each in facts.interfaces}}
     snapshot = replace(facts.snapshot, links=links)
-    deaf = notes.deaf_names(notes.World(snapshot, facts.tables, ()))
+    without = advice.no_transmit_names(advice.World(snapshot, facts.tables, ()))
     attached = {link.ifindex for link in facts.interfaces}
-    world = notes.World(snapshot, facts.tables, attached)
-    for name, found in (*notes.heeding(world), *notes.whole_only(world)):
+    world = advice.World(snapshot, facts.tables, attached)
+    for name, found in (*advice.heeding(world), *advice.whole_only(world)):
         yield from_note("egress", found, interface=name)
     ours = [link.name for link in facts.interfaces if link.xdp_mode == "native"]
     for link in sorted(links.values(), key=lambda link: link.ifindex):
-        if link.name not in deaf:
+        if link.name not in without:
             continue
         device = facts.devices.get(link.ifindex, Device())
         if not link.kind and device.native_xdp is False:  # attaching to it would not help
             link = replace(link, kind=device.driver or "nic")
         tells = device.native_xdp is not None
-        for _, remedy in notes.deaf_remedies([link], tells, ours):
+        for _, remedy in advice.no_transmit_remedies([link], tells, ours):
             fix = remedy.fix.replace("PEER", device.peer or "PEER")
-            yield note("egress", notes.deaf_text([link.name]), fix, link.name)
+            yield note("egress", advice.no_transmit_text([link.name]), fix, link.name)

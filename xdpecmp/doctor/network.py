@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from ..compile import ownseed
-from ..control import advice as notes
+from ..control import advice
 from ..model.values import Prefix, Route, RouteKind
-from ..observe import firewall
+from ..observe import bypass
 from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
@@ -60,7 +60,7 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
     for family, reason in reasons.items():
         if reason not in (Reason.FORWARDED, Reason.FIREWALL):  # which has a check of its own
             fix = _SEE.get((family, reason), "")
-            yield from_note("passed", notes.passed_whole(family, reason), fix=fix)
+            yield from_note("passed", advice.passed_whole(family, reason), fix=fix)
     if not any(reasons.values()):
         yield ok("passed", "nothing makes a whole family pass to Linux (policy rules, IPsec)")
 
@@ -70,26 +70,26 @@ def _seed(facts: Facts) -> Iterator[Finding]:
     config = facts.tables.config
     if settings.seed is not None and not config.own_seed:
         yield ok("seed", "the kernel's hash seed is known")
-    elif not notes.multipath_families(facts.tables):
+    elif not advice.multipath_families(facts.tables):
         yield ok("seed", "no multipath route, so no hash seed is needed")
     elif config.own_seed:
-        for each in notes.own_seed_passes(config, facts.snapshot.links):
+        for each in advice.own_seed_passes(config, facts.snapshot.links):
             yield from_note("seed", each)
         if ownseed.in_force(config):
-            yield from_note("seed", notes.OWN_SEED)
+            yield from_note("seed", advice.OWN_SEED)
     else:
-        yield from_note("seed", notes.seed_unknown(facts.has_seed_setting))
+        yield from_note("seed", advice.seed_unknown(facts.has_seed_setting))
 
 
 def _policies(facts: Facts) -> Iterator[Finding]:
     settings, config = facts.snapshot.settings, facts.tables.config
-    families = notes.multipath_families(facts.tables)
+    families = advice.multipath_families(facts.tables)
     for family, policy, fields, passed in (
         (4, settings.policy4, settings.fields4, config.pass_multipath4),
         (6, settings.policy6, settings.fields6, config.pass_multipath6),
     ):
         if passed == Reason.POLICY_UNSUPPORTED and family in families:
-            yield from_note("policy", notes.policy_unsupported(family))
+            yield from_note("policy", advice.policy_unsupported(family))
             continue
         what = _POLICIES.get(policy, "")
         if policy == 3:
@@ -105,7 +105,7 @@ def _disagreement(facts: Facts) -> Iterator[Finding]:
     attached = facts.running.status is not None
     yield note(
         "agreement",
-        notes.disagrees(facts.disagreement),
+        advice.disagrees(facts.disagreement),
         f"xdpecmp verify {facts.disagreement}" if attached else "",
     )
 
@@ -113,8 +113,8 @@ def _disagreement(facts: Facts) -> Iterator[Finding]:
 def _firewall(facts: Facts) -> Iterator[Finding]:
     """XDP comes before netfilter and traffic control."""
     found = facts.tables.findings
-    for text, names in firewall.sentences(found, facts.bypasses_firewall):
-        yield note("firewall", text, firewall.command(names))
+    for text, names in bypass.sentences(found, facts.bypasses_firewall):
+        yield note("firewall", text, bypass.command(names))
     if not found.all() and not facts.unseen:
         yield ok("firewall", "nothing in netfilter or tc that forwarded packets would bypass")
 
@@ -188,5 +188,5 @@ def _failed_gateways(facts: Facts) -> Iterator[Finding]:
 
 
 def _flow_label(facts: Facts) -> Iterator[Finding]:
-    for said in notes.flow_label_use(facts.tables):
+    for said in advice.flow_label_use(facts.tables):
         yield from_note("flow label", said)

@@ -49,7 +49,7 @@ class Wanted:
     """An interface that was asked for, by a name that the key of a mapping is."""
 
     mode: str = "auto"
-    """One of interfaces.MODES."""
+    """One of attachment.MODES."""
     ifindex: int = 0
     """The device that our program was last attached to. Where that very device has no program of
     ours any more, somebody has taken it off; another one of that name is to be attached."""

@@ -15,7 +15,7 @@
 | `firewall` | netfilter and traffic control: what filters forwarded packets |
 | `getroute` | what the kernel does with one packet |
 | `monitor` | change notifications |
-| `weights`, `xdp` | changes |
+| `routeweights`, `groupweights`, `xdp` | changes |
 | `kernel` | `Kernel`, all of it for one namespace |
 | `namespace` | to be in one for a moment |
 """

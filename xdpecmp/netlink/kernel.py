@@ -26,9 +26,9 @@ from . import (
     neighbours,
     nexthops,
     routes,
+    routeweights,
     rules,
     sysctl,
-    weights,
     wire,
     xdp,
     xfrm,
@@ -277,8 +277,8 @@ class Kernel:
         return neighbours.release(self._route, address, ifindex)
 
     def set_weights(self, route: Route, new: Sequence[int]) -> None:
-        """Change a multipath route's weights and nothing else: see `weights.set_weights`."""
-        weights.set_weights(self._route, route, new)
+        """Change a multipath route's weights and nothing else: see `routeweights.set_weights`."""
+        routeweights.set_weights(self._route, route, new)
 
     def group_members(self, nhid: int) -> groupweights.GroupMembers:
         """What a nexthop group says of itself: see `groupweights.read_group`."""

@@ -29,7 +29,7 @@ from ..errors import MalformedMessage
 from ..model.nexthoptable import BucketUpdate, NexthopUpdate
 from ..model.values import NeighbourUpdate, RouteUpdate
 from . import features, links, wire, xfrm
-from .firewall import nftables, traffic
+from .firewall import nftables, tc
 from .firewall.message import NETLINK_NETFILTER, skip_elements
 from .neighbours import parse_neighbour
 from .nexthops import parse_bucket, parse_or_doubt
@@ -40,7 +40,7 @@ _GROUPS = sum(
     for group in (
         1,  # RTNLGRP_LINK
         3,  # RTNLGRP_NEIGH
-        traffic.GROUP,
+        tc.GROUP,
         5,  # RTNLGRP_IPV4_IFADDR
         7,  # RTNLGRP_IPV4_ROUTE
         8,  # RTNLGRP_IPV4_RULE
@@ -225,7 +225,7 @@ _KINDS: dict[int, Changes] = {
     _RTM_NEWNEXTHOP: _NEXTHOPS,
     _RTM_DELNEXTHOP: _NEXTHOPS,
     _RTM_NEWNEXTHOPBUCKET: Changes(nexthops=True),
-    **dict.fromkeys(traffic.EVENTS, _FILTERS),
+    **dict.fromkeys(tc.EVENTS, _FILTERS),
 }
 """What may have changed by an event that doesn't tell it in full, or makes no sense."""
 

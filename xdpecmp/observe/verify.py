@@ -1,8 +1,5 @@
-"""Whether the program, the Python twin and Linux choose alike: random flows on multipath routes.
-
-`verify` asks all three, the program by its own explaining variant (see `explain`).
-`first_disagreement` asks Python and Linux alone, which takes milliseconds and nothing built: the
-check that `attach` makes.
+"""Whether the program, the reference model in Python and Linux choose alike: random flows on
+multipath routes. The program is asked by its explaining variant (see `explain`).
 """
 
 from __future__ import annotations
@@ -15,30 +12,22 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from ..compile import Resilient, Tables
 from ..errors import XdpecmpError
-from ..hashing import select
-from ..model.values import Link, NextHop, Prefix
+from ..model.values import Link, Prefix
 from ..netlink import Kernel
 from ..program.abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
 from ..program.maps import Maps
 from .explain import (
-    Comparison,
-    Decision,
     Explained,
     Explainer,
-    HashSettings,
     Ingress,
     Judge,
-    ask,
     explain,
     hash_settings,
     ingress_of,
     label_can_be_asked,
-    twin,
 )
 from .frames import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Flow
-from .scratch import Trial, try_packets
 
 ROUTES_PER_GROUP = 8
 """Of routes that lead to one group so many are tried."""
@@ -50,7 +39,8 @@ _CATCH_UP_SECONDS = 0.2
 """So long the agent may take to follow a change before a difference counts."""
 
 _MOST_DIFFERENCES = 5
-_MOST_SOURCES = 1000
+MOST_SOURCES = 1000
+"""So many prefixes of sources are kept to draw from."""
 
 
 # --- flows ---------------------------------------------------------------------------------------
@@ -173,7 +163,7 @@ def _sources_by(maps: Maps, ifindex: int) -> list[Prefix]:
                 if groups[number].kind == GroupKind.SINGLE
                 and nexthops[groups[number].first].ifindex == ifindex
             ),
-            _MOST_SOURCES,
+            MOST_SOURCES,
         )
     )
 
@@ -249,106 +239,3 @@ class Verifier:
     def _explain(self, frame: bytes, entrance: Entrance) -> Explained:
         ifindex = entrance.ingress.ifindex
         return explain(self._explainer, self._maps, self._kernel, frame, ifindex, self.judge)
-
-
-# --- Python and Linux alone ----------------------------------------------------------------------
-
-_QUICK_ROUTES = 8
-_QUICK_FLOWS = 16
-
-
-def first_disagreement(
-    kernel: Kernel, tables: Tables, ifindex: int, rng: random.Random | None = None
-) -> Prefix | None:
-    """A route for which Linux chooses otherwise than we reckon, None if there is none among a few.
-
-    `ifindex`: the interface that flows come in by.
-    """
-    rng = rng or random.Random()
-    rp_filter, ifindex = tables.interfaces[ifindex].rp_filter, tables.interfaces[ifindex].logical
-    sources = list(islice(_single_routes(tables, ifindex), _MOST_SOURCES)) if rp_filter else []
-    with_label = label_can_be_asked(_settings(tables, 6))
-    for prefix in islice(_threshold_routes(tables), _QUICK_ROUTES):
-        for _ in range(_QUICK_FLOWS):
-            flow = random_flow(rng, prefix, sources, with_label)
-            if not _has_longer(tables, prefix, flow.destination) and not _agree(
-                kernel, tables, prefix, flow, ifindex
-            ):
-                return prefix
-    return None
-
-
-def _threshold_routes(tables: Tables) -> Iterator[Prefix]:
-    config = tables.config
-    passed = {4: config.pass4 or config.pass_multipath4, 6: config.pass6 or config.pass_multipath6}
-    for prefix, _ in tables.targets.where(
-        lambda target: (
-            isinstance(target, tuple)
-            and target in tables.groups
-            and not isinstance(tables.groups[target], Resilient)
-        ),
-        [family for family in (4, 6) if not passed[family]],
-    ):
-        yield prefix
-
-
-def _single_routes(tables: Tables, ifindex: int) -> Iterator[Prefix]:
-    for prefix, _ in tables.targets.where(
-        lambda target: isinstance(target, NextHop) and target.ifindex == ifindex, [4]
-    ):
-        yield prefix
-
-
-def _has_longer(tables: Tables, prefix: Prefix, address: bytes) -> bool:
-    """Whether a longer prefix than this one takes the address."""
-    bits = len(address) * 8
-    number = int.from_bytes(address, "big")
-    for length in range(prefix.length + 1, bits + 1):
-        kept = number >> (bits - length) << (bits - length)
-        if Prefix(kept.to_bytes(len(address), "big"), length) in tables.routes:
-            return True
-    return False
-
-
-def _settings(tables: Tables, family: int) -> HashSettings:
-    config = tables.config
-    policy, fields = (
-        (config.policy4, config.fields4) if family == 4 else (config.policy6, config.fields6)
-    )
-    return HashSettings(policy, fields, config.seed or 0, own_seed=config.own_seed)
-
-
-def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: int) -> bool:
-    """Also where one of both has no answer."""
-    group = tables.groups[tables.routes[prefix]]  # type: ignore[index]
-    settings = _settings(tables, flow.family)
-    reckoned = twin(flow.packet(), settings)
-    if isinstance(group, Resilient) or not group or reckoned is None:
-        return True
-    decision = Decision(
-        reason=Reason.FORWARDED,
-        family=flow.family,
-        ingress=ifindex,
-        packet=flow.packet(),
-        hash=reckoned.hash,
-        nexthop=None,
-        group=(GroupKind.THRESHOLD, 0, len(group)),
-        is_icmp_error=False,
-        quote_offset=0,
-        settings=settings,
-    )
-    answer = ask(kernel, decision)
-    if isinstance(answer, str) or answer.nexthop is None:
-        return True
-    chosen = group[select([entry.bound for entry in group], reckoned.hash)].nexthop
-    comparison = Comparison(answer, answer.nexthop == chosen)
-    return Judge(kernel).judge(decision, chosen, comparison).agrees is not False
-
-
-def trial_of(tables: Tables, prefix: Prefix) -> Trial | None:
-    """Whether this kernel sends real packets where we compute that it does, with the settings and
-    weights of a route: see `scratch`."""
-    group = tables.groups.get(tables.routes[prefix])  # type: ignore[arg-type]
-    paths = () if group is None or isinstance(group, Resilient) else group
-    weights = [entry.weight for entry in paths if entry.weight]
-    return try_packets(prefix.family, _settings(tables, prefix.family), weights)

@@ -5,7 +5,7 @@
 | `hooks` | who is registered on netfilter's hooks, where the kernel lists them (Linux 5.14) |
 | `nftables` | base chains, flowtables; rules, where it does not |
 | `iptables` | the tables of the old iptables |
-| `traffic` | queueing disciplines, filters, tcx programs |
+| `tc` | queueing disciplines, filters, tcx programs |
 | `others` | IPVS, BPF netfilter programs, ebtables, where the kernel does not list its hooks |
 | `tracking` | what does not have connections tracked |
 

@@ -12,7 +12,7 @@ from ...model.values import Filter, Filters, Link
 from ...program import libbpf
 from .. import wire
 from ..namespace import inside
-from . import hooks, iptables, nftables, others, traffic
+from . import hooks, iptables, nftables, others, tc
 from .message import NETLINK_NETFILTER, NFPROTO_IPV4, NFPROTO_IPV6
 
 _PROBES_A_TIME = 64
@@ -57,7 +57,7 @@ class Reader:
             listed = self._read_hooks(result, bridges)
             self._read_netfilter(result, names, listed)
             with result.reading("traffic control"):
-                result.found += traffic.read(self._route, names)
+                result.found += tc.read(self._route, names)
             self._read_tcx(result, names)
             if not listed:
                 self._guess(result, bridges)
@@ -103,12 +103,12 @@ class Reader:
     def _read_tcx(self, result: _Result, names: dict[int, str]) -> None:
         with result.reading("tcx programs"):
             for ifindex, name in names.items():
-                for attach_type, _ in traffic.TCX:
-                    count = traffic.tcx_programs(ifindex, attach_type)
-                    look = partial(traffic.tcx_programs, ifindex, attach_type)
+                for attach_type, _ in tc.TCX:
+                    count = tc.tcx_programs(ifindex, attach_type)
+                    look = partial(tc.tcx_programs, ifindex, attach_type)
                     self._quick.add(look, count)
                     if count:
-                        result.found.append(traffic.tcx_filter(ifindex, attach_type, name))
+                        result.found.append(tc.tcx_filter(ifindex, attach_type, name))
 
     def _guess(self, result: _Result, bridges: bool) -> None:
         """What hooks would have told."""

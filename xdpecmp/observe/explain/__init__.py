@@ -2,7 +2,7 @@
 
 `program` runs a variant of the attached program, which writes its decision down instead of carrying
 it out. `decision` is what it decided and what Python reckons, `linux` what Linux can be asked about
-the same packet and whether both agree, `ingress` where it comes in.
+the same packet and whether both agree, `arrival` where it comes in.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...netlink import Kernel
 from ...program.abi import GroupKind, Reason
 from ...program.maps import Maps
 from .again import Judge
+from .arrival import Ingress, ingress_of, stack
 from .decision import Decision, HashSettings, Twin, twin
-from .ingress import Ingress, ingress_of, stack
 from .linux import Comparison, ask, compare, in_moved_bucket, label_can_be_asked, question
 from .program import Explainer, hash_settings
 
