@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("tests.bpf.harness")
 
 from testbed.netns import Namespace  # noqa: E402
 from tests.bpf.harness import Plane  # noqa: E402
+from tests.bpf.objects import new_plane, start_over  # noqa: E402
 from tests.bpf.world import World  # noqa: E402
 from tests.capabilities import require  # noqa: E402
 
@@ -61,3 +62,21 @@ def plane(namespace: Namespace, shared_plane: Plane) -> Iterator[Plane]:
     shared_plane.reset()
     with namespace.enter():
         yield shared_plane
+
+
+@pytest.fixture(scope="module")
+def module_plane(
+    request: pytest.FixtureRequest, namespace: Namespace, pins: Path, shared_plane: Plane
+) -> Iterator[Plane]:
+    """A plane of one test module: agents come and go in it."""
+    directory = pins / Path(request.module.__file__).stem
+    with new_plane(namespace, directory, shared_plane.world) as made:
+        yield made
+
+
+@pytest.fixture
+def own_plane(namespace: Namespace, module_plane: Plane) -> Iterator[Plane]:
+    """The same with a new agent for each test, which is in the router's namespace."""
+    with namespace.enter():
+        start_over(module_plane)
+        yield module_plane

@@ -53,8 +53,8 @@ A, B, C = vias(4, 3)
 
 
 @contextmanager
-def own_plane(namespace: Namespace, directory: Path, world: World) -> Iterator[Plane]:
-    """A plane of one test module's own: agents come and go in it."""
+def new_plane(namespace: Namespace, directory: Path, world: World) -> Iterator[Plane]:
+    """A plane with pins in that directory, which is made."""
     directory.mkdir()
     with namespace.enter():
         made = Plane(directory, world)

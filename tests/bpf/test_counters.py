@@ -3,7 +3,6 @@ and whichever version takes over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from tests.bpf.objects import (
     C,
     Group,
     load,
-    own_plane,
+    new_plane,
     packets,
     restart,
     split,
-    start_over,
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
@@ -34,17 +32,9 @@ from xdpecmp.program.maps import MappedArray
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def own(namespace: Namespace, pins: Path, shared_plane: Plane) -> Iterator[Plane]:
-    with own_plane(namespace, pins / "counters", shared_plane.world) as made:
-        yield made
-
-
 @pytest.fixture
-def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
-    with namespace.enter():
-        start_over(own)
-        yield own
+def plane(own_plane: Plane) -> Plane:
+    return own_plane
 
 
 def row(plane: Plane, via: str, former: bool = False) -> Traffic | None:
@@ -150,7 +140,7 @@ def test_another_layout_takes_over(
     plane.run(frame(b"\x45" + bytes(40)))  # passes, for some reason
     before = counters.read(plane.maps)
     plane.layout.save(tmp_path / "layout.json")
-    with own_plane(namespace, pins / "counters_2", plane.world) as new:
+    with new_plane(namespace, pins / "counters_2", plane.world) as new:
         load(new, Group((A, B), (1, 1)))
         for _ in range(2):
             carry_over(plane.directory, tmp_path / "layout.json", new.maps)
@@ -168,7 +158,7 @@ def test_another_layout_takes_over(
         load(new, Group((A, B), (1, 1)))
         assert row(new, B) == of_b
         new.layout.save(tmp_path / "new.json")
-        with own_plane(namespace, pins / "counters_3", plane.world) as newest:
+        with new_plane(namespace, pins / "counters_3", plane.world) as newest:
             carry_over(new.directory, tmp_path / "new.json", newest.maps)
             assert counters.read(newest.maps).forwarded == then.forwarded
             assert counters.read(newest.maps).stats == then.stats

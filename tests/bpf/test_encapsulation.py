@@ -14,6 +14,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Packet, Raw
 
 from tests.bpf.harness import Case, Plane
+from tests.bpf.manypaths import PATHS, ROUTER, chosen, setup
 from tests.bpf.packets import forwarded, frame
 from tests.bpf.world import SEED, packed
 from tests.tunnels import (
@@ -29,21 +30,11 @@ from tests.tunnels import (
     tcp,
     udp,
 )
-from xdpecmp.hashing import Field, bounds, flow_hash, flow_keys, select
+from xdpecmp.hashing import Field, flow_hash, flow_keys
 
 pytestmark = pytest.mark.root
 
-PATHS = 32
-VIAS = {
-    4: [f"10.0.1.{i + 10}" for i in range(PATHS)],
-    6: [f"2001:db8:b::{i + 0x10:x}" for i in range(PATHS)],
-}
-ROUTES = "\n".join(
-    " ".join([prefix, *(f"nexthop via {via} dev out" for via in VIAS[family])])
-    for family, prefix in ((4, "198.18.40.0/24"), (6, "2001:db8:40::/48"))
-)
 TARGET = {4: packed("198.18.40.0")[:3], 6: packed("2001:db8:40::")[:6]}
-ROUTER = {4: "203.0.113.7", 6: "2001:db8:ffff::7"}
 
 _ALL = 0xFFF
 _INNER = 6
@@ -59,19 +50,8 @@ FIELDS = [
 """Of fib_multipath_hash_fields: each bit alone, each left out, outer and inner ones mixed."""
 
 
-def setup(policy: int, fields: int = 0) -> dict[str, object]:
-    settings = {
-        f"{name}{f}": n for f in (4, 6) for name, n in (("policy", policy), ("fields", fields))
-    }
-    return {"routes": ROUTES, "settings": settings}
-
-
 def load(plane: Plane, policy: int, fields: int = 0) -> None:
     plane.load(plane.world.snapshot(**setup(policy, fields)))
-
-
-def chosen(family: int, hash31: int) -> str:
-    return VIAS[family][select(bounds([1] * PATHS), hash31)]
 
 
 def check(plane: Plane, l3: bytes, hash31: int) -> str:

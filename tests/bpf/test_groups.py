@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
 
-from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     BEFORE,
@@ -30,10 +27,8 @@ from tests.bpf.objects import (
     kind,
     load,
     numbers,
-    own_plane,
     packets,
     split,
-    start_over,
     tick,
     vias,
 )
@@ -46,17 +41,9 @@ from xdpecmp.program.clock import read_jiffies
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def own(namespace: Namespace, pins: Path, shared_plane: Plane) -> Iterator[Plane]:
-    with own_plane(namespace, pins / "groups_1", shared_plane.world) as made:
-        yield made
-
-
 @pytest.fixture
-def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
-    with namespace.enter():
-        start_over(own)
-        yield own
+def plane(own_plane: Plane) -> Plane:
+    return own_plane
 
 
 # --- hash-threshold -------------------------------------------------------------------------------

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from testbed.netns import Namespace
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
     BEFORE,
@@ -26,11 +23,9 @@ from tests.bpf.objects import (
     by_threshold,
     hash_of,
     load,
-    own_plane,
     packets,
     restart,
     split,
-    start_over,
     table_full,
     tick,
     vias,
@@ -45,17 +40,9 @@ from xdpecmp.program.abi import CAPACITY, Reason
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def own(namespace: Namespace, pins: Path, shared_plane: Plane) -> Iterator[Plane]:
-    with own_plane(namespace, pins / "groups_2", shared_plane.world) as made:
-        yield made
-
-
 @pytest.fixture
-def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
-    with namespace.enter():
-        start_over(own)
-        yield own
+def plane(own_plane: Plane) -> Plane:
+    return own_plane
 
 
 # --- what is gone --------------------------------------------------------------------------------

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 
-from testbed.netns import Namespace
 from testbed.waiting import wait_until
 from tests.bpf.harness import Plane
 from tests.bpf.objects import (
@@ -26,11 +23,9 @@ from tests.bpf.objects import (
     hash_of,
     load,
     numbers,
-    own_plane,
     packets,
     restart,
     split,
-    start_over,
     vias,
 )
 from tests.bpf.packets import frame
@@ -42,19 +37,13 @@ pytestmark = pytest.mark.root
 PERIOD = 1 << int(IDLE_S * HZ / 4).bit_length() - 1
 
 
-@pytest.fixture(scope="module")
-def own(namespace: Namespace, pins: Path, shared_plane: Plane) -> Iterator[Plane]:
-    with own_plane(namespace, pins / "groups_3", shared_plane.world) as made:
-        yield made
-
-
 @pytest.fixture
-def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
-    with namespace.enter():
-        start_over(own)
-        # a test takes some ms, and is not to see a period end
-        wait_until(lambda: read_jiffies(own.clock) % PERIOD < PERIOD * 7 / 8, "a period begins", 60)
-        yield own
+def plane(own_plane: Plane) -> Plane:
+    # a test takes some ms, and is not to see a period end
+    wait_until(
+        lambda: read_jiffies(own_plane.clock) % PERIOD < PERIOD * 7 / 8, "a period begins", 60
+    )
+    return own_plane
 
 
 def apart(family: int) -> list[bytes]:

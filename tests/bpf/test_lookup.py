@@ -4,20 +4,17 @@ change the answer: the longest prefix wins, whatever lengths meet and however th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
-from testbed.netns import Namespace
 from tests.bpf.harness import Plane
-from tests.bpf.objects import own_plane, restart
+from tests.bpf.objects import restart
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
 from xdpecmp.compile import Change, Tables, Target, masked
@@ -38,16 +35,9 @@ FLIPS = {4: (0, 1, 1 << 8, 1 << 16), 6: (0, 1, 1 << 63, 1 << 64, 1 << 80)}
 HEADER = {4: IP, 6: IPv6}
 
 
-@pytest.fixture(scope="module")
-def own(namespace: Namespace, pins: Path, shared_plane: Plane) -> Iterator[Plane]:
-    with own_plane(namespace, pins / "lookup", shared_plane.world) as made:
-        yield made
-
-
 @pytest.fixture
-def plane(namespace: Namespace, own: Plane) -> Iterator[Plane]:
-    with namespace.enter():
-        yield own
+def plane(own_plane: Plane) -> Plane:
+    return own_plane
 
 
 def targets(usual: Tables, family: int) -> list[Target]:

@@ -25,35 +25,17 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 
 from tests.bpf.harness import Case, Plane
+from tests.bpf.manypaths import PATHS, ROUTER, chosen, setup
 from tests.bpf.packets import forwarded, frame, to
 from tests.bpf.world import SEED, TARGET, packed
-from xdpecmp.hashing import FlowKey, FlowKeys, bounds, flow_key, flow_keys, select
+from tests.headers import headers_size
+from xdpecmp.hashing import FlowKey, flow_key, flow_keys
 from xdpecmp.program.abi import ICMP_ERROR_INDEX, _rows
 
 pytestmark = pytest.mark.root
 
-PATHS = 16
-VIAS = {
-    4: [f"10.0.1.{i + 10}" for i in range(PATHS)],
-    6: [f"2001:db8:b::{i + 0x10:x}" for i in range(PATHS)],
-}
-ROUTES = "\n".join(
-    " ".join([prefix, *(f"nexthop via {via} dev out" for via in VIAS[family])])
-    for family, prefix in ((4, "198.18.40.0/24"), (6, "2001:db8:40::/48"))
-)
 HOST = {4: "198.18.40.7", 6: "2001:db8:40::7"}
 """The source of the flows and so where errors go."""
-
-ROUTER = {4: "203.0.113.7", 6: "2001:db8:ffff::7"}
-"""Where errors come from."""
-
-
-def router(policy: int) -> dict[str, object]:
-    return {"routes": ROUTES, "settings": {"policy4": policy, "policy6": policy}}
-
-
-def chosen(family: int, key: FlowKey | FlowKeys) -> str:
-    return VIAS[family][select(bounds([1] * PATHS), key.hash(SEED))]
 
 
 def error_of(
@@ -105,11 +87,11 @@ def rows() -> list[Case]:
         for name, family, kind, code in errors():
             sport = 30000 + 7 * code + 257 * kind  # so that errors spread over the next hops
             packet = bytes(flow(family, udp(sport)))
-            via = chosen(family, flow_key(packet, policy))
+            via = chosen(family, flow_key(packet, policy).hash(SEED))
             l3 = error_of(family, kind, code, packet)
             title = f"policy {policy}, IPv{family} type {kind} code {code}"
             cases.append(
-                Case(title, frame(l3), "FORWARDED", forwarded(l3, via), via, name, router(policy))
+                Case(title, frame(l3), "FORWARDED", forwarded(l3, via), via, name, setup(policy))
             )
     return cases
 
@@ -154,23 +136,13 @@ PACKETS: dict[str, Packet] = {
 }
 
 
-def headers_size(packet: bytes) -> int:
-    """Bytes of the IP header and its extension headers."""
-    if packet[0] >> 4 == 4:
-        return (packet[0] & 15) * 4
-    proto, size = packet[6], 40
-    while proto in (0, 43, 44, 60):
-        proto, size = packet[size], size + (8 if proto == 44 else (packet[size + 1] + 1) * 8)
-    return size
-
-
 @pytest.mark.parametrize("policy", [0, 1])
 @pytest.mark.parametrize("name", PACKETS)
 def test_quote_whole_or_cut_after_8_bytes(plane: Plane, name: str, policy: int) -> None:
     packet = bytes(PACKETS[name])
     family = packet[0] >> 4
-    plane.load(plane.world.snapshot(**router(policy)))
-    via = chosen(family, flow_key(packet, policy))
+    plane.load(plane.world.snapshot(**setup(policy)))
+    via = chosen(family, flow_key(packet, policy).hash(SEED))
     start = headers_size(packet)
     for size in (len(packet), start + 8, start + 9, start + 28):
         for behind in (None, IPv6ExtHdrDestOpt()) if family == 6 else (None,):
@@ -182,7 +154,7 @@ def check_cut(plane: Plane, name: str, policy: int, sizes: Iterable[int]) -> Non
     """Errors with only so much of a packet as their quote go where the Python twin says."""
     packet = bytes(PACKETS[name])
     family = packet[0] >> 4
-    plane.load(plane.world.snapshot(**router(policy)))
+    plane.load(plane.world.snapshot(**setup(policy)))
     outer = FlowKey(family, packed(ROUTER[family]), packed(HOST[family]))
     for size in sizes:
         l3 = error_of(family, 3, 0, packet[:size])
@@ -193,7 +165,7 @@ def check_cut(plane: Plane, name: str, policy: int, sizes: Iterable[int]) -> Non
         else:
             key = flow_key(l3, policy)
             assert {key.source, key.destination} != {outer.source, outer.destination}
-        via = chosen(family, key)
+        via = chosen(family, key.hash(SEED))
         packet_and_padding = frame(l3, padding=b"\xee" * 30)  # which must not count as quoted
         assert plane.run(packet_and_padding) == ("REDIRECT", forwarded(l3, via)), size
 
@@ -224,7 +196,7 @@ def test_quote_cut_inside_an_extension_header(plane: Plane, name: str, policy: i
 def test_errors_about_many_flows(plane: Plane, family: int, policy: int) -> None:
     """And the reply's direction, which sorting makes equal, needs no separate treatment."""
     generator = random.Random(family * 2 + policy)
-    plane.load(plane.world.snapshot(**router(policy)))
+    plane.load(plane.world.snapshot(**setup(policy)))
     seen = set()
     for _ in range(200):
         l4 = generator.choice((UDP, TCP))(
@@ -234,7 +206,7 @@ def test_errors_about_many_flows(plane: Plane, family: int, policy: int) -> None
         low = generator.getrandbits(8)
         packet.dst = f"198.18.1.{low}" if family == 4 else f"2001:db8:1::{low:x}"
         raw = bytes(packet)
-        via = chosen(family, flow_key(raw, policy))
+        via = chosen(family, flow_key(raw, policy).hash(SEED))
         seen.add(via)
         l3 = error_of(family, 3, 0, raw[: headers_size(raw) + 8])
         assert plane.run(frame(l3)) == ("REDIRECT", forwarded(l3, via))
@@ -270,14 +242,14 @@ def others() -> list[tuple[str, bytes, int]]:
 
 @pytest.mark.parametrize("policy", [0, 1])
 def test_what_is_no_error_goes_by_its_own_header(plane: Plane, policy: int) -> None:
-    plane.load(plane.world.snapshot(**router(policy)))
+    plane.load(plane.world.snapshot(**setup(policy)))
     for name, l3, proto in others():
         family = l3[0] >> 4
         key = FlowKey(family, packed(ROUTER[family]), packed(HOST[family]))
         if family == 6 or policy == 1:
             label = 0x777 if family == 6 and policy == 0 else 0
             key = key._replace(proto=proto, flow_label=label)
-        via = chosen(family, key)
+        via = chosen(family, key.hash(SEED))
         outcome = plane.observe(frame(l3))
         assert outcome == (
             "REDIRECT",
@@ -290,19 +262,19 @@ def test_what_is_no_error_goes_by_its_own_header(plane: Plane, policy: int) -> N
 @pytest.mark.parametrize("policy", [0, 1])
 def test_icmpv6_error_behind_a_fragment_header(plane: Plane, policy: int) -> None:
     """A fragment's payload may be anything: not looked into, nor counted as an error."""
-    plane.load(plane.world.snapshot(**router(policy)))
+    plane.load(plane.world.snapshot(**setup(policy)))
     l3 = error_of(6, 3, 0, bytes(flow(6, udp())), IPv6ExtHdrFragment(id=1))
     key = FlowKey(6, packed(ROUTER[6]), packed(HOST[6]), 58 if policy else 44)
-    via = chosen(6, key._replace(flow_label=0 if policy else 0x777))
+    via = chosen(6, key._replace(flow_label=0 if policy else 0x777).hash(SEED))
     assert plane.observe(frame(l3))[:3] == ("REDIRECT", forwarded(l3, via), {})
 
 
 @pytest.mark.parametrize("policy", [0, 1, 2, 3])
 def test_icmpv6_error_behind_an_authentication_header(plane: Plane, policy: int) -> None:
     """Of whatever length; one that is cut hides what is behind it."""
-    plane.load(plane.world.snapshot(**router(policy)))
+    plane.load(plane.world.snapshot(**setup(policy)))
     packet = bytes(flow(6, udp()))
-    via = chosen(6, flow_keys(packet, policy))
+    via = chosen(6, flow_keys(packet, policy).hash(SEED))
     for words in (1, 4, 255):
         header = bytes([58, words]) + bytes((words + 2) * 4 - 2)
         error = Raw(header + bytes([3, 0]) + bytes(6) + packet)
@@ -316,10 +288,10 @@ def test_icmpv6_error_behind_an_authentication_header(plane: Plane, policy: int)
 
 
 def test_first_fragment_of_an_icmpv4_error_follows_its_flow(plane: Plane) -> None:
-    plane.load(plane.world.snapshot(**router(1)))
+    plane.load(plane.world.snapshot(**setup(1)))
     packet = bytes(flow(4, udp()))
     l3 = bytes(IP(src=ROUTER[4], dst=HOST[4], flags="MF") / ICMP(type=3, code=4) / Raw(packet))
-    via = chosen(4, flow_key(packet, 1))
+    via = chosen(4, flow_key(packet, 1).hash(SEED))
     outcome = plane.observe(frame(l3))
     assert outcome[:3] == ("REDIRECT", forwarded(l3, via), {"V4_FRAG_NEEDED": 1})
 

@@ -9,7 +9,7 @@ from typing import Self
 from testbed.waiting import wait_until
 from tests.net.firewalls import BOTH, Filtering, nft, shell
 from tests.net.topology import DEADLINE, Anycast
-from tests.net.traffic import Flow, Servers
+from tests.net.traffic import Flows, Servers
 from xdpecmp.program.abi import Reason
 
 FLOWS = 20
@@ -18,7 +18,7 @@ FLOWS = 20
 class Lab(Anycast):
     """The topology with flows of both families."""
 
-    flows: dict[int, list[Flow]]
+    flows: Flows
 
     @classmethod
     @contextmanager

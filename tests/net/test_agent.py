@@ -16,7 +16,7 @@ import pytest
 
 from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
-from tests.net.traffic import Flow, Servers, by_server
+from tests.net.traffic import Flows, Servers, by_server
 from xdpecmp.model.values import NextHop
 from xdpecmp.observe.view import RouteView
 from xdpecmp.program.abi import INTERFACE_FLAGS
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.root
 
 WEIGHTS = (1, 2, 1)
 FLOWS = 60
-Flows = dict[int, list[Flow]]
 PREFIX = {4: "203.0.113.0/24", 6: "2001:db8:f::/64"}
 
 
@@ -34,18 +33,6 @@ def net() -> Iterator[Anycast]:
     with Anycast(WEIGHTS) as made:
         made.attach("c0", "--mode", "native")
         yield made
-
-
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def flows(servers: Servers) -> Iterator[Flows]:
-    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
-        yield {4: ipv4, 6: ipv6}
 
 
 @pytest.fixture

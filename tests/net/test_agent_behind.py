@@ -30,12 +30,6 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
 @pytest.fixture
 def load(net: Anycast, servers: Servers) -> Iterator[Load]:
     """Requests over both families, while both servers are next hops and all is followed."""

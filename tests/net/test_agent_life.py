@@ -34,12 +34,6 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
 @contextmanager
 def loaded(servers: Servers) -> Iterator[Load]:
     """Requests over both families."""

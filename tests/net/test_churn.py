@@ -37,12 +37,6 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
 def objects(i: int) -> list[str]:
     nhid = 900_000 + i % 7
     return [f"nexthop replace id {nhid} blackhole", f"nexthop del id {nhid}"]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.net.tcp import streams
 from tests.net.topology import SEED, Anycast, gateway
-from tests.net.traffic import FRAME, Answer, Flow, Servers, by_server, chance
+from tests.net.traffic import FRAME, Answer, Flows, Servers, by_server, chance
 from xdpecmp.hashing import bounds, select
 
 pytestmark = pytest.mark.root
@@ -31,24 +31,11 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def flows(servers: Servers) -> Iterator[dict[int, list[Flow]]]:
-    """By family; their sockets live on, so that each keeps its flow label."""
-    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
-        yield {4: ipv4, 6: ipv6}
-
-
 Recorded = dict[tuple[int, int], list[Answer]]
 
 
 @pytest.fixture(scope="module")
-def recorded(net: Anycast, servers: Servers, flows: dict[int, list[Flow]]) -> Recorded:
+def recorded(net: Anycast, servers: Servers, flows: Flows) -> Recorded:
     """What Linux alone does, by family and policy."""
     answers = {}
     for family, policy in CASES:
@@ -83,7 +70,7 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Count
 def test_every_flow_keeps_its_server(
     net: Anycast,
     servers: Servers,
-    flows: dict[int, list[Flow]],
+    flows: Flows,
     recorded: Recorded,
     mode: str,
     family: int,
@@ -107,7 +94,7 @@ def test_every_flow_keeps_its_server(
 
 @pytest.mark.parametrize(("family", "policy"), CASES, ids=CASE_IDS)
 def test_linux_goes_by_the_model(
-    flows: dict[int, list[Flow]], recorded: Recorded, family: int, policy: int
+    flows: Flows, recorded: Recorded, family: int, policy: int
 ) -> None:
     """The recording is no accident: xdpecmp.hashing predicts each server, and the split is fair."""
     answers = recorded[family, policy]
@@ -134,7 +121,7 @@ def test_a_tcp_stream_is_forwarded(net: Anycast, mode: str, family: int) -> None
 
 
 def test_checksum_offload_on_a_veth_is_no_black_hole(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], recorded: Recorded, mode: str
+    net: Anycast, servers: Servers, flows: Flows, recorded: Recorded, mode: str
 ) -> None:
     """The default of a veth: the sender leaves its checksums to be filled in, which the skb says
     and the frame does not. Native XDP that redirects such a frame has it thrown away."""

@@ -29,7 +29,7 @@ from tests.net.objects import (
     xdp_says,
 )
 from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
-from tests.net.traffic import Answer, Flow, Load, Servers
+from tests.net.traffic import Answer, Flows, Load, Servers
 from xdpecmp.hashing import bounds
 from xdpecmp.model.values import Prefix
 
@@ -42,23 +42,11 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def flows(servers: Servers) -> Iterator[dict[int, list[Flow]]]:
-    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
-        yield {4: ipv4, 6: ipv6}
-
-
 Recorded = dict[tuple[int, int], list[Answer]]
 
 
 @pytest.fixture(scope="module")
-def recorded(net: Anycast, servers: Servers, flows: dict[int, list[Flow]]) -> Recorded:
+def recorded(net: Anycast, servers: Servers, flows: Flows) -> Recorded:
     """What Linux alone does, by family and policy."""
     answers = {}
     for policy in (0, 1):
@@ -85,7 +73,7 @@ def attached(net: Anycast, recorded: Recorded) -> Iterator[None]:
 def test_every_flow_keeps_its_server(
     net: Anycast,
     servers: Servers,
-    flows: dict[int, list[Flow]],
+    flows: Flows,
     recorded: Recorded,
     family: int,
     policy: int,
@@ -125,7 +113,7 @@ def test_routes_show_the_group(net: Anycast, family: int) -> None:
 def test_weights_of_16_bits(
     net: Anycast,
     servers: Servers,
-    flows: dict[int, list[Flow]],
+    flows: Flows,
     family: int,
     weights: dict[int, int],
 ) -> None:
@@ -184,7 +172,7 @@ def test_a_member_deleted_under_load(net: Anycast, servers: Servers, family: int
 @pytest.mark.parametrize("server", [1, 2, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_failed_neighbour_is_skipped(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int, server: int
+    net: Anycast, servers: Servers, flows: Flows, family: int, server: int
 ) -> None:
     """Whatever fib_multipath_use_neigh says. Its hashes go to the next good one or, those above
     the last good one, to the first."""
@@ -216,7 +204,7 @@ def test_a_failed_neighbour_is_skipped(
 @pytest.mark.usefixtures("attached")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_link_down_shrinks_the_group(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
+    net: Anycast, servers: Servers, flows: Flows, family: int
 ) -> None:
     """Of which the kernel says nothing."""
     with restored(net):
@@ -235,7 +223,7 @@ def test_a_link_down_shrinks_the_group(
 
 
 @pytest.mark.usefixtures("attached")
-def test_ipv4_over_ipv6(net: Anycast, servers: Servers, flows: dict[int, list[Flow]]) -> None:
+def test_ipv4_over_ipv6(net: Anycast, servers: Servers, flows: Flows) -> None:
     """RFC 8950: an IPv4 route whose next hops are IPv6 neighbours."""
     with restored(net):
         route_over(net, 4, GROUP[6])
@@ -250,9 +238,7 @@ def test_ipv4_over_ipv6(net: Anycast, servers: Servers, flows: dict[int, list[Fl
 
 @pytest.mark.usefixtures("attached")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_single_object(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
-) -> None:
+def test_a_single_object(net: Anycast, servers: Servers, flows: Flows, family: int) -> None:
     with restored(net):
         route_over(net, family, member(family, 2))
         wait_for_weights(net, family, {2: 1})
@@ -264,9 +250,7 @@ def test_a_single_object(
 @pytest.mark.usefixtures("attached")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_blackhole(
-    net: Anycast, flows: dict[int, list[Flow]], family: int, grouped: bool
-) -> None:
+def test_a_blackhole(net: Anycast, flows: Flows, family: int, grouped: bool) -> None:
     """Linux takes the packet, to drop it."""
     with restored(net):
         try:

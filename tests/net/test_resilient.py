@@ -13,7 +13,6 @@ import pytest
 from testbed.waiting import wait_until
 from tests.net.objects import (
     FAMILIES,
-    FLOWS,
     GROUP,
     WEIGHTS,
     linux_says,
@@ -25,11 +24,13 @@ from tests.net.objects import (
     xdp_says,
 )
 from tests.net.topology import DEADLINE, SEED, VIP_PREFIX, Anycast, gateway
-from tests.net.traffic import Flow, Servers
+from tests.net.traffic import Flow, Flows, Servers
 from xdpecmp.model.values import Prefix
 from xdpecmp.program.abi import GroupKind
 
 pytestmark = pytest.mark.root
+
+FLOWS = 100
 
 BUCKETS = 64
 
@@ -38,18 +39,6 @@ BUCKETS = 64
 def net() -> Iterator[Anycast]:
     with over_objects() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def flows(servers: Servers) -> Iterator[dict[int, list[Flow]]]:
-    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
-        yield {4: ipv4, 6: ipv6}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,7 +100,7 @@ def by_bucket(flows: Sequence[Flow], buckets: Sequence[int]) -> list[int]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_buckets_as_linux(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
+    net: Anycast, servers: Servers, flows: Flows, family: int
 ) -> None:
     with resilient(net, family, 600, WEIGHTS) as nhid:
         buckets = kernel_buckets(net, family, nhid)
@@ -141,7 +130,7 @@ def active_flows(flows: Sequence[Flow]) -> tuple[list[Flow], set[int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_buckets_in_use_stay_in_linux_too(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
+    net: Anycast, servers: Servers, flows: Flows, family: int
 ) -> None:
     """It hears of the use, and moves the others alone; ours move along. So no flow moves when the
     agent dies, at the next attach, or at detach."""
@@ -167,9 +156,7 @@ def test_buckets_in_use_stay_in_linux_too(
         net.attach("c0")
 
 
-def test_a_bucket_that_moved_is_in_use_again(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
-) -> None:
+def test_a_bucket_that_moved_is_in_use_again(net: Anycast, servers: Servers, flows: Flows) -> None:
     """To Linux a bucket is idle right after it moved. When the server comes back that it moved from
     it stays where it is, since a packet has passed."""
     with resilient(net, 4, 600, WEIGHTS) as nhid:
@@ -190,7 +177,7 @@ def test_a_bucket_that_moved_is_in_use_again(
 
 
 def test_what_linux_served_after_the_lease_is_taken_over(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
+    net: Anycast, servers: Servers, flows: Flows
 ) -> None:
     """Buckets that were in use before are idle since, and have moved in Linux."""
     with resilient(net, 4, 2, WEIGHTS) as nhid:
@@ -207,9 +194,7 @@ def test_what_linux_served_after_the_lease_is_taken_over(
         assert our_buckets(net, 4) == kernel_buckets(net, 4, nhid)
 
 
-def test_buckets_that_fall_idle_follow_linux(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]]
-) -> None:
+def test_buckets_that_fall_idle_follow_linux(net: Anycast, servers: Servers, flows: Flows) -> None:
     with resilient(net, 4, 2, WEIGHTS) as nhid:
         active, _ = active_flows(flows[4])
         xdp_says(net, servers, active)
@@ -220,7 +205,7 @@ def test_buckets_that_fall_idle_follow_linux(
         assert xdp_says(net, servers, active) == by_bucket(active, our_buckets(net, 4))
 
 
-def test_what_linux_moves_later_is_followed(net: Anycast, flows: dict[int, list[Flow]]) -> None:
+def test_what_linux_moves_later_is_followed(net: Anycast, flows: Flows) -> None:
     """Buckets that Linux took for busy move when it finds them idle, one by one."""
     with resilient(net, 4, 4, WEIGHTS) as nhid:
         linux_says(net, flows[4])  # uses them
@@ -236,7 +221,7 @@ def test_what_linux_moves_later_is_followed(net: Anycast, flows: dict[int, list[
 @pytest.mark.parametrize("by", ["deletion", "link"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_member_that_leaves_loses_its_buckets_at_once(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int, by: str
+    net: Anycast, servers: Servers, flows: Flows, family: int, by: str
 ) -> None:
     """In use or not; the others' stay where they are."""
     with resilient(net, family, 600, WEIGHTS) as nhid:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.capabilities import Since, since
 from tests.net.topology import Anycast, no_checksum_offload
-from tests.net.traffic import Flow, Servers
+from tests.net.traffic import Flows, Servers
 from tests.net.uploads import UPLOAD, upload
 
 pytestmark = pytest.mark.root
@@ -27,18 +27,6 @@ def net() -> Iterator[Anycast]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def flows(servers: Servers) -> Iterator[dict[int, list[Flow]]]:
-    with servers.flows(4, FLOWS) as ipv4, servers.flows(6, FLOWS) as ipv6:
-        yield {4: ipv4, 6: ipv6}
-
-
 @contextmanager
 def attached(net: Anycast, *options: str) -> Iterator[str]:
     """Attached for a `with` block; gives what `attach` said."""
@@ -53,7 +41,7 @@ def reasons(net: Anycast) -> Counter[str]:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_without_being_told_so_linux_decides(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int
+    net: Anycast, servers: Servers, flows: Flows, family: int
 ) -> None:
     """Which moves no flow, and is counted and said."""
     linux = servers.all_answers(flows[family])
@@ -70,7 +58,7 @@ def test_without_being_told_so_linux_decides(
 @pytest.mark.parametrize("mode", ["generic", "native"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_seed_of_our_own_would_part_flows_behind_veths(
-    net: Anycast, servers: Servers, flows: dict[int, list[Flow]], family: int, mode: str
+    net: Anycast, servers: Servers, flows: Flows, family: int, mode: str
 ) -> None:
     """Of the packets of one flow some pass there, and Linux would send them elsewhere: see
     tests/vm/test_own_seed.py for where it is used. So Linux decides, which is counted and said,

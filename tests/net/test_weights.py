@@ -174,12 +174,6 @@ def moved_by_hand(old: Sequence[int], new: Sequence[int]) -> Fraction:
     return 1 - Fraction(kept, HASH_SPACE)
 
 
-@pytest.fixture(scope="module")
-def servers(net: Anycast) -> Iterator[Servers]:
-    with Servers(net) as made:
-        yield made
-
-
 @pytest.mark.usefixtures("attached")
 @pytest.mark.parametrize("family", [4, 6])
 def test_under_load(net: Anycast, servers: Servers, family: int) -> None:

@@ -94,6 +94,10 @@ class Flow:
         ).for_policy(policy)
 
 
+Flows = dict[int, list[Flow]]
+"""By family, 4 or 6."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """Which server answered, and the request's TTL (hop limit) and flow label on arrival."""

@@ -27,6 +27,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet, Raw
 
+from tests.headers import headers_size
 from xdpecmp.hashing import HASH_SPACE, FlowKey, flow_hash, flow_key, flow_keys
 
 
@@ -172,16 +173,6 @@ def error_about(packet: bytes, error: Packet | None = None, behind: Packet | Non
         return bytes(IP(src=R4, dst=A4) / (error or ICMP(type=3, code=4)) / Raw(packet))
     l3 = IPv6(src=R6, dst=A6, fl=0x77) / behind if behind else IPv6(src=R6, dst=A6, fl=0x77)
     return bytes(l3 / (error or ICMPv6PacketTooBig(mtu=1280)) / Raw(packet))
-
-
-def headers_size(packet: bytes) -> int:
-    """Bytes of IP header and extension headers, for the packets of this file."""
-    if family_of(packet) == 4:
-        return (packet[0] & 15) * 4
-    proto, size = packet[6], 40
-    while proto in (0, 43, 44, 60):
-        proto, size = packet[size], size + (8 if proto == 44 else (packet[size + 1] + 1) * 8)
-    return size
 
 
 @pytest.mark.parametrize("policy", [0, 1])
