@@ -10,6 +10,7 @@ from tests.bpf import (
     test_encapsulation,
     test_groups_linux,
     test_header_reasons,
+    test_lease,
     test_partial_checksums,
     test_quotes,
     test_route_reasons,
@@ -20,9 +21,9 @@ from tests.bpf.packets import frame, to
 from xdpecmp.program.abi import ICMP_ERROR_INDEX, Reason
 
 SPECIAL: dict[str, Callable[..., None]] = {
-    "BEHIND": test_route_reasons.test_behind,
+    "BEHIND": test_lease.test_behind,
     "BUCKET_USE": test_groups_linux.test_the_first_packet_of_a_bucket_passes,
-    "LEASE_EXPIRED": test_route_reasons.test_lease,
+    "LEASE_EXPIRED": test_lease.test_lease,
     "TABLE_FULL": test_route_reasons.test_table_full,
     "NO_HEADROOM": test_tags.test_no_headroom,
 }
