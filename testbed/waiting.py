@@ -26,8 +26,9 @@ PATIENCE = 12 if STOCK_KERNEL == "tcg" or _is_emulated() else 1
 """How many times as long as usual to wait for anything that needs the processor."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, deadline: float = 5.0) -> None:
-    """Poll a condition every 5 ms until it holds.
+def wait_until(condition: Callable[..., bool], what: str, deadline: float = 5.0) -> None:
+    """Poll a condition every 5 ms until it holds. It is called without arguments: those that a
+    lambda in a loop has are defaults, which bind the loop's variables.
 
     Raises AssertionError, which names `what`, after `deadline` seconds times PATIENCE.
     """

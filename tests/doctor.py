@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from xdpecmp.compile import compile_tables
 from xdpecmp.doctor import Facts, Verdict, examine
@@ -76,32 +76,44 @@ class World:
         self.snapshot = SNAPSHOT
         self.devices = {IN: NIC, OUT: NIC}
         self.other: dict[str, Any] = {"running": Running()}
-        self.chosen = (IN,)
+        self.chosen: tuple[int, ...] = (IN,)
         self.options = Options()
 
-    def links(self, ifindex: int, **changes: Any) -> None:
+    def choose(self, *ifindexes: int) -> Self:
+        """The devices that are examined."""
+        self.chosen = ifindexes
+        return self
+
+    def links(self, ifindex: int, **changes: Any) -> Self:
         link = replace(self.snapshot.links[ifindex], **changes)
         self.snap(links={**self.snapshot.links, ifindex: link})
+        return self
 
-    def snap(self, **changes: Any) -> None:
+    def snap(self, **changes: Any) -> Self:
         self.snapshot = replace(self.snapshot, **changes)
+        return self
 
-    def option(self, **changes: Any) -> None:
+    def option(self, **changes: Any) -> Self:
         self.options = replace(self.options, **changes)
+        return self
 
-    def settings(self, **changes: Any) -> None:
+    def settings(self, **changes: Any) -> Self:
         self.snap(settings=replace(self.snapshot.settings, **changes))
+        return self
 
-    def interface(self, **changes: Any) -> None:
+    def interface(self, **changes: Any) -> Self:
         """Settings of eth1."""
         all_of_them = self.snapshot.settings.interfaces
         self.settings(interfaces={**all_of_them, IN: replace(all_of_them[IN], **changes)})
+        return self
 
-    def device(self, ifindex: int = IN, **changes: Any) -> None:
+    def device(self, ifindex: int = IN, **changes: Any) -> Self:
         self.devices[ifindex] = replace(self.devices[ifindex], **changes)
+        return self
 
-    def routes(self, *routes: Route) -> None:
+    def routes(self, *routes: Route) -> Self:
         self.snap(routes=(*self.snapshot.routes, *routes))
+        return self
 
     def facts(self) -> Facts:
         links = assumed(self.snapshot.links, self.devices, self.chosen)
@@ -115,12 +127,12 @@ class World:
         )
 
 
-def run(**changes: Any) -> Callable[[World], None]:
+def run(**changes: Any) -> Callable[[World], object]:
     """A change of Facts itself."""
     return lambda world: world.other.update(changes)
 
 
-def host(**changes: Any) -> Callable[[World], None]:
+def host(**changes: Any) -> Callable[[World], object]:
     """A change of Facts.host."""
 
     def change(world: World) -> None:
@@ -129,13 +141,13 @@ def host(**changes: Any) -> Callable[[World], None]:
     return change
 
 
-def ipv6_multipath(world: World) -> None:
+def ipv6_multipath(world: World) -> World:
     hops = [NextHop(bytes(15) + bytes([i]), OUT) for i in (2, 3)]
-    world.routes(route("2001:db8::/32", *hops))
+    return world.routes(route("2001:db8::/32", *hops))
 
 
-def one_armed(world: World) -> None:
-    world.chosen = (OUT,)
+def one_armed(world: World) -> World:
+    return world.choose(OUT)
 
 
 STATUS = {"interfaces": [{"ifname": "eth1"}], "agent_pid": 42, "lease_s": 2.5, "losses": []}

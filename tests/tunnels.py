@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -72,12 +73,15 @@ def random_ends(rng: random.Random, target: Mapping[int, bytes]) -> Ends:
     )
 
 
+Build = Callable[[Ends], Packet]
+
+
 @dataclass(frozen=True)
 class Tunnel:
     """A packet, and what stands in its innermost header."""
 
     name: str
-    packet: Callable[[Ends], Packet]
+    packet: Build
     outer: int
     """Family of the outermost header."""
     outer_proto: int
@@ -98,12 +102,12 @@ class Tunnel:
     def outer_key(self, ends: Ends) -> FlowKey:
         """With all that policy 3 can ask for."""
         pair = ends.outer4 if self.outer == 4 else ends.outer6
-        key = FlowKey(self.outer, *map(_packed, pair), self.outer_proto)
+        key = FlowKey(self.outer, _packed(pair[0]), _packed(pair[1]), self.outer_proto)
         return key if self.outer == 4 else key._replace(flow_label=ends.outer_label)
 
     def inner_key(self, ends: Ends) -> FlowKey:
         pair = ends.inner4 if self.inner == 4 else ends.inner6
-        key = FlowKey(self.inner, *map(_packed, pair), self.proto)
+        key = FlowKey(self.inner, _packed(pair[0]), _packed(pair[1]), self.proto)
         if self.has_ports:
             key = key._replace(sport=ends.ports[0], dport=ends.ports[1])
         return key if self.inner == 4 else key._replace(flow_label=getattr(ends, self.label))
@@ -207,6 +211,10 @@ _AROUND: dict[str, tuple[int, int, Callable[[Ends], Packet]]] = {
 }
 
 
+def _joined(head: Build, packet: Build, ends: Ends) -> Packet:
+    return head(ends) / packet(ends)
+
+
 def _rows() -> list[Tunnel]:
     rows = []
     for inside, (inner, packet, proto, has_ports, label) in _INNERMOST.items():
@@ -214,7 +222,7 @@ def _rows() -> list[Tunnel]:
             rows.append(
                 Tunnel(
                     f"{inside} {around}",
-                    lambda e, head=head, packet=packet: head(e) / packet(e),
+                    partial(_joined, head, packet),
                     outer,
                     outer_proto or {4: 4, 6: 41}[inner],
                     inner,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
@@ -19,9 +20,9 @@ Tags = Sequence[tuple[int, int]]
 """TPID and TCI of each tag, outermost first."""
 
 
-def to(name: str, family: int = 4, **fields: object) -> Packet:
+def to(name: str, family: int = 4, **fields: Any) -> Packet:
     """The IP header of a packet to what lies behind a route of world.ROUTES."""
-    values = {"src": SOURCE[family], "dst": TARGET[family][name]} | fields
+    values: dict[str, Any] = {"src": SOURCE[family], "dst": TARGET[family][name]} | fields
     return IP(**values) if family == 4 else IPv6(**values)
 
 

@@ -27,7 +27,7 @@ from xdpecmp.dataplane import counters
 from xdpecmp.dataplane.counters import Counted, Traffic, carry_over
 from xdpecmp.model.values import NextHop
 from xdpecmp.program.abi import CAPACITY, STAT_COUNT, Reason
-from xdpecmp.program.maps import MappedArray
+from xdpecmp.program.maps import MappedArray, sums
 
 pytestmark = pytest.mark.root
 
@@ -114,8 +114,8 @@ def test_a_reader_meets_a_change_of_hands(plane: Plane, monkeypatch: pytest.Monk
     load(plane, Group((A, B), (1, 1)))
     count(plane)
     (slot,) = (o.slot for o in counters.owners(plane.maps) if o.nexthop.via == packed(B))
-    entry, sums = plane.maps["nexthops"].entries[slot], counters.sums
-    changed = []
+    entry = plane.maps["nexthops"].entries[slot]
+    changed: list[bool] = []
 
     def late(fd: int, number: int, each: int) -> list[tuple[int, ...]]:
         found = sums(fd, number, each)

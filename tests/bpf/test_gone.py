@@ -11,8 +11,8 @@ from tests.bpf.harness import Plane
 from tests.bpf.packets import frame, to
 from tests.bpf.world import neighbour_mac, packed
 from xdpecmp.compile import VlanKey, compile_tables
-from xdpecmp.dataplane import plane as module
 from xdpecmp.model.values import Neighbour, NextHop, Path, Prefix, Route, RouteKind, Snapshot
+from xdpecmp.program import libbpf
 
 pytestmark = pytest.mark.root
 
@@ -49,8 +49,8 @@ def test_more_vlans_than_the_map_takes(plane: Plane, monkeypatch: pytest.MonkeyP
     """Packets that come in by those that don't fit pass."""
     tables = compile_tables(plane.world.snapshot(), [plane.world.ifindex["in"]])
     many = {VlanKey(1, 0x8100, vid): 1000 for vid in range(1, 20)}
-    refused = []
-    update = module.libbpf.map_update
+    refused: list[bytes] = []
+    update = libbpf.map_update
 
     def refuse(fd: int, key: bytes, value: bytes) -> None:
         if fd == plane.maps.fds["vlans"] and len(refused) < 10:
@@ -58,7 +58,7 @@ def test_more_vlans_than_the_map_takes(plane: Plane, monkeypatch: pytest.MonkeyP
             raise OSError(7, "Argument list too long")
         update(fd, key, value)
 
-    monkeypatch.setattr(module.libbpf, "map_update", refuse)
+    monkeypatch.setattr(libbpf, "map_update", refuse)
     plane.load_tables(replace(tables, vlans={**tables.vlans, **many}))
     assert len(refused) == 10
     assert plane.run(frame(bytes(to("single") / UDP())))[0] == "REDIRECT"

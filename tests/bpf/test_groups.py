@@ -212,7 +212,7 @@ def test_a_change_of_the_group_changes_no_route(plane: Plane) -> None:
     load(plane, STEPS["threshold"])
     before = numbers(plane)
     assert len(set(before.values())) == 1
-    for name, group in [*STEPS.items(), *reversed(STEPS.items())]:
+    for name, group in [*STEPS.items(), *reversed([*STEPS.items()])]:
         tick(plane, later=HOUR)  # so that all buckets are idle
         load(plane, group)
         choose = by_bucket if group.buckets else by_threshold

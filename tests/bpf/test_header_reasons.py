@@ -110,8 +110,10 @@ IPV4 = [
     good("TTL 2", to("single", ttl=2) / UDP()),
 ]
 
-NOT_FORWARDED4 = ("0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.255", "224.0.0.1")
-NOT_FORWARDED4 += ("239.255.255.255", "240.0.0.1", "255.255.255.254", "255.255.255.255")
+NOT_FORWARDED4 = (
+    *("0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.255", "224.0.0.1"),
+    *("239.255.255.255", "240.0.0.1", "255.255.255.254", "255.255.255.255"),
+)
 ADDRESSES4 = [
     *(bad(f"to {a}", to("single", dst=a) / UDP(), "MULTICAST") for a in NOT_FORWARDED4),
     *(bad(f"from {a}", to("single", src=a) / UDP(), "MARTIAN_SOURCE") for a in NOT_FORWARDED4),
@@ -120,9 +122,12 @@ ADDRESSES4 = [
         for a in ("1.0.0.0", "126.255.255.255", "128.0.0.1", "223.255.255.255")
     ),
     *(
-        bad(f"{end} {a}", to("single", **{field: a}) / UDP(), "LINK_LOCAL")
-        for end, field in (("from", "src"), ("to", "dst"))
+        row
         for a in ("169.254.0.1", "169.254.255.255")
+        for row in (
+            bad(f"from {a}", to("single", src=a) / UDP(), "LINK_LOCAL"),
+            bad(f"to {a}", to("single", dst=a) / UDP(), "LINK_LOCAL"),
+        )
     ),
     good("from 169.253.255.255", to("single", src="169.253.255.255") / UDP()),
     good("from 169.255.0.0", to("single", src="169.255.0.0") / UDP()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import UDP
 
-from tests.bpf.harness import Plane
+from tests.bpf.harness import Outcome, Plane
 from tests.bpf.packets import frame, to
 from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.program.clock import read_jiffies
@@ -29,7 +29,7 @@ def test_behind(plane: Plane, family: int) -> None:
     """Until the agent has caught up; a configuration put in force meanwhile changes nothing."""
     packet = frame(to("single", family) / UDP())
     plane.load(plane.world.snapshot())
-    passed = ("PASS", packet, {"BEHIND": 1}, {})
+    passed = Outcome("PASS", packet, {"BEHIND": 1}, {})
     plane.dataplane.fall_behind(4711)
     try:
         assert plane.observe(packet) == passed
@@ -68,7 +68,7 @@ def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
     tables = plane.load(plane.world.snapshot())
     plane.dataplane.fall_behind(4711)
     heir = Dataplane(plane.maps)
-    passed = []
+    passed: list[dict[str, int]] = []
 
     def look() -> None:
         passed.append(plane.observe(packet).stats)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
@@ -43,10 +44,9 @@ def error_of(
 ) -> bytes:
     """The error about the packet that `quote` begins."""
     if family == 4:
-        head = IP(src=ROUTER[4], dst=HOST[4])
-        return bytes(head / ICMP(type=kind, code=code) / Raw(quote))
+        return bytes(IP(src=ROUTER[4], dst=HOST[4]) / ICMP(type=kind, code=code) / Raw(quote))
     payload = Raw(bytes([kind, code]) + bytes(6) + quote)
-    head = IPv6(src=ROUTER[6], dst=HOST[6], fl=0x777, nh=58)
+    head: Packet = IPv6(src=ROUTER[6], dst=HOST[6], fl=0x777, nh=58)
     if behind is not None:
         del head.nh
         behind = behind.copy()
@@ -55,8 +55,8 @@ def error_of(
     return bytes(head / payload)
 
 
-def flow(family: int, l4: Packet, **fields: object) -> Packet:
-    ends = {"src": HOST[family], "dst": TARGET[family]["single"]}
+def flow(family: int, l4: Packet, **fields: Any) -> Packet:
+    ends: dict[str, Any] = {"src": HOST[family], "dst": TARGET[family]["single"]}
     if family == 4:
         return IP(**ends, **fields) / l4
     return IPv6(**ends, tc=0x20, fl=0x12345, **fields) / l4
@@ -227,8 +227,8 @@ def others() -> list[tuple[str, bytes, int]]:
         if t not in known6
     ]
     error6 = bytes([1, 0]) + bytes(6) + quote6
-    ends6 = {"src": ROUTER[6], "dst": HOST[6], "fl": 0x777}
-    ends4 = {"src": ROUTER[4], "dst": HOST[4]}
+    ends6: dict[str, Any] = {"src": ROUTER[6], "dst": HOST[6], "fl": 0x777}
+    ends4: dict[str, Any] = {"src": ROUTER[4], "dst": HOST[4]}
     return [
         *v4,
         *v6,

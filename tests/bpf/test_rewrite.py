@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -35,7 +36,7 @@ V6_ONLY: dict[str, Packet] = {
     "first fragment": IPv6ExtHdrFragment(m=1, id=3) / UDP(sport=1, dport=2) / Raw(bytes(16)),
     "later fragment": IPv6ExtHdrFragment(offset=9, id=3, nh=17) / Raw(bytes(16)),
 }
-V4_ONLY: dict[str, tuple[dict[str, object], Packet]] = {
+V4_ONLY: dict[str, tuple[dict[str, Any], Packet]] = {
     "echo": ({}, ICMP(id=7) / Raw(b"ping")),
     "first fragment": ({"flags": "MF"}, UDP(sport=1, dport=2) / Raw(bytes(16))),
     "later fragment": ({"frag": 9, "proto": 17}, Raw(bytes(16))),
@@ -46,11 +47,11 @@ V4_ONLY: dict[str, tuple[dict[str, object], Packet]] = {
 
 def packets() -> list[tuple[str, int, Packet]]:
     """Name, family and payload with the header fields that it asks for."""
-    rows = []
+    rows: list[tuple[str, int, Packet]] = []
     for name, payload in PAYLOADS.items():
         proto = PROTO.get(name)
-        rows.append((name, 4, IP(**({"proto": proto} if proto else {})) / payload))
-        rows.append((name, 6, IPv6(**({"nh": proto} if proto else {})) / payload))
+        rows.append((name, 4, (IP(proto=proto) if proto else IP()) / payload))
+        rows.append((name, 6, (IPv6(nh=proto) if proto else IPv6()) / payload))
     rows += [(name, 4, IP(**fields) / payload) for name, (fields, payload) in V4_ONLY.items()]
     rows += [(name, 6, IPv6(tc=0xB9, fl=0xABCDE) / payload) for name, payload in V6_ONLY.items()]
     return rows

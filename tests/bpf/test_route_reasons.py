@@ -380,7 +380,8 @@ def test_table_full(plane: Plane, family: int) -> None:
     prefix = Prefix.parse("198.18.1.0/24" if family == 4 else "2001:db8:1::/48")
     plane.load_tables(replace(tables, routes={**tables.routes, prefix: ("no such group",)}))
     assert plane.observe(packet) == ("PASS", packet, {"TABLE_FULL": 1}, {})
-    full = tables.config._replace(**{f"pass{family}": int(Reason.TABLE_FULL)})
+    changes: dict[str, Any] = {f"pass{family}": int(Reason.TABLE_FULL)}
+    full = tables.config._replace(**changes)
     plane.load_tables(replace(tables, config=full))
     assert plane.observe(packet) == ("PASS", packet, {"TABLE_FULL": 1}, {})
     other = frame(to("single", 10 - family) / UDP())

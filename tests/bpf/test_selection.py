@@ -19,7 +19,7 @@ from scapy.packet import Packet, Raw
 from tests.bpf.harness import Plane
 from tests.bpf.packets import forwarded, frame
 from tests.bpf.world import SEED, neighbour_mac, packed
-from xdpecmp.compile import PathEntry
+from xdpecmp.compile import PathEntry, Resilient
 from xdpecmp.hashing import HASH_SPACE, bounds, flow_key, select
 from xdpecmp.model.values import Prefix
 
@@ -46,8 +46,8 @@ def load(plane: Plane, family: int, policy: int, weights: Sequence[int], seed: i
 
 def flow(generator: random.Random, family: int) -> bytes:
     """A packet to PREFIX with everything that a key may hold drawn at random."""
-    ports = {"sport": generator.getrandbits(16), "dport": generator.getrandbits(16)}
-    l4: Packet = generator.choice((TCP, UDP))(**ports)
+    sport, dport = generator.getrandbits(16), generator.getrandbits(16)
+    l4: Packet = generator.choice((TCP, UDP))(sport=sport, dport=dport)
     proto = generator.choice((None, None, None, 33, 47, 50, 51, 132, 136, 200))
     if proto is not None:
         l4 = Raw(generator.randbytes(generator.choice((1, 3, 4, 7, 8, 20))))
@@ -140,7 +140,9 @@ def test_the_edges_of_a_path(plane: Plane, family: int, count: int) -> None:
     tables = plane.tables
     assert tables is not None
     key = tables.routes[Prefix.parse(PREFIX[family])]
+    assert isinstance(key, tuple)
     group = tables.groups[key]
+    assert not isinstance(group, Resilient)
     l3 = flows(family, 1, 77)[0]
     hash31 = flow_key(l3, 1).hash(SEED)
     for index in range(count - 1):
@@ -189,8 +191,8 @@ def test_addresses_that_differ_in_one_byte(plane: Plane, policy: int) -> None:
             for change in (0x01, 0x40):
                 other = bytearray(base)
                 other[i] ^= change
-                ends = {"src": str(ip_address(bytes(other))), "dst": str(ip_address(base))}
-                head = IP(**ends) if family == 4 else IPv6(**ends)
+                source, destination = str(ip_address(bytes(other))), str(ip_address(base))
+                head = (IP if family == 4 else IPv6)(src=source, dst=destination)
                 packets.append(bytes(head / UDP(sport=9, dport=7)))
         check(plane, packets, policy, weights)
 

@@ -80,8 +80,10 @@ WHERE = (
     ("-n", "{}", "status"),
     ("{}",),
 )
-PYTHON_WORDS = ("invalid literal", "base 10", "Traceback", "Error(", "Error:", "None", "codec")
-PYTHON_WORDS += ("should not have happened", "Only decimal digits", "Expected", "octet")
+PYTHON_WORDS = (
+    *("invalid literal", "base 10", "Traceback", "Error(", "Error:", "None", "codec"),
+    *("should not have happened", "Only decimal digits", "Expected", "octet"),
+)
 
 
 def said(

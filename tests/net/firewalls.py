@@ -48,7 +48,11 @@ class Filtering:
 
 
 def shell(*commands: str) -> Load:
-    return lambda router: [router.ns.run("sh", "-ec", c) for c in commands] and None
+    def load(router: Router) -> None:
+        for command in commands:
+            router.ns.run("sh", "-ec", command)
+
+    return load
 
 
 def nft(ruleset: str, families: frozenset[int], named: str) -> Filtering:

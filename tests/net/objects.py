@@ -114,7 +114,8 @@ def wait_for_weights(net: Anycast, family: int, weights: Mapping[int, int]) -> N
     wanted = {gateway(server, family): weight for server, weight in weights.items()}
 
     def reached(route: RouteView | None) -> bool:
-        return weights_shown(route) == wanted and all(path.state == "up" for path in route.paths)
+        paths = route.paths if route else ()
+        return weights_shown(route) == wanted and all(path.state == "up" for path in paths)
 
     net.wait_for_route(VIP_PREFIX[family], reached, f"weights {wanted}")
 

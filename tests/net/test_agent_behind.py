@@ -61,7 +61,7 @@ def replace_all(net: Anycast, weights: Sequence[int]) -> None:
 def is_level(net: Anycast) -> bool:
     """Whether the data path goes by what the kernel says now."""
     status = net.status()
-    return (
+    return bool(
         status["lease_s"] > 0
         and status["behind_s"] == {"4": 0, "6": 0}
         and status["passed"] == []

@@ -41,7 +41,7 @@ def batch(router: Small, family: int, commands: Sequence[str]) -> None:
 
 def kernel(router: Small, family: int) -> dict[str, Paths]:
     """Next hops and weights of all routes with a gateway, by what `ip` says."""
-    found = {}
+    found: dict[str, Paths] = {}
     for route in json.loads(router.ns.ip(f"-{family} -j route show")):
         hops = route.get("nexthops") or ([route] if "gateway" in route else [])
         if hops:
@@ -56,7 +56,7 @@ def kernel(router: Small, family: int) -> dict[str, Paths]:
 
 def data_path(router: Small, family: int) -> dict[str, Paths]:
     """Likewise, by `xdpecmp routes`; host routes of neighbours are no routes of the kernel's."""
-    found = {}
+    found: dict[str, Paths] = {}
     for route in router.json("routes"):
         hops = [(hop["via"], hop["weight"]) for hop in route["nexthops"] if hop["via"]]
         network = ipaddress.ip_network(route["prefix"])

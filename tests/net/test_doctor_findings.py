@@ -17,8 +17,10 @@ from tests.net.small import Small
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Trial
 from xdpecmp.doctor.gather import gather
+from xdpecmp.hashing import select
 from xdpecmp.model.values import Link
 from xdpecmp.netlink import links
+from xdpecmp.observe import quickcheck
 
 pytestmark = pytest.mark.root
 
@@ -200,8 +202,5 @@ def test_it_disagrees_with_linux(
     """A kernel of another hash, seen before anything is attached."""
     with router.ns.enter():
         assert gather(["in0"]).disagreement is None
-        from xdpecmp.observe import quickcheck
-
-        right = quickcheck.select
-        monkeypatch.setattr(quickcheck, "select", lambda bounds, number: 1 - right(bounds, number))
+        monkeypatch.setattr(quickcheck, "select", lambda bounds, number: 1 - select(bounds, number))
         assert str(gather(["in0"]).disagreement) == "192.0.2.0/24"

@@ -8,9 +8,11 @@ import random
 import pytest
 
 from tests.capabilities import Since, require, since
+from xdpecmp import hashing
 from xdpecmp.netlink.namespace import fresh
 from xdpecmp.observe import scratch
 from xdpecmp.observe.explain import HashSettings
+from xdpecmp.observe.frames import Flow
 
 pytestmark = pytest.mark.root
 
@@ -38,8 +40,8 @@ def test_this_kernel(family: int, policy: int) -> None:
 @since(Since.HASH_SEED)
 @pytest.mark.parametrize("family", [4, 6])
 def test_another_hash(family: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = scratch.hashing.select
-    monkeypatch.setattr(scratch.hashing, "select", lambda b, n: (right(b, n) + 1) % len(b))
+    right = hashing.select
+    monkeypatch.setattr(hashing, "select", lambda b, n: (right(b, n) + 1) % len(b))
     assert scratch.try_packets(family, HashSettings(1, 7, 7), (1, 1)) == (64, 0)
 
 
@@ -56,8 +58,8 @@ def test_packets_that_get_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scratch.try_packets(4, HashSettings(1, 7, 7), (1, 1)) is None
 
 
-def _to_nowhere(_rng: random.Random, _prefix: object) -> scratch.Flow:
-    return scratch.Flow(bytes([32, 0, 0, 1]), bytes([203, 0, 113, 1]))
+def _to_nowhere(_rng: random.Random, _prefix: object) -> Flow:
+    return Flow(bytes([32, 0, 0, 1]), bytes([203, 0, 113, 1]))
 
 
 def test_a_fresh_namespace_is_left_whatever_happens() -> None:

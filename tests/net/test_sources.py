@@ -39,10 +39,10 @@ def sender(router: Small) -> Callable[[str], None]:
     head = bytes.fromhex(link["address"].replace(":", "")) + b"\x02\0\0\0\0\x09\x08\0"
 
     def send(source: str) -> None:
-        ends = (ipaddress.ip_address(end).packed for end in (source, TO))
+        src, dst = (ipaddress.ip_address(end).packed for end in (source, TO))
         with router.peer.enter(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind(("in0", 0))
-            wire.send(head + p.ipv4(*ends, p.UDP, bytes(8)))
+            wire.send(head + p.ipv4(src, dst, p.UDP, bytes(8)))
 
     return send
 

@@ -263,7 +263,7 @@ class Load:
 
     def servers(self, number: int) -> list[int | None]:
         """Who answered in that round."""
-        return [answer and answer.server for answer in self.rounds[number]]
+        return [answer.server if answer else None for answer in self.rounds[number]]
 
     @property
     def moves(self) -> list[int]:
@@ -283,5 +283,5 @@ def by_server(answers: Sequence[Answer | None]) -> Counter[int]:
 def chance(count: int, trials: int, share: Fraction) -> Fraction:
     """The exact binomial chance of a count this far out on its side of the mean, times two."""
     side = range(count + 1) if count < trials * share else range(count, trials + 1)
-    tail = sum(comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in side)
-    return 2 * tail
+    chances = (comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in side)
+    return 2 * sum(chances, Fraction())

@@ -107,7 +107,7 @@ class Wires(Router):
         for name, tags in TAGS.items():
             self.sender.send(self.frame(destination, tags, name))
         self.sender.send(self.frame(control or destination, (), "the end"))
-        found = set()
+        found: set[str] = set()
         prefix = f"{self._number} "
         while True:
             ready, _, _ = select.select([self.receiver], [], [], DEADLINE * PATIENCE)

@@ -40,7 +40,7 @@ def test_routes_that_change_in_silence_are_owed_until_the_dump(device: int, owed
     mirror = FakeMirror(datagrams=1)
     agent = agent_of(mirror, Changes(routes=True, links=True, silent=frozenset({device})))
     seen = []
-    agent._mirror.update = lambda _: seen.append(lags(agent)) or True  # type: ignore[method-assign,func-returns-value]
+    agent._mirror.update = lambda _: seen.append(lags(agent)) or True  # type: ignore[method-assign,assignment,func-returns-value]
     agent._monitor.heard.append(Changes(updates=(update(1),)))  # type: ignore[attr-defined]
     agent._follow(agent._drain())
     agent._tell_backlog()
@@ -88,7 +88,7 @@ def test_updates_that_exceed_the_limit_are_owed_until_the_dump() -> None:
     mirror = FakeMirror()
     mirror.unsure_of_all = True
     agent = agent_of(mirror, Changes(updates=(update(1),)))
-    mirror.update = lambda _: False  # type: ignore[method-assign]
+    mirror.update = lambda _: False  # type: ignore[method-assign,assignment]
     agent._follow(agent._drain())
     assert lags(agent)
     mirror.unsure_of_all = False

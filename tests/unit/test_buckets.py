@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpecmp.compile import Resilient
-from xdpecmp.dataplane import slots as slots_module
 from xdpecmp.dataplane.buckets import Buckets
 from xdpecmp.dataplane.slots import CapacityError, Slots
 from xdpecmp.model.values import NextHop
+from xdpecmp.program import libbpf
 from xdpecmp.program.abi import CAPACITY
 from xdpecmp.program.clock import Jiffies
 
@@ -32,7 +32,7 @@ NOW = 1_000_000
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """How often somebody waited for the packets in flight."""
     calls: list[None] = []
-    monkeypatch.setattr(slots_module.libbpf, "wait_for_readers", lambda: calls.append(None))
+    monkeypatch.setattr(libbpf, "wait_for_readers", lambda: calls.append(None))
     return calls
 
 

@@ -30,7 +30,7 @@ def shown(width: int | None, columns: Columns = COLUMNS) -> list[str]:
 def test_nothing_is_cut_without_a_terminal() -> None:
     heading, row = shown(None)
     assert heading.split() == ["VIA", "DEV", "PACKETS", "ID", "MEANING"]
-    assert row.endswith(ROW["text"])
+    assert row.endswith(str(ROW["text"]))
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200])

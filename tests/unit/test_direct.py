@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp.dataplane import slots
 from xdpecmp.dataplane.direct4 import CELLS, HOSTS, ROWS, Changed, Direct4
 from xdpecmp.model.prefixes import masked
 from xdpecmp.model.values import Prefix
+from xdpecmp.program import libbpf
 from xdpecmp.program.abi import DIRECT_BLOCK as BLOCK
 from xdpecmp.program.abi import Reason
 
 NO_ROUTE = int(Reason.NO_ROUTE)
 Table = dict[Prefix, int]
+Script = list[list[tuple[Prefix, int | None]]]
 
 
 FEW_BLOCKS = 2
@@ -126,7 +128,7 @@ def corners(routes: Mapping[Prefix, int]) -> set[int]:
 
 @settings(max_examples=150)
 @given(start=tables, changes=steps)
-def test_says_what_the_trie_says(plane: Plane, start: Table, changes: list) -> None:
+def test_says_what_the_trie_says(plane: Plane, start: Table, changes: Script) -> None:
     plane.rebuild(start)
     seen = set(start)
     for step in changes:
@@ -138,7 +140,9 @@ def test_says_what_the_trie_says(plane: Plane, start: Table, changes: list) -> N
 
 @settings(max_examples=50)
 @given(start=tables, changes=steps)
-def test_changes_come_to_what_a_rebuild_comes_to(plane: Plane, start: Table, changes: list) -> None:
+def test_changes_come_to_what_a_rebuild_comes_to(
+    plane: Plane, start: Table, changes: Script
+) -> None:
     plane.rebuild(start)
     for step in changes:
         plane.change(*dict(step).items())
@@ -165,9 +169,7 @@ def test_prefixes_longer_than_24_need_no_trie() -> None:
 def test_a_block_changes_hands_after_a_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
     plane, first, second = Plane(blocks=1), 0x0A000001, 0x0A000101
     said_then = []
-    monkeypatch.setattr(
-        slots.libbpf, "wait_for_readers", lambda: said_then.append(plane.said(first))
-    )
+    monkeypatch.setattr(libbpf, "wait_for_readers", lambda: said_then.append(plane.said(first)))
     plane.rebuild({prefix("10.0.0.1/32"): 100})
     plane.change((prefix("10.0.1.1/32"), 101))
     assert (plane.said(first), plane.said(second)) == (100, 0)
@@ -184,7 +186,7 @@ def test_an_earlier_agents_last_readers_are_waited_for(monkeypatch: pytest.Monke
     """Of a block that it let go of, which nobody knows now that it was in use."""
     plane, said_then = Plane(blocks=8), []
     monkeypatch.setattr(
-        slots.libbpf, "wait_for_readers", lambda: said_then.append(plane.said(0x0A000001))
+        libbpf, "wait_for_readers", lambda: said_then.append(plane.said(0x0A000001))
     )
     plane.rebuild({prefix("10.0.0.1/32"): 100})
     plane.change((prefix("10.0.0.1/32"), None))
@@ -202,7 +204,7 @@ def test_a_cell_that_is_deep_no_longer_follows_shorter_prefixes_again() -> None:
 
 
 def test_blocks_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots.libbpf, "wait_for_readers", lambda: None)
+    monkeypatch.setattr(libbpf, "wait_for_readers", lambda: None)
     plane = Plane(blocks=1)
     plane.rebuild({})
     for cell in range(3):
@@ -214,10 +216,10 @@ def test_blocks_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_far_too_large_for_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever finds none is told without a look at all those that are taken."""
-    looks = []
+    looks: list[int] = []
 
-    class Live(dict):
-        def values(self) -> object:
+    class Live(dict[int, int]):
+        def values(self) -> Any:
             looks.append(len(self))
             return super().values()
 
@@ -265,7 +267,7 @@ class Readers:
         readers = self
 
         class Table(np.ndarray):
-            def __setitem__(self, key: object, value: object) -> None:
+            def __setitem__(self, key: Any, value: Any) -> None:
                 super().__setitem__(key, value)
                 readers.look()
 

@@ -69,7 +69,7 @@ def own_seed(world: World, *chosen: int) -> None:
         world.links(ifindex, xdp_mode="native")
 
 
-def filters(*found: Filter) -> Callable[[World], None]:
+def filters(*found: Filter) -> Callable[[World], object]:
     return lambda world: world.snap(filters=Filters(found))
 
 
@@ -305,8 +305,8 @@ def _checks() -> set[str]:
     return found
 
 
-def _without_routes(world: World) -> None:
-    world.snap(routes=())
+def _without_routes(world: World) -> World:
+    return world.snap(routes=())
 
 
 @pytest.mark.parametrize(

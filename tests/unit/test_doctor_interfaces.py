@@ -15,7 +15,7 @@ from xdpecmp.doctor.interfaces import VIRTIO_LARGEST_MTU
 from xdpecmp.model.values import InterfaceSettings, Link, Peer, Upper
 
 
-def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: int = 4) -> None:
+def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: int = 4) -> World:
     world.device(
         driver="virtio_net",
         virtio=frozenset(features),
@@ -23,12 +23,13 @@ def _virtio(world: World, *features: int, used: int = 1, most: int = 8, cpus: in
         max_queue_pairs=most,
     )
     world.other["cpus"] = cpus
+    return world
 
 
-def _vlan(world: World, **changes: Any) -> None:
+def _vlan(world: World, **changes: Any) -> World:
     upper = Link(9, "eth1.5", MAC, 1500, True, kind="vlan", lower=IN, vlan_id=5, **changes)
     world.snap(links={**world.snapshot.links, 9: upper})
-    world.device(stacked={"eth1.5": "vlan"})
+    return world.device(stacked={"eth1.5": "vlan"})
 
 
 def _on_top(world: World, name: str, kind: str, **changes: Any) -> None:
@@ -41,7 +42,7 @@ def _policy1(world: World) -> None:
     world.device(features=frozenset({"rx-hashing"}))
 
 
-def _deaf(kind: str, native: bool | None = False, peer: str = "") -> Callable[[World], None]:
+def _deaf(kind: str, native: bool | None = False, peer: str = "") -> Callable[[World], object]:
     def change(world: World) -> None:
         world.links(OUT, can_transmit_xdp=False, kind=kind)
         world.device(OUT, native_xdp=native, peer=peer)
@@ -246,7 +247,7 @@ QUIET: dict[str, tuple[Callable[[World], Any], str]] = {
         "egress",
     ),
     "a NIC transmits once it is attached to": (
-        lambda world: (_deaf("", native=True)(world), setattr(world, "chosen", (IN, OUT))),
+        lambda world: (_deaf("", native=True)(world), world.choose(IN, OUT)),
         "egress",
     ),
     "attached by us": (

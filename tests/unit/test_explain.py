@@ -34,8 +34,8 @@ from xdpecmp.program.abi import GroupKind, Reason
 
 SEED = 7
 IN = 3
-V4 = {"src": "198.18.0.5", "dst": "192.0.2.80"}
-V6 = {"src": "2001:db8::5", "dst": "2001:db8:80::80"}
+V4: dict[str, Any] = {"src": "198.18.0.5", "dst": "192.0.2.80"}
+V6: dict[str, Any] = {"src": "2001:db8::5", "dst": "2001:db8:80::80"}
 SIDES4 = ip_address(V4["src"]).packed, ip_address(V4["dst"]).packed
 SIDES6 = ip_address(V6["src"]).packed, ip_address(V6["dst"]).packed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from errno import EHOSTUNREACH, ENETUNREACH
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from scapy.layers.inet import UDP
@@ -24,7 +24,6 @@ from xdpecmp.model.values import (
 )
 from xdpecmp.netlink import Answer, Query
 from xdpecmp.observe.explain import Comparison, Decision, HashSettings, Judge
-from xdpecmp.observe.explain import again as module
 from xdpecmp.observe.scratch import Trial
 from xdpecmp.program.abi import GroupKind, Reason
 
@@ -53,7 +52,7 @@ def decision(own_seed: bool = False) -> Decision:
     )
 
 
-def over(nhid: int, **more: object) -> Route:
+def over(nhid: int, **more: Any) -> Route:
     return Route(PREFIX, 254, 1024, RouteKind.UNICAST, nhid=nhid)._replace(**more)
 
 
@@ -91,9 +90,9 @@ def cpus(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
         FakeKernel.affinity = to
         history.append(to)
 
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(module.os, "sched_setaffinity", move)
-    monkeypatch.setattr(module.os, "sysconf", lambda _: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", move)
+    monkeypatch.setattr(os, "sysconf", lambda _: 4)
     return history
 
 

@@ -104,7 +104,9 @@ def test_the_cache_does_not_grow_without_end(cache: Path) -> None:
     assert image.cached("main-39") is not None
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(image, "CACHE", tmp_path / "file" / "xdpecmp")
     image.keep("main-1", MADE)

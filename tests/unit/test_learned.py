@@ -17,7 +17,7 @@ class World:
     """A kernel with counters and exceptions, and a clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.errors = (0, 0, 0, 0)
+        self.errors: tuple[int, ...] = (0, 0, 0, 0)
         self.exceptions: set[bytes] = set()
         self.dumps = 0
         self.takes = 0.1

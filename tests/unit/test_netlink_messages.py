@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -338,7 +339,8 @@ def test_changes_add_up() -> None:
     some: dict[str, object] = {"updates": (RouteUpdate(TEN),), "silent": SEVEN, "down": SEVEN}
     for field in fields(Changes):
         other = (7,) if "updates" in field.name else True
-        one = Changes(**{field.name: some.get(field.name, other)})
+        values: dict[str, Any] = {field.name: some.get(field.name, other)}
+        one = Changes(**values)
         assert one | NONE == NONE | one == one
 
 

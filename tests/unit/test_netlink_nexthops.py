@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpecmp.errors import MalformedMessage
+from xdpecmp.model.nexthoptable import Group, NexthopTable, Single
 from xdpecmp.model.values import NextHop, NexthopGroup, Path, RouteKind
 from xdpecmp.netlink.nexthops import (
-    Group,
-    Single,
     combine,
     parse_bucket,
     parse_nexthop,
@@ -88,7 +87,7 @@ PATH1, PATH2 = Path(NextHop(GATEWAY1, 7)), Path(NextHop(GATEWAY2, 8), flags=4)
 PATH6 = Path(NextHop(GATEWAY6, 7))
 
 
-def groups(*messages: bytes, buckets: tuple[bytes, ...] = ()) -> dict[int, NexthopGroup]:
+def groups(*messages: bytes, buckets: tuple[bytes, ...] = ()) -> NexthopTable:
     """What these messages come to, without a kernel."""
     return read_nexthops(Script([list(messages)], [list(buckets)]))  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -281,7 +282,7 @@ def local(prefix: str) -> Route:
     return Route(Prefix.parse(prefix), LOCAL, 0, RouteKind.LOCAL, (Path(NextHop(b"", 1)),))
 
 
-def to(prefix: str, **fields: object) -> Route:
+def to(prefix: str, **fields: Any) -> Route:
     return PLAIN._replace(prefix=Prefix.parse(prefix), **fields)
 
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpecmp.dataplane import slots as module
 from xdpecmp.dataplane.slots import Blocks, CapacityError, Slots
+from xdpecmp.program import libbpf
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """How often somebody waited for the packets in flight."""
     calls: list[None] = []
-    monkeypatch.setattr(module.libbpf, "wait_for_readers", lambda: calls.append(None))
+    monkeypatch.setattr(libbpf, "wait_for_readers", lambda: calls.append(None))
     return calls
 
 
@@ -67,7 +67,7 @@ def test_adopted_numbers_are_not_given_out_again() -> None:
 def test_no_two_live_keys_share_a_number(steps: list[tuple[bool, int]]) -> None:
     slots: Slots[int] = Slots(0, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.libbpf, "wait_for_readers", lambda: None)
+        patch.setattr(libbpf, "wait_for_readers", lambda: None)
         for take, key in steps:
             if take:
                 slots.acquire(key)
@@ -81,7 +81,7 @@ def test_no_two_blocks_overlap(steps: list[tuple[bool, int]]) -> None:
     blocks = Blocks(0, 64)
     live: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.libbpf, "wait_for_readers", lambda: None)
+        patch.setattr(libbpf, "wait_for_readers", lambda: None)
         for take, count in steps:
             if take:
                 try:

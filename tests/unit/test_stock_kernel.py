@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_usage(arguments: tuple[str, ...]) -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs them."""
-    monkeypatch.setattr(machine.shutil, "which", lambda need: None)
+    monkeypatch.setattr(shutil, "which", lambda need: None)
     with pytest.raises(VmError, match=r"qemu-system-x86 .*kmod; .*: vagrant/provision\.sh --vm"):
         machine.check_packages()
 
@@ -77,13 +79,13 @@ def test_kvm_has_to_prove_itself(
             raise answer
         return subprocess.CompletedProcess(command, 0, answer)
 
-    monkeypatch.setattr(machine.os, "access", lambda *_: True)
-    monkeypatch.setattr(machine.subprocess, "run", boot)
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setattr(subprocess, "run", boot)
     assert machine.accelerator(IMAGE, Path("/nowhere")) == accelerator
 
 
 def test_without_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert machine.accelerator(IMAGE, Path("/nowhere")) == "tcg"
 
 
@@ -108,7 +110,7 @@ def run_in(
             raise ended
         return subprocess.CompletedProcess(command, ended)
 
-    monkeypatch.setattr(machine.subprocess, "run", boot)
+    monkeypatch.setattr(subprocess, "run", boot)
     archive = work / "initrd.cpio"
     return machine.run("tcg", IMAGE, archive, ["true"], {"A": "b c"}, work, "1G", 7)
 

@@ -68,7 +68,7 @@ class Maps:
 
     @property
     def epoch6(self) -> int:
-        return self.control.epoch6
+        return int(self.control.epoch6)
 
     def memory(self, name: str) -> Any:
         return MEMORY[name]
@@ -132,11 +132,11 @@ def test_the_maps_hold_what_is_wanted(script: list[tuple[str, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         maps = Maps()
         patch.setattr(module, "libbpf", maps)
-        tries: Tries[int] = Tries(maps)
+        tries: Tries[int] = Tries(maps)  # type: ignore[arg-type]
         now: Layered[int] = Layered.of({})
         for step, parts in script:
             if step == "restart":
-                tries = Tries(maps)
+                tries = Tries(maps)  # type: ignore[arg-type]
                 assert dict(tries.held) == maps.held()
                 continue
             assert parts is not None
@@ -164,7 +164,7 @@ def test_the_maps_hold_what_is_wanted(script: list[tuple[str, Any]]) -> None:
 
 def test_only_what_differs_is_written(maps: Maps) -> None:
     ten, eleven, twelve = (Prefix(bytes([i, 0, 0, 0]), 8) for i in (10, 11, 12))
-    tries: Tries[str] = Tries(maps)
+    tries: Tries[str] = Tries(maps)  # type: ignore[arg-type]
     numbers = {"a": 30, "b": 31, "c": 32}
     tries.sync(Layered.of({ten: "a", eleven: "b", twelve: "b"}), numbers.__getitem__)
     assert len(maps.written) == 3
@@ -177,7 +177,7 @@ def test_only_what_differs_is_written(maps: Maps) -> None:
 def test_after_a_failure_the_maps_are_read_again(maps: Maps) -> None:
     """It is not known how far the kernel got."""
     ten, eleven = Prefix(bytes([10, 0, 0, 0]), 8), Prefix(bytes([11, 0, 0, 0]), 8)
-    tries: Tries[int] = Tries(maps)
+    tries: Tries[int] = Tries(maps)  # type: ignore[arg-type]
     tries.sync(Layered.of({ten: 1}), lambda target: target)
     maps.full = True
     target = Layered.of({ten: 2, eleven: 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,7 +105,7 @@ def test_fragments_that_linux_reassembles_pass(
 ) -> None:
     """Where it then hashes more than they show."""
 
-    def passes(policy: int, **parts: bool) -> bool:
+    def passes(policy: int, **parts: Any) -> bool:
         settings = Settings(seed=1, policy4=policy, policy6=policy, **parts)
         config = compile_tables(snapshot(settings=settings), {2}).config
         assert not (config.pass_fragments4 and config.pass_fragments6)
@@ -140,5 +141,5 @@ def test_an_own_address_without_a_local_route_is_no_source() -> None:
     address = bytes([203, 0, 113, 1])
     known = links(replace(links()[2], addresses4=frozenset({address})))
     tables = compile_tables(snapshot(links=known), {2})
-    assert tables.config.local4 == {address}
+    assert tables.config.local4 == frozenset({address})
     assert tables.routes.get(Prefix(address, 32)) == Reason.ROUTE_LOCAL

@@ -14,7 +14,7 @@ from tests.unit.compile.values import (
     snapshot,
     target,
 )
-from xdpecmp.compile import LAST_BOUND, compile_tables
+from xdpecmp.compile import LAST_BOUND, Resilient, compile_tables
 from xdpecmp.model.values import NextHop, Path, Prefix, Route, Settings
 from xdpecmp.program.abi import MAX_PATHS, Reason
 
@@ -23,7 +23,9 @@ def group_of(prefix: str, *routes: Route, **parts: object) -> list[tuple[int, Ne
     tables = compile_tables(snapshot(*routes, **parts), {2})
     key = tables.routes[Prefix.parse(prefix)]
     assert isinstance(key, tuple)
-    return [(entry.bound, entry.nexthop) for entry in tables.groups[key]]
+    group = tables.groups[key]
+    assert not isinstance(group, Resilient)
+    return [(entry.bound, entry.nexthop) for entry in group]
 
 
 def test_bounds_are_the_kernels() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -57,13 +57,15 @@ class Router:
         left, right = HOPS[family]
         return [Path(hop(left, LEFT)), Path(hop(right, RIGHT))]
 
-    def link(self, ifindex: int, **changes: Any) -> None:
+    def link(self, ifindex: int, **changes: Any) -> Self:
         known = self.links.get(ifindex, Link(ifindex, f"dev{ifindex}", MAC1, 1500, True))
         self.links[ifindex] = replace(known, **changes)
         self.interfaces.setdefault(ifindex, BASE)
+        return self
 
-    def interface(self, ifindex: int, **changes: Any) -> None:
+    def interface(self, ifindex: int, **changes: Any) -> Self:
         self.interfaces[ifindex] = replace(self.interfaces.get(ifindex, BASE), **changes)
+        return self
 
     def compile(self) -> Tables:
         hops = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from typing import Any
 
 from xdpecmp.compile import compile_tables
 from xdpecmp.model.values import (
@@ -67,7 +68,7 @@ def neighbours(*rows: tuple[str, int, int]) -> dict[tuple[bytes, int], Neighbour
     }
 
 
-def snapshot(*routes: Route, **parts: object) -> Snapshot:
+def snapshot(*routes: Route, **parts: Any) -> Snapshot:
     base = Snapshot(links=links(), neighbours={}, routes=tuple(routes), settings=Settings(seed=1))
     return replace(base, **parts)
 
