@@ -27,7 +27,7 @@ from xdpecmp.observe.explain import (
     in_moved_bucket,
     ingress_of,
     question,
-    twin,
+    reference,
 )
 from xdpecmp.observe.verify import random_flow
 from xdpecmp.program.abi import GroupKind, Reason
@@ -190,16 +190,16 @@ def test_a_bucket_that_linux_has_moved() -> None:
     assert not in_moved_bucket(decision(udp4()), answer, {9: group})
 
 
-def test_twin() -> None:
+def test_reference() -> None:
     packet = bytes(udp6(9))
-    ignoring = twin(packet, HashSettings(0, 0x3F, SEED, follows_label=False))
-    following = twin(packet, HashSettings(0, 0x3F, SEED))
-    plain = twin(bytes(udp6()), HashSettings(0, 0x3F, SEED))
+    ignoring = reference(packet, HashSettings(0, 0x3F, SEED, follows_label=False))
+    following = reference(packet, HashSettings(0, 0x3F, SEED))
+    plain = reference(bytes(udp6()), HashSettings(0, 0x3F, SEED))
     assert ignoring is not None
     assert following is not None
     assert plain is not None
     assert ignoring.hash == plain.hash != following.hash
-    assert twin(packet[:30], HashSettings(0, 0x3F, SEED)) is None
+    assert reference(packet[:30], HashSettings(0, 0x3F, SEED)) is None
 
 
 def test_comparison_of_nothing() -> None:

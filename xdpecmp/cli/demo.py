@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
 
 from .. import demo
+from . import asjson, output
 from .common import NumberType
 
 
@@ -50,5 +49,5 @@ def command(
         console, requests=requests, policy=int(policy), attach=not no_attach, keep=keep
     )
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        output.print_json(asjson.demo(report))
     context.exit(1 if report.problems() else 0)

@@ -29,7 +29,7 @@ _OF_FRR = frozenset({_ZEBRA, *range(_BGP, 199)})
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class WeightedHop:
     """A next hop and the weight that it is to have, in words."""
 
     via: str
@@ -57,7 +57,7 @@ def owner_of(
     protocol: int,
     route_protocol: int,
     prefix: str,
-    hops: Sequence[Hop],
+    hops: Sequence[WeightedHop],
     networkd: Collection[str] = (),
     group: int = 0,
 ) -> Owner | None:
@@ -103,7 +103,7 @@ def owner_of(
     return Owner(who, "which may undo a change made elsewhere", "change the weights there")
 
 
-def _frr(protocol: int, hops: Sequence[Hop]) -> Owner:
+def _frr(protocol: int, hops: Sequence[WeightedHop]) -> Owner:
     if protocol == _BGP:
         weights = ", ".join(f"{hop.weight} for {hop.via or hop.dev}" for hop in hops)
         advice = (
@@ -126,13 +126,13 @@ def _frr(protocol: int, hops: Sequence[Hop]) -> Owner:
     return Owner("FRR's zebra", "which undoes changes made elsewhere at once", advice)
 
 
-def _bird_hop(hop: Hop) -> str:
+def _bird_hop(hop: WeightedHop) -> str:
     if not hop.via:
         return f'"{hop.dev}"'
     return f"{hop.via}%{hop.dev}" if hop.via.startswith("fe80:") else hop.via
 
 
-def _networkd(hops: Sequence[Hop], group: int) -> Owner:
+def _networkd(hops: Sequence[WeightedHop], group: int) -> Owner:
     if group:
         advice = f"in the [NextHop] section with Id={group}: Group=ID:WEIGHT for each member"
     else:

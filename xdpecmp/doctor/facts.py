@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..compile import Tables
 from ..errors import XdpecmpError
 from ..model.values import Link, Prefix, Snapshot
+from ..observe.state import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Running:
 
     seen: bool = True
     """Whether it could be looked at."""
-    status: Mapping[str, Any] | None = None
-    """As `status -j`; None where nothing is attached, or it could not be read."""
+    status: Status | None = None
+    """None where nothing is attached, or it could not be read."""
     error: XdpecmpError | None = None
     """Why it could not."""
     programs: frozenset[int] = frozenset()
@@ -107,7 +107,7 @@ class Facts:
     bypasses_firewall: bool = False
     """Whether `attach` was told to (--bypass-firewall)."""
     disagreement: Prefix | None = None
-    """A route for which Linux chooses otherwise than we reckon."""
+    """A route for which Linux chooses otherwise than we compute."""
     has_seed_setting: bool = True
     """Whether the kernel knows net.ipv4.fib_multipath_hash_seed."""
     cpus: int = 1

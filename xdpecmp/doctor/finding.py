@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from ..control.advice import Note
 from ..errors import XdpecmpError
@@ -31,16 +30,6 @@ class Finding:
     fix: str = ""
     """The command that helps or shows more; "" where there is none."""
     interface: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """As `doctor -j` prints it."""
-        return {
-            "check": self.check,
-            "interface": self.interface,
-            "verdict": self.verdict.value,
-            "found": self.found,
-            "fix": self.fix or None,
-        }
 
 
 def ok(check: str, found: str, interface: str | None = None) -> Finding:

@@ -17,7 +17,7 @@ from ..hashing import select
 from ..model.values import NextHop, Prefix
 from ..netlink import Kernel
 from ..program.abi import GroupKind, Reason
-from .explain import Comparison, Decision, HashSettings, Judge, ask, label_can_be_asked, twin
+from .explain import Comparison, Decision, HashSettings, Judge, ask, label_can_be_asked, reference
 from .frames import Flow
 from .scratch import Trial, try_packets
 from .verify import MOST_SOURCES, random_flow
@@ -102,7 +102,7 @@ def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: 
     """Whether they choose alike; True where one of both has no answer."""
     group = tables.groups[tables.routes[prefix]]  # type: ignore[index]
     settings = _settings(tables, flow.family)
-    expected = twin(flow.packet(), settings)
+    expected = reference(flow.packet(), settings)
     if isinstance(group, Resilient) or not group or expected is None:
         return True
     decision = Decision(

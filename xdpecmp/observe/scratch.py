@@ -25,7 +25,7 @@ from ..model.values import Prefix
 from ..netlink import wire
 from ..netlink.namespace import fresh
 from ..netlink.routes import NEXT_HOP_HEADER, ROUTE_HEADER, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH
-from .explain import HashSettings, twin
+from .explain import HashSettings, reference
 from .frames import Flow
 
 _PREFIX = {4: Prefix.parse("198.18.0.0/15"), 6: Prefix.parse("2001:db8::/32")}
@@ -140,7 +140,7 @@ def _try(router: _Router, settings: HashSettings, rng: random.Random) -> Trial |
     as_linux = settings._replace(follows_label=True)
     for _ in range(_FLOWS):
         packet = _random_flow(rng, _PREFIX[router.family]).packet()
-        chosen, ours = router.forward(packet, deadline), twin(packet, as_linux)
+        chosen, ours = router.forward(packet, deadline), reference(packet, as_linux)
         if chosen is None or ours is None:
             return None
         agreed += chosen == hashing.select(limits, ours.hash)
