@@ -28,8 +28,8 @@ from . import wire
 from .ethtool import Features, features
 from .links import dump_links, foreign_lower, parse_link
 from .namespace import inside
+from .rtnetlink import RTM_GETNSID
 
-_RTM_GETNSID = 90
 _NETNSA_NSID = 1
 _NETNSA_FD = 3
 _NOT_ASSIGNED = -1
@@ -199,7 +199,7 @@ def _opened(path: str) -> Iterator[int]:
 def _number_of(connection: wire.Socket, namespace: int) -> int | None:
     """By which number that namespace is known here, None where it is not known at all."""
     request = bytes(4) + wire.attribute(_NETNSA_FD, struct.pack("=I", namespace))
-    answer = connection.ask(_RTM_GETNSID, request, "number of a network namespace")
+    answer = connection.ask(RTM_GETNSID, request, "number of a network namespace")
     found = wire.attribute_map(answer, 4, len(answer))
     number: int = struct.unpack("=i", found.get(_NETNSA_NSID, b"\xff\xff\xff\xff"))[0]
     return None if number == _NOT_ASSIGNED else number

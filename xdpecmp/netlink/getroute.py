@@ -20,7 +20,8 @@ from typing import NamedTuple
 from ..errors import KernelRefused, NotPermitted
 from ..model.values import NextHop, RouteKind
 from . import wire
-from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, RTM_GETROUTE, kind_of, via_of
+from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, kind_of, via_of
+from .rtnetlink import RTM_GETROUTE, family_of
 
 _RTA_IIF = 3
 _RTA_IP_PROTO = 27
@@ -28,10 +29,9 @@ _RTA_SPORT = 28
 _RTA_DPORT = 29
 _RTA_FLOWLABEL = 31
 
-IPPROTO_UDP = socket.IPPROTO_UDP
 PROTOCOLS = {
-    4: frozenset({socket.IPPROTO_TCP, IPPROTO_UDP, socket.IPPROTO_ICMP}),
-    6: frozenset({socket.IPPROTO_TCP, IPPROTO_UDP, socket.IPPROTO_ICMPV6}),
+    4: frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP}),
+    6: frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6}),
 }
 """Those that can be asked about, by family."""
 
@@ -43,7 +43,7 @@ class Query(NamedTuple):
     destination: bytes
     iif: int
     """Index of the interface that it came in on."""
-    proto: int = IPPROTO_UDP
+    proto: int = socket.IPPROTO_UDP
     sport: int = 0
     dport: int = 0
     flow_label: int = 0
@@ -73,7 +73,6 @@ def takes_flow_label(release: str | None = None) -> bool:
 def request(query: Query) -> bytes:
     """The body of the question."""
     size = len(query.destination)
-    family = socket.AF_INET if size == 4 else socket.AF_INET6
     attributes = [
         wire.attribute(RTA_DST, query.destination),
         wire.attribute(RTA_SRC, query.source),
@@ -84,7 +83,9 @@ def request(query: Query) -> bytes:
     ]
     if query.flow_label:
         attributes.append(wire.attribute(_RTA_FLOWLABEL, struct.pack("!I", query.flow_label)))
-    return ROUTE_HEADER.pack(family, size * 8, size * 8, 0, 0, 0, 0, 0, 0) + b"".join(attributes)
+    return ROUTE_HEADER.pack(
+        family_of(query.destination), size * 8, size * 8, 0, 0, 0, 0, 0, 0
+    ) + b"".join(attributes)
 
 
 def parse_answer(message: bytes) -> Answer:

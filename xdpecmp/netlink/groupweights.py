@@ -22,16 +22,14 @@ from .nexthops import (
     NEXTHOP_HEADER,
     NHA_GROUP,
     NHA_GROUP_TYPE,
+    NHA_HW_STATS_ENABLE,
     NHA_ID,
     NHA_OP_FLAGS,
     RESERVED_ARE_ZERO,
-    RTM_GETNEXTHOP,
 )
-from .routes import ADDRESS_SIZE, RTA_DST, RTA_NH_ID, RTM_F_CLONED, RTM_GETROUTE, dump_request
-from .routes import ROUTE_HEADER as _ROUTE
+from .routes import ROUTE_HEADER, RTA_DST, RTA_NH_ID, RTM_F_CLONED, dump_request
+from .rtnetlink import ADDRESS_SIZE, RTM_GETNEXTHOP, RTM_GETROUTE, RTM_NEWNEXTHOP
 
-RTM_NEWNEXTHOP = 104
-_NHA_HW_STATS_ENABLE = 16
 _MOST = 65_535
 _MOST_OF_A_BYTE = 255
 """Before Linux 6.12: nh_check_attr_group() refuses a byte (weight - 1) above 254."""
@@ -100,8 +98,8 @@ def with_group_weights(
     request += wire.attribute(NHA_ID, found[NHA_ID]) + wire.attribute(NHA_GROUP, block)
     if NHA_GROUP_TYPE in found:
         request += wire.attribute(NHA_GROUP_TYPE, found[NHA_GROUP_TYPE])
-    if any(found.get(_NHA_HW_STATS_ENABLE, b"")):
-        request += wire.attribute(_NHA_HW_STATS_ENABLE, found[_NHA_HW_STATS_ENABLE])
+    if any(found.get(NHA_HW_STATS_ENABLE, b"")):
+        request += wire.attribute(NHA_HW_STATS_ENABLE, found[NHA_HW_STATS_ENABLE])
     return request
 
 
@@ -140,8 +138,8 @@ def read_users(connection: wire.Socket, nhid: int, most: int) -> Users:
 
 def _user(message: bytes, nhid: int) -> Prefix | None:
     """The prefix of a route that uses that object."""
-    family, bits, *_, flags = _ROUTE.unpack_from(message)
-    found = wire.attribute_map(message, _ROUTE.size, len(message))
+    family, bits, *_, flags = ROUTE_HEADER.unpack_from(message)
+    found = wire.attribute_map(message, ROUTE_HEADER.size, len(message))
     if flags & RTM_F_CLONED or wire.number(found.get(RTA_NH_ID, bytes(4))) != nhid:
         return None
     return Prefix(found.get(RTA_DST, bytes(ADDRESS_SIZE[family])), bits)

@@ -15,8 +15,7 @@ from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
 from ..model.values import Link
 from . import wire
 from .ethtool import Features
-
-RTM_GETLINK = 18
+from .rtnetlink import RTM_GETLINK
 
 LINK_HEADER = struct.Struct("=BxHiII")
 """ifinfomsg: family, device type (ARPHRD_*), ifindex, flags (IFF_*), change mask."""

@@ -15,9 +15,9 @@ from errno import EINVAL
 from pathlib import Path
 
 from ..errors import NoSuchNamespace, NotPermitted
+from .namespace import CLONE_NEWNET
 
 NAMED = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 
 
@@ -29,7 +29,7 @@ def enter(name: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         with file_of(name).open() as namespace:
-            if libc.setns(namespace.fileno(), _CLONE_NEWNET) == 0:
+            if libc.setns(namespace.fileno(), CLONE_NEWNET) == 0:
                 return
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NoSuchNamespace(name) from None

@@ -20,9 +20,7 @@ from ..errors import KernelRefused, MalformedMessage
 from ..model.nexthoptable import Buckets, Group, NexthopTable, Single
 from ..model.values import NextHop, NexthopGroup, Path, RouteKind
 from . import wire
-
-RTM_GETNEXTHOP = 106
-RTM_GETNEXTHOPBUCKET = 118
+from .rtnetlink import ADDRESS_SIZE, RTM_GETNEXTHOP, RTM_GETNEXTHOPBUCKET
 
 NEXTHOP_HEADER = struct.Struct("=BBBxI")
 """nhmsg: family, scope, protocol, flags (RTNH_F_*)."""
@@ -39,7 +37,7 @@ _NHA_RES_GROUP = 12
 _NHA_RES_BUCKET = 13
 NHA_OP_FLAGS = 14
 _NHA_GROUP_STATS = 15
-_NHA_HW_STATS_ENABLE = 16
+NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
 _NHA_RES_GROUP_BUCKETS = 1
 _NHA_RES_GROUP_IDLE_TIMER = 2
@@ -51,7 +49,7 @@ _NHA_RES_BUCKET_NH_ID = 3
 _BUCKET = struct.Struct("=8x4sI2xH4sHxx4sI")
 _BUCKET_HEADERS = (
     wire.attribute(NHA_ID, bytes(4))[:4],
-    _NHA_RES_BUCKET | 0x8000,  # NLA_F_NESTED
+    _NHA_RES_BUCKET | wire.NLA_F_NESTED,
     wire.attribute(_NHA_RES_BUCKET_INDEX, bytes(2))[:4],
     wire.attribute(_NHA_RES_BUCKET_NH_ID, bytes(4))[:4],
 )
@@ -67,11 +65,10 @@ anything in the high byte."""
 _OF_A_SINGLE = frozenset({NHA_ID, NHA_OIF, NHA_GATEWAY})
 _OF_A_GROUP = frozenset(
     {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, NHA_OP_FLAGS, _NHA_GROUP_STATS}
-    | {_NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
+    | {NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
 )
 """Attributes that we understand. Any other may change where packets go: NHA_FDB, NHA_ENCAP …"""
 
-_ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _ATTEMPTS = 3
 
 
@@ -93,7 +90,7 @@ def parse_nexthop(message: bytes) -> tuple[int, Single | Group]:
 def _single(found: Mapping[int, bytes], family: int, flags: int) -> Single:
     if NHA_BLACKHOLE in found:
         return Single(RouteKind.SPECIAL, None)
-    size = _ADDRESS_SIZE.get(family)
+    size = ADDRESS_SIZE.get(family)
     if found.keys() - _OF_A_SINGLE or size is None or NHA_OIF not in found:
         return Single(RouteKind.UNSUPPORTED, None)
     via = found.get(NHA_GATEWAY, b"")

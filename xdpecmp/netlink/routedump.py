@@ -19,7 +19,8 @@ from ..model.packed import Keys, Numbers, as_keys, pack
 from ..model.routetable import NOWHERE, RouteTable
 from ..model.values import Route
 from . import wire
-from .routes import ADDRESS_SIZE, RTA_DST, RTM_GETROUTE, RTM_NEWROUTE, dump_request, parse_route
+from .routes import RTA_DST, dump_request, parse_route
+from .rtnetlink import ADDRESS_SIZE, RTM_GETROUTE, RTM_NEWROUTE
 
 _FAMILY: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _LENGTH_BYTE = 17

@@ -6,7 +6,6 @@ net/ipv6/route.c.
 
 from __future__ import annotations
 
-import socket
 import struct
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,23 @@ from functools import lru_cache
 from ..errors import MalformedMessage
 from ..model.values import NextHop, Path, Prefix, Route, RouteKind
 from . import wire
-
-RTM_NEWROUTE = 24
-RTM_GETROUTE = 26
+from .rtnetlink import (
+    ADDRESS_SIZE,
+    RT_TABLE_DEFAULT,
+    RT_TABLE_LOCAL,
+    RT_TABLE_MAIN,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTN_ANYCAST,
+    RTN_BLACKHOLE,
+    RTN_BROADCAST,
+    RTN_LOCAL,
+    RTN_MULTICAST,
+    RTN_PROHIBIT,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+    family_of,
+)
 
 RTA_DST = 1
 RTA_SRC = 2
@@ -39,18 +52,18 @@ RTM_F_CLONED = 0x200
 _RTAX_LOCK = 1
 _RTAX_MTU = 2
 
-TABLES = (254, 255, 253)
+TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_TABLE_DEFAULT)
 """main, local and default: those that the default policy rules consult."""
 
 _KINDS = {
-    1: RouteKind.UNICAST,
-    2: RouteKind.LOCAL,
-    3: RouteKind.SPECIAL,  # broadcast
-    4: RouteKind.LOCAL,  # anycast
-    5: RouteKind.SPECIAL,  # multicast
-    6: RouteKind.SPECIAL,  # blackhole
-    7: RouteKind.SPECIAL,  # unreachable
-    8: RouteKind.SPECIAL,  # prohibit
+    RTN_UNICAST: RouteKind.UNICAST,
+    RTN_LOCAL: RouteKind.LOCAL,
+    RTN_BROADCAST: RouteKind.SPECIAL,
+    RTN_ANYCAST: RouteKind.LOCAL,
+    RTN_MULTICAST: RouteKind.SPECIAL,
+    RTN_BLACKHOLE: RouteKind.SPECIAL,
+    RTN_UNREACHABLE: RouteKind.SPECIAL,
+    RTN_PROHIBIT: RouteKind.SPECIAL,
 }
 _NOT_CARRIED_OUT = frozenset({RTA_SRC, RTA_NEWDST, RTA_ENCAP_TYPE, RTA_ENCAP})
 """Attributes that ask for what the data path does not do: source routing, MPLS, tunnels."""
@@ -61,7 +74,6 @@ NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
 CACHE_EXPIRES = struct.Struct("=8xi")
 """rta_cacheinfo.rta_expires: clock ticks; below 0 where they are over, 0 = no end."""
-ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 _REMEMBERED = 1 << 14
 """So many messages a RouteMemo keeps."""
@@ -255,7 +267,7 @@ def find_messages(connection: wire.Socket, prefix: Prefix, table: int = 0) -> li
     The kernel has no question for that, so all routes go by; but few are parsed.
     """
     found: list[bytes] = []
-    family = socket.AF_INET if prefix.family == 4 else socket.AF_INET6
+    family = family_of(prefix.address)
 
     def take(datagram: bytes) -> int:
         for kind, flags, start, end in wire.messages(datagram):

@@ -24,15 +24,15 @@ from .routes import (
     RTA_CACHEINFO,
     RTA_MULTIPATH,
     RTA_NH_ID,
-    RTM_NEWROUTE,
     find_messages,
     next_hops,
     parse_route,
 )
+from .rtnetlink import RTM_NEWROUTE, RTNH_F_ONLINK, RTNH_F_PERVASIVE
 
 _RTA_EXPIRES = 23
-_KEPT_FLAGS = 0x06
-"""RTNH_F_PERVASIVE and RTNH_F_ONLINK. The others tell a state; the kernel refuses to be told."""
+_KEPT_FLAGS = RTNH_F_PERVASIVE | RTNH_F_ONLINK
+"""The others tell a state; the kernel refuses to be told."""
 MAX_WEIGHT = 256
 """rtnexthop.rtnh_hops, a byte, is the weight - 1."""
 

@@ -35,10 +35,14 @@ NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
 NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
+NLA_F_NESTED = 0x8000
 _NLM_F_ACK_TLVS = 0x200
 
-_SOL_NETLINK = 270
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -94,6 +98,12 @@ def number(value: bytes) -> int:
     if len(value) not in (1, 2, 4, 8):
         raise MalformedMessage(f"a netlink number of {len(value)} bytes")
     return int.from_bytes(value, sys.byteorder)
+
+
+def kind_of(message: bytes) -> int:
+    """The type of a message, which begins with its netlink header."""
+    kind: int = _HEADER.unpack_from(message)[1]
+    return kind
 
 
 def messages(datagram: bytes, start: int = 0) -> Iterator[tuple[int, int, int, int]]:
@@ -161,10 +171,10 @@ class Socket:
         option = self._socket.setsockopt
         option(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         option(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _TIMEOUT_S, 0))
-        option(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        option(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        option(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        option(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         # Strict: the kernel filters, leaves cached routes out, and refuses what it does not know.
-        option(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        option(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
 
     def close(self) -> None:

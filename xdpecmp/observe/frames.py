@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
 from ..errors import XdpecmpError, shortened
@@ -19,20 +21,20 @@ ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _SOMEBODY = bytes.fromhex("020000000001")
 """Source MAC of the frames that we make; nothing looks at it."""
 
-IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMPV6 = 1, 6, 17, 132, 58
-PROTOCOLS = {
+_IPPROTO_DCCP = 33
+PROTOCOLS: dict[str, int] = {
     "icmp": IPPROTO_ICMP,
     "tcp": IPPROTO_TCP,
     "udp": IPPROTO_UDP,
-    "dccp": 33,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
+    "dccp": _IPPROTO_DCCP,
+    "gre": socket.IPPROTO_GRE,
+    "esp": socket.IPPROTO_ESP,
+    "ah": socket.IPPROTO_AH,
     "ipv6-icmp": IPPROTO_ICMPV6,
-    "sctp": IPPROTO_SCTP,
-    "udplite": 136,
+    "sctp": socket.IPPROTO_SCTP,
+    "udplite": socket.IPPROTO_UDPLITE,
 }
-_WITH_PORTS = frozenset({IPPROTO_TCP, IPPROTO_UDP, 33, IPPROTO_SCTP, 136})
+_WITH_PORTS = frozenset(PROTOCOLS[name] for name in ("tcp", "udp", "dccp", "sctp", "udplite"))
 
 
 class BadInput(XdpecmpError):

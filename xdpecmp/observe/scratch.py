@@ -25,6 +25,15 @@ from ..model.values import Prefix
 from ..netlink import wire
 from ..netlink.namespace import fresh
 from ..netlink.routes import NEXT_HOP_HEADER, ROUTE_HEADER, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH
+from ..netlink.rtnetlink import (
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_MAIN,
+    RTM_NEWROUTE,
+    RTN_UNICAST,
+    RTNH_F_ONLINK,
+    Protocol,
+    family_of,
+)
 from .explain import HashSettings, reference
 from .frames import Flow
 
@@ -35,9 +44,6 @@ _FLOWS = 64
 _SECONDS = 2.0
 """For all of them."""
 
-_RTM_NEWROUTE = 24
-_NLM_F_CREATE = 0x400
-_RTNH_F_ONLINK = 4
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SIOCSIFFLAGS = 0x8914
@@ -81,7 +87,7 @@ class _Router:
         self.egress = [self._tun(stack, f"out{i}") for i in range(len(weights))]
         with wire.Socket() as connection:
             request = _route(family, weights)
-            connection.tell(_RTM_NEWROUTE, _NLM_F_CREATE, request, "route of a trial")
+            connection.tell(RTM_NEWROUTE, wire.NLM_F_CREATE, request, "route of a trial")
 
     def _tun(self, stack: ExitStack, name: str) -> int:
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,9 +133,12 @@ def _route(family: int, weights: Sequence[int]) -> bytes:
         gateway = wire.attribute(RTA_GATEWAY, _GATEWAYS[family].address[:-1] + bytes([i + 1]))
         length = NEXT_HOP_HEADER.size + len(gateway)
         ifindex = socket.if_nametoindex(f"out{i}")
-        block += NEXT_HOP_HEADER.pack(length, _RTNH_F_ONLINK, weight - 1, ifindex) + gateway
-    af = socket.AF_INET if family == 4 else socket.AF_INET6
-    header = ROUTE_HEADER.pack(af, prefix.length, 0, 0, 254, 4, 0, 1, 0)
+        block += NEXT_HOP_HEADER.pack(length, RTNH_F_ONLINK, weight - 1, ifindex) + gateway
+    table, protocol = RT_TABLE_MAIN, Protocol.STATIC
+    header = ROUTE_HEADER.pack(
+        *(family_of(prefix.address), prefix.length, 0, 0),
+        *(table, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0),
+    )
     return header + wire.attribute(RTA_DST, prefix.address) + wire.attribute(RTA_MULTIPATH, block)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
 from ..errors import XdpecmpError
@@ -27,7 +28,7 @@ from .explain import (
     ingress_of,
     label_can_be_asked,
 )
-from .frames import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Flow
+from .frames import Flow
 
 ROUTES_PER_GROUP = 8
 """Of routes that lead to one group so many are tried."""

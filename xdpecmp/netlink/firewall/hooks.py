@@ -19,7 +19,17 @@ from typing import NamedTuple
 
 from ...errors import KernelRefused
 from .. import wire
-from .message import HEADER_SIZE, NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6, header
+from .message import (
+    HEADER_SIZE,
+    NF_BR_NUMHOOKS,
+    NF_INET_FORWARD,
+    NF_INET_POST_ROUTING,
+    NF_INET_PRE_ROUTING,
+    NFPROTO_BRIDGE,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    header,
+)
 
 _SUBSYSTEM = 12
 _GET = _SUBSYSTEM << 8  # NFNL_MSG_HOOK_GET
@@ -28,9 +38,14 @@ _HOOKNUM = 1
 _FUNCTION_NAME = 4
 _MODULE_NAME = 5
 
-_WAY = {NFPROTO_IPV4: (0, 2, 4), NFPROTO_IPV6: (0, 2, 4), NFPROTO_BRIDGE: tuple(range(6))}
-"""Hooks on the way: NF_INET_PRE_ROUTING, FORWARD and POST_ROUTING; of bridges all, since what is
-routed leaves through "output" and comes in through "input"."""
+_INET_WAY = (NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING)
+_WAY = {
+    NFPROTO_IPV4: _INET_WAY,
+    NFPROTO_IPV6: _INET_WAY,
+    NFPROTO_BRIDGE: tuple(range(NF_BR_NUMHOOKS)),
+}
+"""Hooks on the way; of bridges all, since what is routed leaves through "output" and comes in
+through "input"."""
 
 _KNOWN_ELSEWHERE = (
     "nft_do_chain",  # nftables: which chains, and whether they have rules

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from ...errors import MalformedMessage
 from ...model.values import Filter
+from .message import NF_INET_FORWARD, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING
 from .tracking import SAFE_EXTENSIONS
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +35,11 @@ _TARGET = struct.Struct("=H29sB")
 _VERDICT = struct.Struct("=i")
 _ACCEPT = -2
 """-NF_ACCEPT - 1."""
-_WAY = {0: "PREROUTING", 2: "FORWARD", 4: "POSTROUTING"}
+_WAY = {
+    NF_INET_PRE_ROUTING: "PREROUTING",
+    NF_INET_FORWARD: "FORWARD",
+    NF_INET_POST_ROUTING: "POSTROUTING",
+}
 
 
 class Family(NamedTuple):
@@ -53,7 +58,7 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family("iptables", socket.AF_INET, socket.SOL_IP, "ip_tables_names", 88, 112),
-    Family("ip6tables", socket.AF_INET6, 41, "ip6_tables_names", 140, 168),
+    Family("ip6tables", socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140, 168),
 )
 
 

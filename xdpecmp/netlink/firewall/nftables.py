@@ -21,12 +21,16 @@ from ...model.values import EGRESS, INGRESS, Filter
 from .. import wire
 from .message import (
     HEADER_SIZE,
+    NF_INET_INGRESS,
+    NF_NETDEV_EGRESS,
+    NF_NETDEV_INGRESS,
     NFPROTO_ARP,
     NFPROTO_BRIDGE,
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     NFPROTO_NETDEV,
+    OFF_THE_WAY,
     header,
 )
 from .tracking import NEVER_SAFE, SAFE_EXPRESSIONS, SAFE_EXTENSIONS, SAFE_OBJECTS
@@ -36,9 +40,9 @@ GROUP = 7
 _SUBSYSTEM = 10 << 8
 _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7
 _GETSET, _GETOBJ, _GETFLOWTABLE = _SUBSYSTEM | 10, _SUBSYSTEM | 19, _SUBSYSTEM | 23
-UNINTERESTING = frozenset(_SUBSYSTEM | number for number in (12, 14, 15))
-"""Events that change no chain, rule or flowtable: NFT_MSG_NEWSETELEM, DELSETELEM, and NEWGEN, which
-follows each transaction."""
+_NEWSETELEM, _DELSETELEM, _NEWGEN = _SUBSYSTEM | 12, _SUBSYSTEM | 14, _SUBSYSTEM | 15
+UNINTERESTING = frozenset({_NEWSETELEM, _DELSETELEM, _NEWGEN})
+"""Events that change no chain, rule or flowtable. NEWGEN follows each transaction."""
 
 _TABLE_NAME, _TABLE_FLAGS = 1, 2
 _DORMANT = 1
@@ -60,11 +64,12 @@ _FAMILIES = {
     NFPROTO_BRIDGE: "bridge",
     NFPROTO_IPV6: "ip6",
 }
-_OFF_THE_WAY = frozenset(
-    (family, hook) for family in (NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6) for hook in (1, 3)
-)
-"""Input and output, which forwarded packets do not pass."""
-_SIDES = {(NFPROTO_INET, 5): INGRESS, (NFPROTO_NETDEV, 0): INGRESS, (NFPROTO_NETDEV, 1): EGRESS}
+_IP = frozenset({NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6})
+_SIDES = {
+    (NFPROTO_INET, NF_INET_INGRESS): INGRESS,
+    (NFPROTO_NETDEV, NF_NETDEV_INGRESS): INGRESS,
+    (NFPROTO_NETDEV, NF_NETDEV_EGRESS): EGRESS,
+}
 
 
 def read(connection: wire.Socket, devices: Mapping[str, int]) -> list[Filter]:
@@ -146,7 +151,7 @@ def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_T
     hook = wire.attribute_map(block, 0, len(block))
     number = _number(hook, _HOOK_NUMBER)
     ruled = _number(told, _CHAIN_USE) != 0
-    if (family, number) in _OFF_THE_WAY:
+    if family in _IP and number in OFF_THE_WAY:
         return
     if not ruled and _number(told, _CHAIN_POLICY) == _ACCEPT:
         return

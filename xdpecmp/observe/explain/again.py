@@ -20,10 +20,9 @@ from contextlib import contextmanager, suppress
 from ...errors import KernelRefused, XdpecmpError
 from ...model.values import NextHop, RouteKind, Snapshot
 from ...netlink import Answer, Kernel, Query
+from ...netlink.rtnetlink import RT_TABLE_LOCAL, RT_TABLE_MAIN
 from .decision import Decision
 from .linux import Comparison, question
-
-_MAIN, _LOCAL = 254, 255
 
 
 class Judge:
@@ -92,9 +91,15 @@ class Judge:
             self._tables = self._tables or self._kernel.snapshot()
         if self._tables is None or self._tables.custom_rules6:
             return False
-        rivals = RouteTable.of(self._tables.routes).by_prefix.longest([query.destination])[0] or ()
-        first = min(rivals, key=lambda route: (route.table != _LOCAL, route.metric), default=None)
-        if first is None or first.table != _MAIN or first.kind is not RouteKind.UNICAST:
+        candidates = (
+            RouteTable.of(self._tables.routes).by_prefix.longest([query.destination])[0] or ()
+        )
+        first = min(
+            candidates,
+            key=lambda route: (route.table != RT_TABLE_LOCAL, route.metric),
+            default=None,
+        )
+        if first is None or first.table != RT_TABLE_MAIN or first.kind is not RouteKind.UNICAST:
             return False
         held = self._tables.nexthop_groups.get(first.nhid)
         return held is not None and held.kind is RouteKind.UNICAST

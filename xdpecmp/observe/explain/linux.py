@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from ...netlink.getroute import PROTOCOLS, takes_flow_label
 from ...program.abi import GroupKind
 from .decision import Decision, HashSettings
 
-_TUNNELS = frozenset({4, 41, 47})  # IPIP, IPv6, GRE
-_WITH_PORTS = frozenset({6, 17})
+_TUNNELS = frozenset({socket.IPPROTO_IPIP, socket.IPPROTO_IPV6, socket.IPPROTO_GRE})
+_WITH_PORTS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP})
 
 
 def label_can_be_asked(settings: HashSettings) -> bool:
