@@ -19,6 +19,7 @@ from ..observe.frames import (
     BadInput,
     check_size,
     encapsulate,
+    frame_of,
     parse_hex,
     parse_words,
     read_pcap,
@@ -70,7 +71,7 @@ def command(
         ingress = _ingress(instance, maps, links, asked.iif, source)
         found: Iterator[tuple[int | None, bytes]]
         if asked.flow is not None:
-            found = iter([(None, asked.flow.frame(ingress.mac, ingress.tags))])
+            found = iter([(None, frame_of(asked.flow, ingress.mac, ingress.tags))])
         elif hexadecimal is not None:
             found = iter([(None, parse_hex(hexadecimal))])
         else:

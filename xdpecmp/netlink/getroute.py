@@ -18,6 +18,7 @@ from errno import EACCES, EOPNOTSUPP
 from typing import NamedTuple
 
 from ..errors import KernelRefused, NotPermitted
+from ..model.flow import Flow
 from ..model.values import NextHop, RouteKind
 from . import wire
 from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, kind_of, via_of
@@ -37,17 +38,11 @@ PROTOCOLS = {
 
 
 class Query(NamedTuple):
-    """A packet to be forwarded, by its fields. Addresses are packed, numbers in host order."""
+    """A packet to be forwarded. A flow label other than 0 only where `takes_flow_label`."""
 
-    source: bytes
-    destination: bytes
+    flow: Flow
     iif: int
     """Index of the interface that it came in on."""
-    proto: int = socket.IPPROTO_UDP
-    sport: int = 0
-    dport: int = 0
-    flow_label: int = 0
-    """IPv6; other than 0 only where `takes_flow_label`."""
 
 
 class Answer(NamedTuple):
@@ -72,20 +67,21 @@ def takes_flow_label(release: str | None = None) -> bool:
 
 def request(query: Query) -> bytes:
     """The body of the question."""
-    size = len(query.destination)
+    flow = query.flow
+    bits = len(flow.destination) * 8
     attributes = [
-        wire.attribute(RTA_DST, query.destination),
-        wire.attribute(RTA_SRC, query.source),
+        wire.attribute(RTA_DST, flow.destination),
+        wire.attribute(RTA_SRC, flow.source),
         wire.attribute(_RTA_IIF, struct.pack("=I", query.iif)),
-        wire.attribute(_RTA_IP_PROTO, bytes([query.proto])),
-        wire.attribute(_RTA_SPORT, struct.pack("!H", query.sport)),
-        wire.attribute(_RTA_DPORT, struct.pack("!H", query.dport)),
+        wire.attribute(_RTA_IP_PROTO, bytes([flow.proto])),
+        wire.attribute(_RTA_SPORT, struct.pack("!H", flow.sport)),
+        wire.attribute(_RTA_DPORT, struct.pack("!H", flow.dport)),
     ]
-    if query.flow_label:
-        attributes.append(wire.attribute(_RTA_FLOWLABEL, struct.pack("!I", query.flow_label)))
-    return ROUTE_HEADER.pack(
-        family_of(query.destination), size * 8, size * 8, 0, 0, 0, 0, 0, 0
-    ) + b"".join(attributes)
+    if flow.flow_label:
+        attributes.append(wire.attribute(_RTA_FLOWLABEL, struct.pack("!I", flow.flow_label)))
+    return ROUTE_HEADER.pack(family_of(flow.destination), bits, bits, 0, 0, 0, 0, 0, 0) + b"".join(
+        attributes
+    )
 
 
 def parse_answer(message: bytes) -> Answer:

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, ENOBUFS
-from typing import Self
 
+from ..closing import Closing
 from ..errors import MalformedMessage
 from ..model.nexthoptable import BucketUpdate, NexthopUpdate
 from ..model.values import NeighbourUpdate, RouteUpdate
@@ -285,7 +285,7 @@ def _tell_bucket(updates: Updates, _kind: int, _flags: int, event: bytes) -> Non
     updates.nexthops.append(BucketUpdate(*parse_bucket(event[wire.HEADER_SIZE :])))
 
 
-class Monitor:
+class Monitor(Closing):
     """Subscriptions of the network namespace that the calling thread is in when it is made.
 
     It can be handed to poll, select or a selector; when it is readable, call `drain()`.
@@ -325,16 +325,6 @@ class Monitor:
         self._poll.register(made, select.EPOLLIN)
         self._sources.append((made, look, lost))
         return made
-
-    def close(self) -> None:
-        """Close the sockets. May be called again."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """One descriptor (an epoll) that is readable when there is something to drain."""

@@ -15,8 +15,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from errno import EACCES, EAGAIN, EIO, ENODEV, EPERM
-from typing import Self
 
+from ..closing import Closing
 from ..errors import (
     DumpInterrupted,
     KernelRefused,
@@ -160,13 +160,14 @@ def raise_error(datagram: bytes, start: int, end: int, what: str) -> None:
     raise refused(what, -code, reason)
 
 
-class Socket:
+class Socket(Closing):
     """A netlink socket of the network namespace that the calling thread is in when it is made."""
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
         )
+        self._close = self._socket.close
         self._sequence = 0
         option = self._socket.setsockopt
         option(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
@@ -176,16 +177,6 @@ class Socket:
         # Strict: the kernel filters, leaves cached routes out, and refuses what it does not know.
         option(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
-
-    def close(self) -> None:
-        """Close the socket. May be called again."""
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def stream(self, kind: int, body: bytes, take: Take, what: str, torn: bool = False) -> None:
         """Dump, handing each datagram to `take`, so that only one is in memory at a time. `torn`:

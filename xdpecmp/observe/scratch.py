@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from .. import hashing
 from ..errors import XdpecmpError
+from ..model.flow import Flow
 from ..model.values import Prefix
 from ..netlink import wire
 from ..netlink.namespace import fresh
@@ -35,7 +36,7 @@ from ..netlink.rtnetlink import (
     family_of,
 )
 from .explain import HashSettings, reference
-from .frames import Flow
+from .frames import packet_of
 
 _PREFIX = {4: Prefix.parse("198.18.0.0/15"), 6: Prefix.parse("2001:db8::/32")}
 _GATEWAYS = {4: Prefix.parse("10.0.0.0/8"), 6: Prefix.parse("fd00::/8")}
@@ -148,7 +149,7 @@ def _try(router: _Router, settings: HashSettings, rng: random.Random) -> Trial |
     agreed = 0
     as_linux = settings._replace(follows_label=True)
     for _ in range(_FLOWS):
-        packet = _random_flow(rng, _PREFIX[router.family]).packet()
+        packet = packet_of(_random_flow(rng, _PREFIX[router.family]))
         chosen, ours = router.forward(packet, deadline), reference(packet, as_linux)
         if chosen is None or ours is None:
             return None

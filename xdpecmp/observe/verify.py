@@ -14,6 +14,7 @@ from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
 from ..errors import XdpecmpError
+from ..model.flow import Flow
 from ..model.values import Link, Prefix
 from ..netlink import Kernel
 from ..program.abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
@@ -28,7 +29,7 @@ from .explain import (
     ingress_of,
     label_can_be_asked,
 )
-from .frames import Flow
+from .frames import frame_of
 
 ROUTES_PER_GROUP = 8
 """Of routes that lead to one group so many are tried."""
@@ -231,7 +232,7 @@ class Verifier:
             entrance = self._rng.choice(usable)
             with_label = label_can_be_asked(hash_settings(self._maps, 6))
             flow = random_flow(self._rng, route.prefix, entrance.sources, with_label)
-            frame = flow.frame(entrance.ingress.mac, entrance.ingress.tags)
+            frame = frame_of(flow, entrance.ingress.mac, entrance.ingress.tags)
             explained = self._explain(frame, entrance)
             if explained.decision.group == route.group and explained.chosen is not None:
                 break

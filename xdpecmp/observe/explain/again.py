@@ -83,7 +83,7 @@ class Judge:
 
     def _is_there(self, query: Query) -> bool:
         """Whether the tables lead such packets to a living nexthop object."""
-        if len(query.destination) == 4:
+        if len(query.flow.destination) == 4:
             return False
         from ...model.routetable import RouteTable  # numpy takes 0.1 s to import
 
@@ -92,7 +92,7 @@ class Judge:
         if self._tables is None or self._tables.custom_rules6:
             return False
         candidates = (
-            RouteTable.of(self._tables.routes).by_prefix.longest([query.destination])[0] or ()
+            RouteTable.of(self._tables.routes).by_prefix.longest([query.flow.destination])[0] or ()
         )
         first = min(
             candidates,
