@@ -60,7 +60,7 @@ def command(
     """Change the weights of a multipath route, in the kernel and so in the data path.
 
     Next hops that are not named keep their weights. VIA%DEV tells apart next hops with the same
-    address, %DEV is one without an address. Where a nexthop group holds the weights the group
+    address, %DEV is one without an address. If a nexthop group holds the weights the group
     changes, and with it all routes that use it. Weights that a routing daemon or another program
     looks after are left alone, unless --force insists. Returns when packets go by the new weights.
     """
@@ -88,7 +88,7 @@ def command(
 
 
 def _held(kernel: Kernel, nhid: int) -> HeldWeights | None:
-    """The group of that id, None where it is a next hop alone. Raises RouteNotFound where it
+    """The group of that id, None if it is a next hop alone. Raises RouteNotFound if it
     changes while it is read."""
     group = kernel.nexthops().get(nhid)
     if group is None or group.single or group.kind is not RouteKind.UNICAST:

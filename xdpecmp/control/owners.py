@@ -1,6 +1,6 @@
 """Who looks after a route or a nexthop group, and how its weights are changed there.
 
-Whoever installed it says so by a number, RTPROT_*: of the route, or of the group where it has the
+Whoever installed it says so by a number, RTPROT_*: of the route, or of the group if that has the
 weights. What ip(8) makes belongs to nobody. What systemd-networkd is told to make has the number of
 such routes, so its devices are what gives it away.
 """
@@ -23,7 +23,7 @@ class WeightedHop:
     """A next hop and the weight that it is to have, in words."""
 
     via: str
-    """"" where there is none."""
+    """"" if there is none."""
     dev: str
     weight: int
 

@@ -77,7 +77,7 @@ class WeightChange:
     """A route and its weights before and after, path by path."""
 
     route: Route
-    """With its paths, also where a nexthop group has them."""
+    """With its paths, also if a nexthop group has them."""
     new: tuple[int, ...]
     links: Mapping[int, Link]
     held: HeldWeights | None = None
@@ -138,7 +138,7 @@ class WeightChange:
         return owner_of(self.protocol, self.route.protocol, prefix, hops, networkd, group)
 
     def check_owner(self, networkd: Collection[str] = ()) -> None:
-        """Raises RouteNotWeighable where somebody looks after these weights."""
+        """Raises RouteNotWeighable if somebody looks after these weights."""
         owner = self.owner(networkd)
         if owner is not None:
             raise RouteNotWeighable(
@@ -186,7 +186,7 @@ def plan(
     wanted: Iterable[tuple[Selector, int]],
     read_held: Callable[[int], HeldWeights | None] = lambda nhid: None,
 ) -> WeightChange:
-    """Find the route and say what would change; `read_held`: the group of that id, None where it is
+    """Find the route and say what would change; `read_held`: the group of that id, None if it is
     none that has weights. Raises RouteNotFound, RouteNotWeighable."""
     route = _find(routes, prefix)
     held = read_held(route.nhid) if route.nhid else None
@@ -244,7 +244,7 @@ def _find(routes: Sequence[Route], prefix: Prefix) -> Route:
 def _index(
     route: Route, selector: Selector, names: Mapping[str, int], links: Mapping[int, Link]
 ) -> int:
-    """Which path is meant. Raises RouteNotFound where none is, or more than one."""
+    """Which path is meant. Raises RouteNotFound if none is, or more than one."""
     fitting = [
         i
         for i, path in enumerate(route.paths)

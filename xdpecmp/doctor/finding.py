@@ -28,7 +28,7 @@ class Finding:
     verdict: Verdict
     found: str
     fix: str = ""
-    """The command that helps or shows more; "" where there is none."""
+    """The command that helps or shows more; "" if there is none."""
     interface: str | None = None
 
 
@@ -45,7 +45,7 @@ def problem(check: str, found: str, fix: str = "", interface: str | None = None)
 
 
 def from_note(check: str, said: Note, interface: str | None = None, fix: str = "") -> Finding:
-    """What `attach` would say; `fix`: where it has no command for it."""
+    """What `attach` would say; `fix`: if it has no command for it."""
     return note(check, said.text, said.fix or fix, interface)
 
 

@@ -155,7 +155,7 @@ def _is_link_local(prefix: Prefix) -> bool:
 
 
 def _cause(facts: Facts, route: Route) -> str:
-    """Why this route passes, "" where it is not the one that does."""
+    """Why this route passes, "" if it is not the one that does."""
     if route.tos:
         return "a TOS"
     if route.source_bits:

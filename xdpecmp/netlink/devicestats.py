@@ -47,7 +47,7 @@ class DeviceCounters:
     xdp_drops: int
     """What the driver counts of frames that XDP programs had and that went nowhere."""
     xdp_sent: int | None
-    """Frames redirected to it that it took; None where the driver does not count just that."""
+    """Frames redirected to it that it took; None if the driver does not count just that."""
 
 
 def read_unsent(connection: wire.Socket) -> dict[int, tuple[int, int]]:
@@ -64,7 +64,7 @@ def read_unsent(connection: wire.Socket) -> dict[int, tuple[int, int]]:
 
 
 def read_driver(control: socket.socket, name: str) -> dict[str, int]:
-    """The statistics of `ethtool -S`; {} where the driver has none, or the device has just gone.
+    """The statistics of `ethtool -S`; {} if the driver has none, or the device has just gone.
 
     `control`: any socket of the device's namespace.
     """
@@ -100,7 +100,7 @@ def _ask(control: socket.socket, name: str, buffer: ctypes.Array[ctypes.c_char])
 
 
 def xdp_drops(statistics: Mapping[str, int], is_veth: bool) -> int:
-    """What a driver counts of XDP's failures. Where it counts them by queue and in all, once."""
+    """What a driver counts of XDP's failures. What it counts by queue and in all counts once."""
     by_stem: dict[str, dict[bool, int]] = defaultdict(lambda: {True: 0, False: 0})
     for name, value in statistics.items():
         failed = "xdp" in name and _FAILURE.search(name)

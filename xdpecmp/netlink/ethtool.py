@@ -52,7 +52,7 @@ SEGMENTS_ALL = (
     "tx-udp_tnl-segmentation",
     "tx-udp_tnl-csum-segmentation",
 )
-"""The features that packets merged by GRO or by a sender can ask for. Where this kernel does not
+"""The features that packets merged by GRO or by a sender can ask for. If this kernel does not
 know one, it makes no such packets."""
 
 
@@ -115,7 +115,7 @@ def features(control: socket.socket, name: str) -> Features:
 
 def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
     """Combined channels of a device: how many are in use, and the most that it can have (`ethtool
-    -l NAME`); zeros where its driver has none. pyroute2 before 0.8 has no such call.
+    -l NAME`); zeros if its driver has none. pyroute2 before 0.8 has no such call.
 
     `control`: any socket of the device's namespace.
     """

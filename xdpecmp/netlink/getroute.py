@@ -38,7 +38,7 @@ PROTOCOLS = {
 
 
 class Query(NamedTuple):
-    """A packet to be forwarded. A flow label other than 0 only where `takes_flow_label`."""
+    """A packet to be forwarded. A flow label other than 0 only if `takes_flow_label`."""
 
     flow: Flow
     iif: int
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
     kind: RouteKind
     nexthop: NextHop | None = None
     error: int = 0
-    """The kernel's errno where it would not forward the packet."""
+    """The kernel's errno if it would not forward the packet."""
 
     def __str__(self) -> str:
         if self.nexthop is not None:
@@ -97,7 +97,7 @@ def parse_answer(message: bytes) -> Answer:
 def route_get(connection: wire.Socket, query: Query) -> Answer:
     """What the kernel does with such a packet.
 
-    Raises KernelRefused where it cannot be asked that (EOPNOTSUPP: the protocol).
+    Raises KernelRefused if it cannot be asked that (EOPNOTSUPP: the protocol).
     """
     try:
         message = connection.ask(RTM_GETROUTE, request(query), "route get")

@@ -1,7 +1,7 @@
 """Setting the weights of a group of nexthop objects, and nothing else about it; who uses it.
 
 The group is replaced under its id (`ip nexthop replace`): members in their order, type and protocol
-stay, and so do a resilient group's buckets and timers, which the kernel keeps where a request does
+stay, and so do a resilient group's buckets and timers, which the kernel keeps if a request does
 not name them.
 
 Source: rtm_to_nh_config(), replace_nexthop_grp() in net/ipv4/nexthop.c.
@@ -54,7 +54,7 @@ class Users(NamedTuple):
 
 
 def read_group(connection: wire.Socket, nhid: int) -> GroupMembers:
-    """Raises RouteNotFound where there is no such group (any more)."""
+    """Raises RouteNotFound if there is no such group (any more)."""
     message = _ask(connection, nhid)
     found = wire.attribute_map(message, NEXTHOP_HEADER.size, len(message))
     if NHA_GROUP not in found:
@@ -72,7 +72,7 @@ def set_group_weights(
     connection: wire.Socket, nhid: int, members: Sequence[int], weights: Sequence[int]
 ) -> None:
     """Give the members of a group, which are these ids in this order, these weights. Raises
-    RouteNotFound where the group is another by now, NotPermitted, KernelRefused."""
+    RouteNotFound if the group is another by now, NotPermitted, KernelRefused."""
     message = _ask(connection, nhid)
     request = with_group_weights(message, members, weights)
     if request is None:
@@ -83,7 +83,7 @@ def set_group_weights(
 def with_group_weights(
     message: bytes, members: Sequence[int], weights: Sequence[int]
 ) -> bytes | None:
-    """A group's message (without netlink header) as a request for other weights; None where it is
+    """A group's message (without netlink header) as a request for other weights; None if it is
     no group, or has other members."""
     found = wire.attribute_map(message, NEXTHOP_HEADER.size, len(message))
     held = [member for member, _, _ in GROUP_ENTRY.iter_unpack(found.get(NHA_GROUP, b""))]

@@ -256,7 +256,7 @@ class Kernel(Closing):
     # Changing
 
     def manage_neighbour(self, address: bytes, ifindex: int) -> bool:
-        """Have the kernel keep a neighbour resolved by itself: see `neighbours.manage`."""
+        """Have the kernel keep a neighbour resolved: see `neighbours.manage`."""
         return neighbours.manage(self._route, address, ifindex)
 
     def use_neighbour(self, address: bytes, ifindex: int) -> bool:

@@ -87,7 +87,7 @@ class Learned:
 
 
 def read_errors() -> tuple[int, ...]:
-    """How many such errors the calling thread's namespace has received; 0 where nobody counts."""
+    """How many such errors the calling thread's namespace has received; 0 if nobody counts."""
     found = _parse_snmp(_lines("snmp")) | _parse_snmp6(_lines("snmp6"))
     return tuple(found.get(name, 0) for name in _ERRORS)
 

@@ -92,9 +92,9 @@ class Changes:
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
     neighbour_updates: tuple[NeighbourUpdate, ...] = ()
-    """Likewise; older than what a dump made after them says."""
+    """The same of neighbours; older than what a dump made after them says."""
     nexthop_updates: tuple[NexthopUpdate | BucketUpdate, ...] = ()
-    """Likewise."""
+    """The same of nexthop objects and buckets."""
 
     @property
     def told(self) -> bool:
@@ -246,7 +246,7 @@ class Classifier:
 
     def __call__(self, datagram: bytes, updates: Updates) -> Changes:
         """What events say may have changed. What they tell in full is added to `updates` instead.
-        Raises MalformedMessage where it cannot even be told which events there are."""
+        Raises MalformedMessage if it cannot even be told which events there are."""
         changes = _NOTHING
         for kind, flags, start, end in wire.messages(datagram):
             if kind not in _KINDS:

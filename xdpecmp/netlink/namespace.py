@@ -1,7 +1,7 @@
 """Being in a network namespace for a moment.
 
 A `Kernel` belongs to the namespace that it was opened in, though the thread that uses it may have
-moved on. Its sockets stay behind by themselves; /proc/sys/net and sockets made later do not.
+moved on. Its sockets stay behind; /proc/sys/net and sockets made later do not.
 """
 
 from __future__ import annotations

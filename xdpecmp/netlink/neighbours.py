@@ -1,8 +1,8 @@
 """Neighbours: reading them, and having the kernel keep them resolved.
 
 Packets that XDP forwards confirm no neighbour, so an entry would go stale, be forgotten, and its
-next hop fall back to the slow path. NTF_EXT_MANAGED (Linux 5.16) makes the kernel probe an entry by
-itself. Asking for it has side effects, which __neigh_update() in net/core/neighbour.c shows: an
+next hop fall back to the slow path. NTF_EXT_MANAGED (Linux 5.16) makes the kernel keep probing an
+entry. Asking for it has side effects, which __neigh_update() in net/core/neighbour.c shows: an
 administrative update *sets* the flags to those that it names, so one for NTF_USE alone ends
 NTF_EXT_MANAGED, and it takes NUD_PERMANENT away, MAC and all. Hence: look at the entry first,
 repeat its flags, and keep off those that somebody else maintains.
@@ -136,7 +136,7 @@ def manage(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
 def use(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
     """Have the kernel look after an entry as if it had sent a packet there: STALE is probed.
 
-    Returns False, having changed nothing, where there is no entry or nothing to probe. Errors as
+    Returns False, having changed nothing, if there is no entry or nothing to probe. Errors as
     for `manage`.
     """
     found = read_neighbour(connection, address, ifindex)
@@ -149,7 +149,7 @@ def use(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
 
 
 def release(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
-    """Undo `manage`: the kernel no longer probes by itself, and may forget the entry when unused.
+    """Undo `manage`: the kernel no longer probes, and may forget the entry when unused.
 
     Its state and MAC stay. Returns whether the entry was managed. Errors as for `manage`.
     """

@@ -23,7 +23,7 @@ _SO_NETNS_COOKIE = 71
 
 def enter(name: str) -> None:
     """Move the calling thread into the namespace of that name or path, or of the process of that
-    number (where nothing is named so). Raises NoSuchNamespace, NotPermitted."""
+    number (if nothing has that name). Raises NoSuchNamespace, NotPermitted."""
     if not name or name in (".", "..") or "\0" in name:
         raise NoSuchNamespace(name)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
 """Nexthop objects: the next hops and groups that routes refer to by an id (RTA_NH_ID).
 
-They are read by themselves rather than from the routes that use them, because those show weights
-cut to a byte and no buckets. One dump gives all objects; another one, made only where there is a
+They are read apart rather than from the routes that use them, because those show weights
+cut to a byte and no buckets. One dump gives all objects; another one, made only if there is a
 resilient group, gives the buckets of all of these.
 
 Source: nh_fill_node() and nh_fill_res_bucket() in net/ipv4/nexthop.c, include/uapi/linux/nexthop.h.
@@ -158,7 +158,7 @@ def read_nexthops(connection: wire.Socket) -> NexthopTable:
 
     A dump goes on by id, so an object that is there all the time is told once, whatever comes and
     goes meanwhile (NLM_F_DUMP_INTR): what does is left to its events. Objects and buckets come from
-    two dumps. Where they do not fit each other both are made again; what does not fit the third
+    two dumps. If they do not fit each other both are made again; what does not fit the third
     time is UNSUPPORTED, and Linux handles its packets.
     """
     objects: dict[int, Single | Group] = {}
@@ -174,7 +174,7 @@ def read_nexthops(connection: wire.Socket) -> NexthopTable:
 
 
 def read_buckets(connection: wire.Socket, group: int) -> Mapping[int, int]:
-    """The member in each bucket of one resilient group; {} where there is no such group."""
+    """The member in each bucket of one resilient group; {} if there is no such group."""
     try:
         return _read_buckets(connection, group).get(group, {})
     except KernelRefused as error:
@@ -209,7 +209,7 @@ def _read_buckets(connection: wire.Socket, group: int) -> Buckets:
 
 def parse_or_doubt(message: bytes) -> tuple[int, Single | Group]:
     """As `parse_nexthop`; an object that makes no sense is UNSUPPORTED. Raises MalformedMessage
-    where not even its id can be told."""
+    if not even its id can be told."""
     try:
         return parse_nexthop(message)
     except MalformedMessage:

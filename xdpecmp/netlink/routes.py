@@ -73,7 +73,7 @@ ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
 CACHE_EXPIRES = struct.Struct("=8xi")
-"""rta_cacheinfo.rta_expires: clock ticks; below 0 where they are over, 0 = no end."""
+"""rta_cacheinfo.rta_expires: clock ticks; below 0 if they are over, 0 = no end."""
 
 _REMEMBERED = 1 << 14
 """So many messages a RouteMemo keeps."""
@@ -83,7 +83,7 @@ def parse_route(message: bytes) -> Route | None:
     """One RTM_NEWROUTE message, without its netlink header, as a Route.
 
     None for what is not mirrored: cached (cloned) routes and other tables than main, local and
-    default. UNSUPPORTED where it makes no sense but for its destination; MalformedMessage where not
+    default. UNSUPPORTED if it makes no sense except for its destination; MalformedMessage if not
     even that can be told.
     """
     try:
@@ -129,7 +129,7 @@ def _parse(message: bytes) -> Route | None:
         raise MalformedMessage(f"route to an address of {len(address)} bytes")
     nhid = wire.number(found.get(RTA_NH_ID, bytes(4)))
     # What a message shows of a nexthop object is for old programs: weights cut to a byte, and
-    # nothing at all where net.ipv4.nexthop_compat_mode is 0.
+    # nothing at all if net.ipv4.nexthop_compat_mode is 0.
     paths, plain = ((), True) if nhid else _paths(found, flags & 0xFF)
     meaning = _KINDS.get(kind, RouteKind.UNSUPPORTED)
     plain = plain and not _NOT_CARRIED_OUT & found.keys()
@@ -152,7 +152,7 @@ def _parse(message: bytes) -> Route | None:
 
 
 def _plain_metrics(metrics: bytes) -> bool:
-    """Whether no metric of the route bears on forwarding: a path MTU of its own, or locked ones."""
+    """Whether no metric of the route bears on forwarding: its own path MTU, or locked ones."""
     return not any(
         kind in (_RTAX_LOCK, _RTAX_MTU) for kind, _, _ in wire.attributes(metrics, 0, len(metrics))
     )

@@ -63,7 +63,7 @@ def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -
 
     The route has to be as the kernel has it, its weights apart: otherwise RouteNotFound, since the
     weights would go to other paths than the caller means. Raises RouteNotWeighable for a route
-    without weights of its own or for impossible weights, NotPermitted, KernelRefused.
+    without weights or for impossible weights, NotPermitted, KernelRefused.
     """
     _check(route, weights)
     messages = find_messages(connection, route.prefix, route.table)

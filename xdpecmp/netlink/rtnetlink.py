@@ -1,5 +1,5 @@
 """The numbers of rtnetlink that more than one module needs; what only one kind of message has is
-named where that is read.
+named by the module that reads it.
 
 Plain numbers, and not pyroute2's, which takes a tenth of a second to import.
 

@@ -134,7 +134,7 @@ def interrupted() -> DumpInterrupted:
 
 
 def refused(what: str, errno: int, reason: str = "") -> XdpecmpError:
-    """The error for an errno from the kernel, with its own words where it had some."""
+    """The error for an errno from the kernel, with its own words if it had some."""
     if errno in (EPERM, EACCES):
         return NotPermitted(what)
     if errno == ENODEV:

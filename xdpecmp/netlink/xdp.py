@@ -44,8 +44,8 @@ def attach(
 
     Without `expected_fd` no program may be there; with it (a descriptor) exactly that program, and
     it is replaced without a gap. Raises ForeignProgram if it is otherwise, NoSuchInterface,
-    NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode), with the
-    kernel's own words where it has some.
+    NotPermitted, KernelRefused (EOPNOTSUPP if the driver knows no native mode), with the
+    kernel's own words if it has some.
     """
     before = _UPDATE_IF_NOEXIST if expected_fd is None else _REPLACE
     link = read_link(connection, ifindex)

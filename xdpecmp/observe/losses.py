@@ -1,6 +1,6 @@
 """What was lost behind a redirect: counted as forwarded, and sent by no device.
 
-XDP_REDIRECT is a request. The kernel drops the frame where the device's queue is full, or where a
+XDP_REDIRECT is a request. The kernel drops the frame if the device's queue is full, or if a
 veth's peer has just lost what it takes (GRO, a program), and tells the program nothing. Drivers
 count some of that (`ethtool -S`, tx_dropped). A veth whose peer takes no frames counts nothing, but
 it does count what it took: what was forwarded to it and not taken is lost. That can be said while
@@ -38,7 +38,7 @@ class Losses:
 
     ifname: str
     lost: int | None
-    """Packets forwarded to it and not sent; None where that cannot be known."""
+    """Packets forwarded to it and not sent; None if that cannot be known."""
     xdp_drops: int
     """XDP frames that its driver dropped."""
     tx_dropped: int

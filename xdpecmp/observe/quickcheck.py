@@ -100,7 +100,7 @@ def _settings(tables: Tables, family: int) -> HashSettings:
 
 
 def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: int) -> bool:
-    """Whether they choose alike; True where one of both has no answer."""
+    """Whether they choose alike; True if one of both has no answer."""
     group = tables.groups[tables.routes[prefix]]  # type: ignore[index]
     settings = _settings(tables, flow.family)
     packet = packet_of(flow)

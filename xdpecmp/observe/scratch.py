@@ -62,7 +62,7 @@ class Trial(NamedTuple):
 def try_packets(
     family: int, settings: HashSettings, weights: Sequence[int], rng: random.Random | None = None
 ) -> Trial | None:
-    """None where that cannot be tried: no tun devices, no privileges, packets that get lost."""
+    """None if that cannot be tried: no tun devices, no privileges, packets that get lost."""
     fits = 2 <= len(weights) <= 16 and all(1 <= weight <= 256 for weight in weights)
     try:
         with fresh(), ExitStack() as stack:

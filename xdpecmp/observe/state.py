@@ -27,7 +27,7 @@ class PathState:
     share: Fraction
     """Of the hash space, 0 to 1."""
     state: str
-    """"up", or in lower case the reason why its packets pass to Linux. Where that depends on the
+    """"up", or in lower case the reason why its packets pass to Linux. If that depends on the
     mode of the interface that they came in by, both."""
     lladdr: str | None
     """The neighbour's MAC address."""
@@ -116,7 +116,7 @@ class Status:
     flow_label_matters: bool = False
     """Whether there are IPv6 multipath routes under hash policy 0."""
     seed: int | None = None
-    """Of the hash; None where it is not known."""
+    """Of the hash; None if it is not known."""
     seed_known: bool = False
     """Whether it is Linux's."""
     own_seed: bool = False

@@ -56,7 +56,7 @@ class Entrance(NamedTuple):
     """INTERFACE_*."""
     sources: Sequence[Prefix]
     """What to take IPv4 sources from, since its reverse-path check lets others not pass; empty
-    where there is no such check."""
+    if there is no such check."""
 
     def takes(self, family: int) -> bool:
         return bool(self.flags & INTERFACE_FLAGS[f"FORWARD{family}"])
@@ -116,7 +116,7 @@ class Result:
 
 
 def multipath_routes(maps: Maps, rng: random.Random, only: Prefix | None) -> list[MultipathRoute]:
-    """The routes to try: that one alone, or some of each group. Raises XdpecmpError where the one
+    """The routes to try: that one alone, or some of each group. Raises XdpecmpError if the one
     is not there or is no multipath route."""
     by_group: dict[int, list[Prefix]] = {}
     groups = maps["groups"].entries
@@ -189,7 +189,7 @@ class Verifier:
         self._rng = rng
         self._wait = wait
         self.judge = Judge(kernel)
-        """Whom Linux is asked by again where it seems to differ."""
+        """Asks Linux again where it seems to differ."""
 
     def run(
         self, routes: Iterable[MultipathRoute], flows: int, done: Callable[[int], object]

@@ -1,9 +1,9 @@
 """Netfilter's hooks on the way of forwarded packets, by what is registered there.
 
-nfnetlink_hook (Linux 5.14, CONFIG_NETFILTER_NETLINK_HOOK) lists every function of a hook, whoever
-registered it: connection tracking, IPVS, BPF programs, modules that nobody has heard of. Functions
-that are known to do nothing, and those of which `nftables` and `iptables` know more, are left out;
-all others count.
+nfnetlink_hook (Linux 5.14, CONFIG_NETFILTER_NETLINK_HOOK) lists every function of a hook, no matter
+who registered it: connection tracking, IPVS, BPF programs, unknown modules. Functions that are
+known to do nothing, and those of which `nftables` and `iptables` know more, are left out; all
+others count.
 
 The kernel loads the module when it is asked; that registers no hook.
 
@@ -85,7 +85,7 @@ Lists = dict[tuple[int, int], list[bytes]]
 
 
 def read(connection: wire.Socket, bridges: bool) -> Lists | None:
-    """The hooks on the way, those of bridges if there are any; None where the kernel does not tell.
+    """The hooks on the way, those of bridges if there are any; None if the kernel does not tell.
     Raises XdpecmpError."""
     lists: Lists = {}
     for family, numbers in _WAY.items():
@@ -121,7 +121,7 @@ def counting(lists: Lists) -> Iterator[Hook]:
 
 
 def describe(name: str, module: str) -> str:
-    """What a function is, "" where it does no harm or is looked at elsewhere."""
+    """What a function is, "" if it does no harm or is looked at elsewhere."""
     if name.startswith(_DEFRAGMENTS):
         return DEFRAGMENTATION
     if name.startswith((*_TRACKS, *_CONFIRMS)):

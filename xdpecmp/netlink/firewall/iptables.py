@@ -2,7 +2,7 @@
 
 Only tables that are in use already are asked for: a first look at a table makes it. A hook counts
 if a rule stands before its policy, or if the policy is not to accept; of "input" and "output" only
-what matches and targets there are, where the kernel does not list its hooks (see `hooks`).
+what matches and targets there are, if the kernel does not list its hooks (see `hooks`).
 
 Source: get_info(), get_entries() in net/ipv4/netfilter/ip_tables.c, copied in ip6_tables.c;
 include/uapi/linux/netfilter_ipv4/ip_tables.h, linux/netfilter/x_tables.h. All in host order.
@@ -43,7 +43,7 @@ _WAY = {
 
 
 class Family(NamedTuple):
-    """Where the two differ."""
+    """What differs between the two."""
 
     program: str
     domain: int
@@ -83,7 +83,7 @@ class Table:
         return buffer.raw
 
     def entries(self) -> bytes:
-        """All rules. EAGAIN where they have just been replaced."""
+        """All rules. EAGAIN if they have just been replaced."""
         if self._entries is None:
             request = _ENTRIES.pack(self.name.encode(), self._size)
             answer = self._ask(_GET_ENTRIES, len(request) + self._size, request)

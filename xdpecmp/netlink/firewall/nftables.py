@@ -1,7 +1,7 @@
 """nftables: base chains on the way of forwarded packets that have rules, or drop by policy.
 
 How many rules a base chain has is in the dump of chains (`use`), so no rule is read for that. Rules
-are only read where the kernel does not list its hooks (see `hooks`): to see whether an expression
+are only read if the kernel does not list its hooks (see `hooks`): to see whether an expression
 has connections tracked, be it in a chain for packets to this host.
 
 iptables-nft makes the same tables, and an empty chain that accepts for each hook it has ever used.
@@ -141,7 +141,7 @@ def parse_flowtable(message: bytes) -> tuple[_Table, Filter]:
 
 
 def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_Table, Filter]]:
-    """What an NFT_MSG_NEWCHAIN says, if that counts: for a device each, where it names devices.
+    """What an NFT_MSG_NEWCHAIN says, if that counts: for a device each, if it names devices.
     What it does not tell is taken for the worst. Raises MalformedMessage."""
     told = wire.attribute_map(message, HEADER_SIZE, len(message))
     if _CHAIN_HOOK not in told or message[0] == NFPROTO_ARP:
@@ -175,7 +175,7 @@ def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_T
 
 
 def _devices(hook: Mapping[int, bytes], devices: Mapping[str, int]) -> list[int] | None:
-    """Of those, the ones that a chain is on; None where that is not plain."""
+    """Of those, the ones that a chain is on; None if that is not clear."""
     names = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
     block = hook.get(_HOOK_DEVICES, b"")
     for kind, start, end in wire.attributes(block, 0, len(block)):

@@ -1,4 +1,4 @@
-"""IPVS, BPF netfilter programs, ebtables and what else can only be guessed at where the kernel does
+"""IPVS, BPF netfilter programs, ebtables and what else can only be guessed at if the kernel does
 not list its hooks (see `hooks`).
 
 Source: net/netfilter/ipvs/ip_vs_ctl.c (/proc/net/ip_vs), net/netfilter/nf_bpf_link.c,

@@ -60,7 +60,7 @@ class Explained:
 
     @property
     def reference_agrees(self) -> bool | None:
-        """Whether Python computes the same hash; None where one of both has none."""
+        """Whether Python computes the same hash; None if one of both has none."""
         if self.decision.hash is None or self.reference is None:
             return None
         return self.reference.hash == self.decision.hash

@@ -1,6 +1,6 @@
 """Whether Linux chooses otherwise, or only says so: what it is asked a second time.
 
-RTM_GETROUTE answers from a route's copy on the CPU that it is asked on. Where IPv6 routes share
+RTM_GETROUTE answers from a route's copy on the CPU that it is asked on. If IPv6 routes share
 nexthop objects, they share those copies, and the route that one was made for may go: from then on
 that CPU says "unreachable" of the other routes, while it forwards their packets
 (rt6_get_pcpu_route(), fib6_drop_pcpu_from(), inet6_rtm_getroute() in net/ipv6/route.c; seen on
@@ -8,7 +8,7 @@ Linux 6.18). A packet makes the same copies as a question, so asking plants noth
 would not.
 
 Hence: a difference is one only if no CPU agrees, and one of them names another next hop. An error
-everywhere is none where the tables themselves, read by a dump, have a live route over an object.
+everywhere is none if the tables themselves, read by a dump, have a live route over an object.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Judge:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._right: int | None = None
-        """A CPU that agreed lately."""
+        """The CPU that agreed last."""
         self.wrong: dict[int, str] = {}
         """CPUs that answered otherwise than another, and what."""
         self._tables: Snapshot | None = None

@@ -28,9 +28,10 @@ class Decision:
     family: int
     """4, 6, or 0 if the packet was not parsed that far."""
     ingress: int
-    """Index of the interface that the packet came in on as Linux sees it; 0 likewise."""
+    """Index of the interface that the packet came in on as Linux sees it; 0 if the
+    packet was not parsed that far."""
     packet: bytes
-    """The frame from its IP header on; b"" likewise."""
+    """The frame from its IP header on; b"" if the packet was not parsed that far."""
     hash: int | None
     nexthop: int | None
     """The entry of `nexthops` that was chosen, usable or not."""

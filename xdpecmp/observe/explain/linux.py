@@ -83,7 +83,7 @@ class Comparison(NamedTuple):
     answer: Answer | None
     agrees: bool | None
     why: str = ""
-    """Where `agrees` is None: why not."""
+    """Why not, if `agrees` is None."""
 
 
 def compare(decision: Decision, chosen: NextHop | None, answer: Answer | str) -> Comparison:
