@@ -77,9 +77,9 @@ class Watcher:
 
     def _counts(self) -> tuple[int, int]:
         with self.inside.namespace.enter(), Instance().open_maps() as maps:
-            rows = View(maps, {}).stats()["nexthops"]
-        far = sum(row["packets"] for row in rows if row["via"] in self._far)
-        return sum(row["packets"] for row in rows), far
+            rows = View(maps, {}).stats().nexthops
+        far = sum(row.packets for row in rows if row.via in self._far)
+        return sum(row.packets for row in rows), far
 
     def seconds_until(self, begin: float, shifted: int | None = None) -> float | None:
         """Seconds from `begin` until all are forwarded and so many of them by the shifted next hops

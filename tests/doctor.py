@@ -23,6 +23,7 @@ from xdpecmp.model.values import (
     Settings,
     Snapshot,
 )
+from xdpecmp.observe.state import InterfaceState, Status
 
 IN, OUT = 1, 2
 MAC = bytes.fromhex("020000000001")
@@ -150,8 +151,10 @@ def one_armed(world: World) -> World:
     return world.choose(OUT)
 
 
-STATUS = {"interfaces": [{"ifname": "eth1"}], "agent_pid": 42, "lease_s": 2.5, "losses": []}
-"""Of `status -j`: attached to eth1."""
+STATUS = Status(
+    interfaces=(InterfaceState("eth1", "native", 1),), agent_pid=42, lease_s=2.5, seed=7
+)
+"""Attached to eth1."""
 
 
 class Case(NamedTuple):

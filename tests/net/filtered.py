@@ -44,7 +44,7 @@ class Lab(Anycast):
         with self.view() as view:
 
             def counts() -> dict[str, int]:
-                reasons = view.stats()["reasons"]
+                reasons = view.stats().reasons
                 return {name: reasons[name] for name in names}
 
             before = counts()

@@ -15,7 +15,7 @@ from tests.net.topology import DEADLINE, SEED, VIP, VIP_PREFIX, Anycast, batch, 
 from tests.net.traffic import PORT, Flow, Servers
 from xdpecmp.hashing import bounds, select
 from xdpecmp.netlink import wire
-from xdpecmp.observe.view import RouteView
+from xdpecmp.observe.state import RouteState
 
 FLOWS = 100
 FAMILIES = (4, 6)
@@ -105,7 +105,7 @@ def predicted(flows: Sequence[Flow], weights: Mapping[int, int]) -> list[int]:
     return [order[select(limits, flow.key(1).hash(SEED))] for flow in flows]
 
 
-def weights_shown(route: RouteView | None) -> dict[str | None, int]:
+def weights_shown(route: RouteState | None) -> dict[str | None, int]:
     return {path.via: path.weight for path in route.paths} if route else {}
 
 
@@ -113,7 +113,7 @@ def wait_for_weights(net: Anycast, family: int, weights: Mapping[int, int]) -> N
     """Until the data path has these servers and weights, and can send to all of them."""
     wanted = {gateway(server, family): weight for server, weight in weights.items()}
 
-    def reached(route: RouteView | None) -> bool:
+    def reached(route: RouteState | None) -> bool:
         paths = route.paths if route else ()
         return weights_shown(route) == wanted and all(path.state == "up" for path in paths)
 

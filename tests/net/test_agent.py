@@ -18,7 +18,7 @@ from testbed.waiting import wait_until
 from tests.net.topology import DEADLINE, VIP, VIP_PREFIX, Anycast, gateway
 from tests.net.traffic import Flows, Servers, by_server
 from xdpecmp.model.values import NextHop
-from xdpecmp.observe.view import RouteView
+from xdpecmp.observe.state import RouteState
 from xdpecmp.program.abi import INTERFACE_FLAGS
 
 pytestmark = pytest.mark.root
@@ -53,14 +53,14 @@ def all_is_well(net: Anycast, servers: Servers, flows: Flows) -> Iterator[None]:
 def wait_for_devices(net: Anycast, family: int, *wanted: str) -> None:
     """Until the anycast route's usable next hops are on these devices."""
 
-    def holds(route: RouteView | None) -> bool:
+    def holds(route: RouteState | None) -> bool:
         usable = [path.dev for path in route.paths if path.state == "up"] if route else []
         return usable == list(wanted)
 
     net.wait_for_route(VIP_PREFIX[family], holds, f"IPv{family} route on {wanted}")
 
 
-def leads_to(*wanted: tuple[str, int]) -> Callable[[RouteView | None], bool]:
+def leads_to(*wanted: tuple[str, int]) -> Callable[[RouteState | None], bool]:
     """Whether a route has these next hops and weights."""
     return lambda route: (
         route is not None and [(path.via, path.weight) for path in route.paths] == list(wanted)

@@ -18,7 +18,7 @@ from tests.net.topology import DEADLINE, VIP_PREFIX, Anycast, has_ended
 from tests.net.traffic import Load, Servers
 from xdpecmp.netlink import wire
 from xdpecmp.netlink.links import parse_link
-from xdpecmp.observe.view import RouteView
+from xdpecmp.observe.state import RouteState
 from xdpecmp.program import compiler, image
 
 pytestmark = pytest.mark.root
@@ -171,7 +171,7 @@ def build_deep(net: Anycast) -> int:
     return int(found[0])
 
 
-def weights_of(route: RouteView) -> list[int]:
+def weights_of(route: RouteState) -> list[int]:
     return [path.weight for path in route.paths]
 
 

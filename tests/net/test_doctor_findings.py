@@ -14,6 +14,7 @@ from tests.capabilities import Since, require, require_kernel, since
 from tests.net.command import command
 from tests.net.doctor import bad, findings, healthy_router, ip, nftables, run, saying, sysctl
 from tests.net.small import Small
+from xdpecmp.cli import asjson
 from xdpecmp.doctor import examine
 from xdpecmp.doctor.facts import Trial
 from xdpecmp.doctor.gather import gather
@@ -135,7 +136,7 @@ def usual(router: Small) -> set[tuple[str, str | None]]:
 def examined(router: Small, *names: str) -> list[dict[str, Any]]:
     """What `doctor -j` says, in this process."""
     with router.ns.enter():
-        return [finding.row() for finding in examine(gather(names))]
+        return asjson.findings(examine(gather(names)))
 
 
 @pytest.mark.parametrize("name", CASES)

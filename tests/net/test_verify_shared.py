@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -37,9 +39,7 @@ def ask_on(net: Anycast, cpus: set[int]) -> None:
                 os.sched_setaffinity(0, {cpu})
                 for _ in range(60):
                     flow = random_flow(rng, Prefix.parse(WITHDRAWN), [], False)
-                    kernel.route_get(
-                        Query(flow.source, flow.destination, iif, 17, flow.sport, flow.dport)
-                    )
+                    kernel.route_get(Query(replace(flow, proto=socket.IPPROTO_UDP), iif))
         finally:
             os.sched_setaffinity(0, allowed)
 

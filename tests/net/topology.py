@@ -22,10 +22,12 @@ from testbed.netns import Namespace, veth
 from testbed.waiting import wait_until
 from tests.capabilities import Since, require_kernel
 from tests.net.command import Done, command
+from xdpecmp.cli import asjson
 from xdpecmp.instance.instance import BPFFS, RUN, Instance
 from xdpecmp.model.values import Prefix
 from xdpecmp.netlink import Kernel
-from xdpecmp.observe.view import RouteView, View
+from xdpecmp.observe.state import RouteState
+from xdpecmp.observe.view import View
 
 DEADLINE = 5.0
 """Within this a change of the kernel's has to be in the data path, on a busy machine too."""
@@ -81,27 +83,28 @@ class Router:
             yield View(maps, kernel.links())
 
     def wait_for_route(self, prefix: str, wanted: Any, what: str) -> None:
-        """Until `wanted`, a predicate, holds for the RouteView (or None) of a prefix."""
+        """Until `wanted`, a predicate, holds for the RouteState (or None) of a prefix."""
         with self.view() as view:
             wait_until(lambda: bool(wanted(view.route(Prefix.parse(prefix)))), what, DEADLINE)
 
     def status(self) -> dict[str, Any]:
         """What `status -j` says, read in this process."""
         with self.view() as view:
-            return view.status(self.instance)
+            return asjson.status(view.status(self.instance))
 
     def wait_for_status(self, **wanted: Any) -> None:
         """Until `status -j` says all this."""
         with self.view() as view:
-            wait_until(
-                lambda: wanted.items() <= view.status(self.instance).items(), f"{wanted}", DEADLINE
-            )
+
+            def holds() -> bool:
+                return wanted.items() <= asjson.status(view.status(self.instance)).items()
+
+            wait_until(holds, f"{wanted}", DEADLINE)
 
     def reason(self, name: str) -> int:
         """One counter of `stats -j`, read in this process."""
         with self.view() as view:
-            counted: int = view.stats()["reasons"][name]
-            return counted
+            return view.stats().reasons[name]
 
     def sysctl(self, key: str, value: int | str | None = None) -> str:
         """Set or read one of the router's sysctls."""
@@ -144,7 +147,7 @@ class Router:
         return left
 
 
-def unresolved(view: View) -> list[RouteView]:
+def unresolved(view: View) -> list[RouteState]:
     """The topology's routes with a gateway that is not usable yet."""
     prefixes = {Prefix.parse(text) for text in (*VIP_PREFIX.values(), *SOURCES.values())}
     return [

@@ -134,7 +134,7 @@ class Wires(Router):
 
     def reasons(self) -> Counter[str]:
         with self.view() as view:
-            return Counter(view.stats()["reasons"])
+            return Counter(view.stats().reasons)
 
     @contextmanager
     def counted(self) -> Iterator[Counter[str]]:

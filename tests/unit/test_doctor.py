@@ -42,6 +42,8 @@ from xdpecmp.model.values import (
     Prefix,
     RouteKind,
 )
+from xdpecmp.observe.losses import Losses
+from xdpecmp.observe.missing import Missing
 from xdpecmp.places import Untrusted
 from xdpecmp.program.abi import MAX_PATHS
 
@@ -119,20 +121,22 @@ CASES = {
     "tickless": Case(host(tickless="2-3"), "note", "nohz_full", "CPUs 2-3", ""),
     # what is attached
     "agent dead": Case(
-        run(running=Running(status=STATUS | {"agent_pid": None})),
+        run(running=Running(status=replace(STATUS, agent_pid=None))),
         *("problem", "agent", "not running: soon", "xdpecmp attach eth1"),
     ),
     "lease ran out": Case(
-        run(running=Running(status=STATUS | {"agent_pid": None, "lease_s": 0})),
+        run(running=Running(status=replace(STATUS, agent_pid=None, lease_s=0))),
         *("problem", "agent", "not running: all passes", "xdpecmp attach eth1"),
     ),
     "agent hangs": Case(
-        run(running=Running(status=STATUS | {"lease_s": 0})),
+        run(running=Running(status=replace(STATUS, lease_s=0))),
         *("problem", "agent", "pid 42", "xdpecmp attach eth1"),
     ),
     "interface gone": Case(
         run(
-            running=Running(status=STATUS | {"missing": [{"ifname": "eth2", "why": "it is gone"}]})
+            running=Running(
+                status=replace(STATUS, missing=(Missing("eth2", "auto", "it is gone", True),))
+            )
         ),
         *("note", "missing", "eth2 does not run our program: it is gone", ""),
     ),
@@ -141,22 +145,7 @@ CASES = {
         *("note", "instance", "of another version", "attach IFACE"),
     ),
     "lost behind a redirect": Case(
-        run(
-            running=Running(
-                status=STATUS
-                | {
-                    "losses": [
-                        {
-                            "ifname": "eth2",
-                            "lost": 1234,
-                            "xdp_drops": 5,
-                            "tx_dropped": 0,
-                            "tx_errors": 0,
-                        }
-                    ]
-                }
-            )
-        ),
+        run(running=Running(status=replace(STATUS, losses=(Losses("eth2", 1234, 5, 0, 0),)))),
         *("note", "losses", "1,234 packets forwarded to it were not sent", "ethtool -S eth2"),
     ),
     "somebody else's folder": Case(

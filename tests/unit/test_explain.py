@@ -15,6 +15,7 @@ from scapy.packet import Packet
 
 from xdpecmp.errors import XdpecmpError
 from xdpecmp.hashing import flow_hash
+from xdpecmp.model.flow import Flow
 from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, RouteKind
 from xdpecmp.netlink import Answer, Query
 from xdpecmp.netlink.getroute import takes_flow_label
@@ -27,7 +28,7 @@ from xdpecmp.observe.explain import (
     in_moved_bucket,
     ingress_of,
     question,
-    twin,
+    reference,
 )
 from xdpecmp.observe.verify import random_flow
 from xdpecmp.program.abi import GroupKind, Reason
@@ -74,29 +75,34 @@ def udp6(label: int = 0) -> Packet:
     return IPv6(**V6, fl=label) / UDP(sport=1, dport=2)
 
 
+def asking(source: bytes, destination: bytes, *more: int, **others: int) -> Query:
+    """What is asked about such a packet."""
+    return Query(Flow(source, destination, *more, **others), IN)
+
+
 ASKED: dict[str, tuple[Decision, Query]] = {
-    "policy 0: addresses": (decision(udp4()), Query(*SIDES4, IN)),
-    "policy 0: any protocol": (decision(IP(**V4) / SCTP()), Query(*SIDES4, IN)),
-    "policy 0: fragments": (decision(IP(**V4, frag=5, proto=17) / b"12345678"), Query(*SIDES4, IN)),
-    "policy 2: addresses": (decision(udp4(), 2), Query(*SIDES4, IN)),
-    "policy 1: ports": (decision(udp4(), 1), Query(*SIDES4, IN, 17, 1, 2)),
-    "policy 3: ports": (decision(udp4(), 3), Query(*SIDES4, IN, 17, 1, 2)),
+    "policy 0: addresses": (decision(udp4()), asking(*SIDES4)),
+    "policy 0: any protocol": (decision(IP(**V4) / SCTP()), asking(*SIDES4)),
+    "policy 0: fragments": (decision(IP(**V4, frag=5, proto=17) / b"12345678"), asking(*SIDES4)),
+    "policy 2: addresses": (decision(udp4(), 2), asking(*SIDES4)),
+    "policy 1: ports": (decision(udp4(), 1), asking(*SIDES4, 17, 1, 2)),
+    "policy 3: ports": (decision(udp4(), 3), asking(*SIDES4, 17, 1, 2)),
     "policy 1: TCP": (
         decision(IP(**V4) / TCP(sport=5, dport=6), 1),
-        Query(*SIDES4, IN, 6, 5, 6),
+        asking(*SIDES4, 6, 5, 6),
     ),
-    "policy 1: no ports": (decision(IP(**V4) / ICMP(), 1), Query(*SIDES4, IN, 1)),
-    "IPv6 policy 0: protocol": (decision(udp6()), Query(*SIDES6, IN, 17)),
-    "IPv6 policy 1: ports, no label": (decision(udp6(9), 1), Query(*SIDES6, IN, 17, 1, 2)),
-    "IPv6 policy 2: protocol": (decision(udp6(), 2), Query(*SIDES6, IN, 17)),
-    "no label to ignore": (decision(udp6(), follows_label=False), Query(*SIDES6, IN, 17)),
+    "policy 1: no ports": (decision(IP(**V4) / ICMP(), 1), asking(*SIDES4, 1)),
+    "IPv6 policy 0: protocol": (decision(udp6()), asking(*SIDES6, 17)),
+    "IPv6 policy 1: ports, no label": (decision(udp6(9), 1), asking(*SIDES6, 17, 1, 2)),
+    "IPv6 policy 2: protocol": (decision(udp6(), 2), asking(*SIDES6, 17)),
+    "no label to ignore": (decision(udp6(), follows_label=False), asking(*SIDES6, 17)),
     "one path: whatever it is": (
         decision(IP(**V4, frag=5, proto=17) / b"12345678", 1, kind=GroupKind.SINGLE, hash=None),
-        Query(*SIDES4, IN),
+        asking(*SIDES4),
     ),
     "one path: an ICMP error": (
         decision(IP(**V4) / ICMP(type=3), 1, kind=GroupKind.SINGLE, is_icmp_error=True),
-        Query(*SIDES4, IN),
+        asking(*SIDES4),
     ),
 }
 
@@ -110,7 +116,7 @@ def test_asked(name: str) -> None:
 def test_the_flow_label_is_asked_where_it_can_be() -> None:
     asked = question(decision(udp6(0x12345)))
     if takes_flow_label():
-        assert asked == Query(*SIDES6, IN, 17, flow_label=0x12345)
+        assert asked == asking(*SIDES6, 17, flow_label=0x12345)
     else:
         assert "Linux 6.14" in str(asked)
 
@@ -190,16 +196,16 @@ def test_a_bucket_that_linux_has_moved() -> None:
     assert not in_moved_bucket(decision(udp4()), answer, {9: group})
 
 
-def test_twin() -> None:
+def test_reference() -> None:
     packet = bytes(udp6(9))
-    ignoring = twin(packet, HashSettings(0, 0x3F, SEED, follows_label=False))
-    following = twin(packet, HashSettings(0, 0x3F, SEED))
-    plain = twin(bytes(udp6()), HashSettings(0, 0x3F, SEED))
+    ignoring = reference(packet, HashSettings(0, 0x3F, SEED, follows_label=False))
+    following = reference(packet, HashSettings(0, 0x3F, SEED))
+    plain = reference(bytes(udp6()), HashSettings(0, 0x3F, SEED))
     assert ignoring is not None
     assert following is not None
     assert plain is not None
     assert ignoring.hash == plain.hash != following.hash
-    assert twin(packet[:30], HashSettings(0, 0x3F, SEED)) is None
+    assert reference(packet[:30], HashSettings(0, 0x3F, SEED)) is None
 
 
 def test_comparison_of_nothing() -> None:

@@ -12,12 +12,14 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet
 from scapy.utils import PcapNgWriter, PcapWriter
 
+from xdpecmp.model.flow import Flow
 from xdpecmp.observe.frames import (
     MAX_FRAME,
     PROTOCOLS,
     BadInput,
-    Flow,
     encapsulate,
+    frame_of,
+    packet_of,
     parse_hex,
     parse_words,
     read_pcap,
@@ -122,33 +124,33 @@ def test_packets(words: str) -> None:
     """Every byte of them, lengths and checksums too."""
     packet = PACKETS[words]
     packet[IPv6 if IPv6 in packet else IP].fields["hlim" if IPv6 in packet else "ttl"] = 64
-    assert flow(words).packet().hex(" ") == bytes(packet).hex(" ")
+    assert packet_of(flow(words)).hex(" ") == bytes(packet).hex(" ")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("words", [V4, V6])
 def test_lengths_of_every_protocol(name: str, words: str) -> None:
-    packet = flow(f"{words} ipproto {name}").packet()
+    packet = packet_of(flow(f"{words} ipproto {name}"))
     length = packet[2:4] if packet[0] == 0x45 else packet[4:6]
     header = 0 if packet[0] == 0x45 else 40
     assert int.from_bytes(length, "big") + header == len(packet)
 
 
 def test_tags() -> None:
-    packet = flow(V4).packet()
+    packet = packet_of(flow(V4))
     made = encapsulate(packet, MAC, [(0x88A8, 5), (0x8100, 7)])
     wanted = Ether(dst="02:00:00:00:00:aa", src="02:00:00:00:00:01") / Dot1AD(vlan=5)
     assert made == bytes(wanted / Dot1Q(vlan=7) / IP(packet))
 
 
 def test_ethertype() -> None:
-    assert flow(V4).frame(MAC)[12:14].hex() == "0800"
-    assert flow(V6).frame(MAC)[12:14].hex() == "86dd"
+    assert frame_of(flow(V4), MAC)[12:14].hex() == "0800"
+    assert frame_of(flow(V6), MAC)[12:14].hex() == "86dd"
 
 
 # --- hex -----------------------------------------------------------------------------------------
 
-FRAME = flow(V4).frame(MAC)
+FRAME = frame_of(flow(V4), MAC)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xdpecmp"
 
 FLOORS = (
-    {"errors"},
+    {"closing", "errors"},
     {"model", "places"},
     {"hashing", "program"},
     {"netlink"},

@@ -8,8 +8,9 @@ from fractions import Fraction
 
 import pytest
 
+from xdpecmp.cli import asjson
 from xdpecmp.control import networkd
-from xdpecmp.control.owners import PROTOCOL_NAMES, Hop, owner_of
+from xdpecmp.control.owners import PROTOCOL_NAMES, WeightedHop, owner_of
 from xdpecmp.control.weightplan import HeldWeights, Selector, plan, wanted_buckets
 from xdpecmp.errors import RouteNotFound, RouteNotWeighable
 from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
@@ -90,7 +91,7 @@ def test_the_share_that_moves_is_exact() -> None:
     """1:2 → 2:1 moves the third between the two bounds, to within one part in 2^31."""
     change = plan([TWO], LINKS, PREFIX, [(Selector.parse("10.0.0.1"), 4)])
     assert change.moved * 2**31 == 1431655764 - 715827882
-    row = change.as_json()
+    row = asjson.weights(change, None)
     assert row["moved_share"] == pytest.approx(1 / 3)
     assert [n["new_share"] for n in row["nexthops"]] == pytest.approx([2 / 3, 1 / 3])
     assert [n["old_weight"] for n in row["nexthops"]] == [1, 2]
@@ -114,7 +115,7 @@ def test_a_group_holds_the_weights() -> None:
         [OVER_OBJECTS], LINKS, PREFIX, [(Selector.parse("10.0.0.2"), 60_000)], lambda nhid: found
     )
     assert (change.old, change.new) == ((1, 2), (1, 60_000))
-    assert change.as_json()["nexthop_group"] == {
+    assert asjson.weights(change, None)["nexthop_group"] == {
         "id": 10,
         "resilient": False,
         "routes": 2,
@@ -142,7 +143,7 @@ def test_buckets_that_move_are_those_held_beyond_what_is_wanted() -> None:
     wanted = [(Selector.parse("10.0.0.1"), 2)]
     change = plan([OVER_OBJECTS], LINKS, PREFIX, wanted, lambda nhid: found)
     assert change.moved == Fraction(2, 8)  # 2 and 6 are held, 4 and 4 wanted
-    rows = change.as_json()["nexthops"]
+    rows = asjson.weights(change, None)["nexthops"]
     assert [(row["old_share"], row["new_share"]) for row in rows] == [(0.25, 0.5), (0.75, 0.5)]
 
 
@@ -156,7 +157,7 @@ def test_wanted_buckets(weights: tuple[int, ...], count: int, wanted: list[int])
 
 # --- owners --------------------------------------------------------------------------------------
 
-HOPS = (Hop("10.0.0.1", "eth0", 3), Hop("fe80::2", "eth1", 1))
+HOPS = (WeightedHop("10.0.0.1", "eth0", 3), WeightedHop("fe80::2", "eth1", 1))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4])

@@ -16,7 +16,7 @@ _BACKGROUND = {"NON_IP", "NOT_OUR_MAC", "MULTICAST", "LINK_LOCAL"}
 
 def _verdicts(net: Anycast) -> Counter[str]:
     with net.view() as view:
-        counted = Counter(view.stats()["reasons"])
+        counted = Counter(view.stats().reasons)
     return Counter({name: n for name, n in counted.items() if name not in _BACKGROUND})
 
 

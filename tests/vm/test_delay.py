@@ -50,13 +50,13 @@ def net(request: pytest.FixtureRequest) -> Iterator[Anycast]:
 def test_path_mtu_discovery_over_a_slow_link(net: Anycast, family: int) -> None:
     """Under hash policy 1, where Linux alone lets the errors go astray."""
     with net.view() as view, streams(net, family, BODY) as connections:
-        before = view.stats()["icmp_errors"][COUNTER[family]]
+        before = view.stats().icmp_errors[COUNTER[family]]
         for number in range(1, STREAMS + 1):
             source = f"198.18.16.{number}" if family == 4 else f"2001:db8:c::3:{number:x}"
             stream = connections.connect(source)
             assert stream.read() == BODY
             assert too_big_errors(net.servers[stream.server - 1], family)
-        assert view.stats()["icmp_errors"][COUNTER[family]] - before >= STREAMS
+        assert view.stats().icmp_errors[COUNTER[family]] - before >= STREAMS
 
 
 def test_the_routers_own_address(net: Anycast) -> None:

@@ -22,12 +22,12 @@ from . import output
 @click.option(
     "--set-seed",
     is_flag=True,
-    help="Where Linux keeps its hash seed to itself, set a random one. Flows move once.",
+    help="If Linux keeps its hash seed to itself, set a random one. Flows move once.",
 )
 @click.option(
     "--own-seed/--no-own-seed",
     default=None,
-    help="Where Linux keeps its hash seed to itself (always, before 6.11), hash with one of "
+    help="If Linux keeps its hash seed to itself (always, before 6.11), hash with one of "
     "xdpecmp's own, the same each time on this machine, if it is known that no flow is parted: "
     "otherwise multipath passes to Linux, and it is said why. Kept when attaching again; off at "
     "first.",
@@ -62,7 +62,7 @@ def command(
     """Forward what these interfaces receive in XDP, as Linux would.
 
     Returns when the data path is in sync with the kernel's routes; an agent stays behind and
-    follows them. Where something is attached already it is upgraded in place, without a gap
+    follows them. If something is attached already it is upgraded in place, without a gap
     unless --mode asks for another mode.
     """
     if set_seed and own_seed:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
 
 from .. import demo
+from . import asjson, output
 from .common import NumberType
 
 
@@ -17,7 +16,7 @@ from .common import NumberType
     type=NumberType(20, demo.MOST_SOURCES),
     default=300,
     show_default=True,
-    help="HTTP requests for each address family, each from a source address of its own.",
+    help="HTTP requests for each address family, each from its own source address.",
 )
 @click.option(
     "--policy",
@@ -38,7 +37,7 @@ def command(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """See it work: a client, a router, two weighted servers, in namespaces of their own.
+    """See it work: a client, a router, two weighted servers, in new namespaces.
 
     Sends HTTP requests over IPv4 and IPv6, compares the split with what is fair, and shows that a
     Packet Too Big reaches the server it is meant for. Removes everything afterwards. Exit status 1
@@ -50,5 +49,5 @@ def command(
         console, requests=requests, policy=int(policy), attach=not no_attach, keep=keep
     )
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        output.print_json(asjson.demo(report))
     context.exit(1 if report.problems() else 0)

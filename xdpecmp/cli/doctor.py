@@ -11,7 +11,7 @@ import click
 
 from ..doctor import Finding, Verdict, examine
 from ..doctor.gather import gather
-from . import output
+from . import asjson, output
 from .common import json_option
 
 _STYLES = {Verdict.PROBLEM: "1;31", Verdict.NOTE: "33", Verdict.OK: "32"}
@@ -36,7 +36,7 @@ def command(context: click.Context, interfaces: tuple[str, ...], as_json: bool) 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     findings = examine(gather(interfaces))
     if as_json:
-        output.print_json([finding.row() for finding in findings])
+        output.print_json(asjson.findings(findings))
     else:
         for line in _lines(findings, output.width()):
             output.print_line(line)

@@ -42,7 +42,7 @@ def print_line(text: str) -> None:
 
 
 def width() -> int | None:
-    """Of the terminal in characters; None where stdout is none, and nothing has to be narrow."""
+    """Of the terminal in characters; None if stdout is none, and nothing has to be narrow."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,8 +11,9 @@ import click
 from ..errors import RouteNotFound
 from ..model.values import Prefix
 from ..observe.columns import Columns
-from ..observe.view import PathView, RouteView, View
-from . import output
+from ..observe.state import PathState, RouteState
+from ..observe.view import View
+from . import asjson, output
 from .common import ParameterType, json_option, view
 
 
@@ -43,7 +45,7 @@ def command(prefix: Prefix | None, as_json: bool) -> None:
     with view() as data_path:
         routes = data_path.routes() if prefix is None else iter([_chosen(data_path, prefix)])
         if as_json:
-            output.print_json_array(route.row() for route in routes)
+            output.print_json_array(asjson.route(route) for route in routes)
         else:
             output.print_table(_rows(routes), COLUMNS)
 
@@ -64,7 +66,7 @@ COLUMNS = Columns(
 )
 
 
-def _chosen(data_path: View, prefix: Prefix) -> RouteView:
+def _chosen(data_path: View, prefix: Prefix) -> RouteState:
     """The route of that prefix, or for an address the longest that covers it."""
     route = data_path.chosen(prefix)
     if route is None:
@@ -72,7 +74,7 @@ def _chosen(data_path: View, prefix: Prefix) -> RouteView:
     return route
 
 
-def _rows(routes: Iterable[RouteView]) -> Iterator[dict[str, object]]:
+def _rows(routes: Iterable[RouteState]) -> Iterator[dict[str, object]]:
     """A row for each next hop; the prefix stands in the first."""
     known: dict[int, tuple[object, list[dict[str, object]]]] = {}
     for route in routes:
@@ -91,5 +93,5 @@ NOTHING = dict.fromkeys(("via", "dev", "weight", "share", "lladdr"), "")
 """Of a prefix that leads nowhere: what does not apply stays blank."""
 
 
-def _path_row(path: PathView) -> dict[str, object]:
-    return path.row() | {"share": f"{float(path.share):.2%}", "via": path.via or "on-link"}
+def _path_row(path: PathState) -> dict[str, object]:
+    return asdict(path) | {"share": f"{float(path.share):.2%}", "via": path.via or "on-link"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -13,9 +14,10 @@ from ..instance.instance import Instance
 from ..netlink import Kernel
 from ..observe import losses
 from ..observe.columns import Columns, lines
+from ..observe.state import Stats
 from ..observe.view import View
 from ..program.abi import ICMP_ERROR_TEXT, REASON_TEXT
-from . import output
+from . import asjson, output
 from .common import json_option
 
 INTERVAL = 1.0
@@ -51,24 +53,24 @@ def command(watch: bool, as_json: bool) -> None:
         return
     stats = _read()
     if as_json:
-        output.print_json(stats)
+        output.print_json(asjson.stats(stats))
     else:
         output.print_line(_render(stats))
 
 
-def _read() -> dict[str, Any]:
+def _read() -> Stats:
     instance = Instance()
     with Kernel() as kernel, instance.open_maps() as maps:
         stats = View(maps, kernel.links()).stats()
         devices = losses.report(kernel, maps, instance.program_ids(), instance.run)
-        return stats | {"devices": devices}
+        return replace(stats, devices=tuple(devices))
 
 
 def _watch(as_json: bool) -> None:
     """Until Ctrl-C; as JSON, one document a line."""
     if as_json:
         while True:
-            output.print_line(json.dumps(_read()))
+            output.print_line(json.dumps(asjson.stats(_read())))
             time.sleep(INTERVAL)
     before = _read()
     if not output.is_terminal():  # where nothing can be drawn over
@@ -89,35 +91,35 @@ def _watch(as_json: bool) -> None:
             before = now
 
 
-def _render(
-    stats: dict[str, Any], before: dict[str, Any] | None = None, seconds: float = 1.0
-) -> str:
+def _render(stats: Stats, before: Stats | None = None, seconds: float = 1.0) -> str:
     """Four tables; what never happened is left out of all but the first."""
-    headings = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
-    nexthops = stats["nexthops"]
-    if before is not None:
-        earlier = {(row["via"], row["dev"]): row["packets"] for row in before["nexthops"]}
-        headings["rate"] = "PACKETS/S"
-        nexthops = [
-            row | {"rate": _rate(row["packets"], earlier.get((row["via"], row["dev"]), 0), seconds)}
-            for row in nexthops
-        ]
     width = output.width()
-    parts = [lines(nexthops, Columns(headings), width)]
-    for key, heading, texts in (
-        ("reasons", "VERDICT", REASON_TEXT),
-        ("icmp_errors", "ICMP ERROR", ICMP_ERROR_TEXT),
+    parts = [_nexthops(stats, before, seconds)]
+    for heading, counted, earlier, texts in (
+        ("VERDICT", stats.reasons, before.reasons if before else None, REASON_TEXT),
+        ("ICMP ERROR", stats.icmp_errors, before.icmp_errors if before else None, ICMP_ERROR_TEXT),
     ):
-        rows = _counter_rows(stats[key], before and before[key], seconds, texts)
+        rows = _counter_rows(counted, earlier, seconds, texts)
         if rows:
             headings = {"name": heading, "packets": "PACKETS", "text": "MEANING"}
             if before is not None:
                 headings = {"name": heading, "packets": "PACKETS", "rate": "/S", "text": "MEANING"}
             parts.append(lines(rows, Columns(headings, optional=("text",), folds="text"), width))
-    losing = losses.losing(stats["devices"])
+    losing = [asdict(device) for device in stats.devices if device]
     if losing:
         parts.append(lines(losing, _DEVICE_COLUMNS, width))
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _nexthops(stats: Stats, before: Stats | None, seconds: float) -> Iterator[str]:
+    headings = {"via": "VIA", "dev": "DEV", "packets": "PACKETS", "bytes": "BYTES"}
+    rows = [asdict(hop) for hop in stats.nexthops]
+    if before is not None:
+        headings["rate"] = "PACKETS/S"
+        earlier = {(hop.via, hop.dev): hop.packets for hop in before.nexthops}
+        for row, hop in zip(rows, stats.nexthops, strict=True):
+            row["rate"] = _rate(hop.packets, earlier.get((hop.via, hop.dev), 0), seconds)
+    return lines(rows, Columns(headings), output.width())
 
 
 def _counter_rows(

@@ -5,23 +5,22 @@ from __future__ import annotations
 import random
 import secrets
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
 from ..instance.instance import Instance
-from ..model.values import Prefix
+from ..model.values import Link, Prefix
 from ..netlink import Kernel
 from ..observe.columns import Columns
+from ..observe.devices import our_links
 from ..observe.explain import Explainer
 from ..observe.scratch import Trial, try_packets
 from ..observe.verify import Result, Verifier, entrances, multipath_routes
-from . import output
+from . import asjson, output, packet
 from .common import NumberType, json_option
-from .explain import Names, lines, row
 from .routes import PREFIX
 
 _MOST_SHOWN = 3
@@ -46,18 +45,18 @@ def command(
 ) -> None:
     """Check that the data path chooses as Linux does, with random flows on each multipath route.
 
-    Compares the attached program, the same maths in Python, and the kernel's own answer. Nothing
-    is sent, and nothing is counted. Where Linux's answer is another one it is asked again on each
-    CPU, and real packets are sent in a namespace apart. Of routes that share their next hops a few
-    are tried, unless one is named. Exit status 1 if there is a difference, or nothing could be
-    compared.
+    Compares the attached program, the reference model in Python, and the kernel's own answer.
+    Nothing is sent, and nothing is counted. If Linux's answer is another one it is asked again on
+    each CPU, and real packets are sent in a scratch namespace. Of routes that share their next hops
+    a few are tried, unless one is named. Exit status 1 if there is a difference, or nothing could
+    be compared.
     """
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     rng = random.Random(seed)
     instance = Instance()
     with Kernel() as kernel, instance.open_maps() as maps:
-        links, ours = kernel.links(), instance.program_ids()
-        attached = [link for link in links.values() if link.xdp_prog_id in ours]
+        links = kernel.links()
+        attached = our_links(links.values(), instance.program_ids())
         routes = multipath_routes(maps, rng, prefix)
         with (
             Explainer(instance, maps) as explainer,
@@ -67,30 +66,27 @@ def command(
             task = progress.add_task("flows", total=len(routes) * flows)
             results = list(verifier.run(routes, flows, lambda n: progress.advance(task, n)))
             trials = _trials(results)
-        names = Names(links)
-        differences = [
-            {"prefix": str(result.prefix)} | row(each, maps, names)
-            for result in results
-            for each in result.differences
-        ]
-    rows = [_row(result) for result in results]
     if as_json:
         output.print_json(
             {
                 "seed": seed,
-                "routes": rows,
-                "differences": differences,
+                "routes": [asjson.verified(result) for result in results],
+                "differences": [
+                    {"prefix": str(result.prefix)} | asjson.explained(each, links)
+                    for result in results
+                    for each in result.differences
+                ],
                 "wrong_cpus": {str(cpu): said for cpu, said in verifier.judge.wrong.items()},
                 "real_packets": {str(f): each and each._asdict() for f, each in trials.items()},
             }
         )
     else:
-        _print(rows, differences, seed)
+        _print(results, links, seed)
         for line in _judgement(verifier.judge.complaint(), trials):
             click.echo(f"\n{line}")
     differ = any(result.differed for result in results)
     compared = any(result.agreed or result.without_linux for result in results)
-    context.exit(1 if differ or (rows and not compared) else 0)
+    context.exit(1 if differ or (results and not compared) else 0)
 
 
 def _trials(results: list[Result]) -> dict[int, Trial | None]:
@@ -123,35 +119,33 @@ def _judgement(complaint: str, trials: dict[int, Trial | None]) -> Iterator[str]
             )
 
 
-def _row(result: Result) -> dict[str, Any]:
-    return {
-        "prefix": str(result.prefix),
-        "agree": result.agreed,
-        "differ": result.differed,
-        "without_linux": dict(result.without_linux),
-        "no_choice": dict(result.no_choice),
-    }
-
-
-def _counts(reasons: dict[str, int]) -> str:
+def _counts(reasons: Mapping[str, int]) -> str:
     return "; ".join(f"{number:,} ({why})" for why, number in reasons.items())
 
 
-def _print(rows: list[dict[str, Any]], differences: list[dict[str, Any]], seed: int) -> None:
-    if not rows:
+def _print(results: Sequence[Result], links: Mapping[int, Link], seed: int) -> None:
+    if not results:
         output.note("no multipath route: there is no choice to compare")
         return
-    columns = {"prefix": "PREFIX", "agree": "AGREE", "differ": "DIFFER"}
-    shown = rows
-    for key, heading in (("without_linux", "PYTHON ONLY"), ("no_choice", "NO CHOICE")):
-        if any(each[key] for each in rows):
-            columns[key] = heading
-            shown = [each | {key: _counts(each[key])} for each in shown]
-    output.print_table(shown, Columns(columns, lead=True))
-    if not differences:
-        return
-    click.echo(f"\nThe first differences (again: --seed {seed}):")
+    headings = {"prefix": "PREFIX", "agree": "AGREE", "differ": "DIFFER"}
+    if any(result.without_linux for result in results):
+        headings["without_linux"] = "PYTHON ONLY"
+    if any(result.no_choice for result in results):
+        headings["no_choice"] = "NO CHOICE"
+    rows = [
+        {
+            "prefix": str(result.prefix),
+            "agree": result.agreed,
+            "differ": result.differed,
+            "without_linux": _counts(result.without_linux),
+            "no_choice": _counts(result.no_choice),
+        }
+        for result in results
+    ]
+    output.print_table(rows, Columns(headings, lead=True))
+    differences = [each for result in results for each in result.differences]
+    if differences:
+        click.echo(f"\nThe first differences (again: --seed {seed}):")
     for each in differences[:_MOST_SHOWN]:
         click.echo()
-        for name, text in lines(each):
-            click.echo(f"{name:<9}{text}")
+        packet.print_lines(each, links)

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from ..control.networkd import networkd_devices
-from ..control.weightplan import Change, HeldWeights, NotMirrored, Selector, plan, wait_until
+from ..control.weightplan import HeldWeights, NotMirrored, Selector, WeightChange, plan, wait_until
 from ..errors import RouteNotFound, shortened
 from ..instance.instance import Instance, NotAttached
 from ..model.values import Prefix, RouteKind
 from ..netlink import Kernel
 from ..observe.columns import Columns
 from ..observe.view import View
-from . import output
+from . import asjson, output
 from .common import ParameterType, json_option
 from .routes import PREFIX
 
@@ -60,7 +60,7 @@ def command(
     """Change the weights of a multipath route, in the kernel and so in the data path.
 
     Next hops that are not named keep their weights. VIA%DEV tells apart next hops with the same
-    address, %DEV is one without an address. Where a nexthop group holds the weights the group
+    address, %DEV is one without an address. If a nexthop group holds the weights the group
     changes, and with it all routes that use it. Weights that a routing daemon or another program
     looks after are left alone, unless --force insists. Returns when packets go by the new weights.
     """
@@ -82,13 +82,13 @@ def command(
         if owner:
             output.note(f"{change.belongs(owner)}; {owner.advice}")
     if as_json:
-        output.print_json(change.as_json() | {"owner": owner and owner.name})
+        output.print_json(asjson.weights(change, owner.name if owner else None))
     else:
         _print(change, dry_run)
 
 
 def _held(kernel: Kernel, nhid: int) -> HeldWeights | None:
-    """The group of that id, None where it is a next hop alone. Raises RouteNotFound where it
+    """The group of that id, None if it is a next hop alone. Raises RouteNotFound if it
     changes while it is read."""
     group = kernel.nexthops().get(nhid)
     if group is None or group.single or group.kind is not RouteKind.UNICAST:
@@ -101,7 +101,7 @@ def _held(kernel: Kernel, nhid: int) -> HeldWeights | None:
     return HeldWeights(group, told.protocol, members, told.max_weight, *users)
 
 
-def _wait_for_data_path(kernel: Kernel, change: Change) -> None:
+def _wait_for_data_path(kernel: Kernel, change: WeightChange) -> None:
     """Until the data path has the new weights. Raises NotMirrored; notes that nothing runs."""
     try:
         maps = Instance().open_maps()
@@ -119,37 +119,35 @@ def _wait_for_data_path(kernel: Kernel, change: Change) -> None:
             )
 
 
-def _mirrored(view: View, change: Change) -> bool:
+def _mirrored(view: View, change: WeightChange) -> bool:
     route = view.route(change.route.prefix)
     if route is None or route.kind == "pass":
         return route is not None
     wanted = {
-        (change.via(path.nexthop), change.device(path.nexthop), weight)
-        for path, weight in zip(change.route.paths, change.new, strict=True)
+        (hop.via, hop.dev, weight) for hop, weight in zip(change.hops(), change.new, strict=True)
     }
     # the data path may leave some out: the dead, the bad under fib_multipath_use_neigh
     return wanted.issuperset((path.via, path.dev, path.weight) for path in route.paths)
 
 
-def _print(change: Change, dry_run: bool) -> None:
-    data = change.as_json()
+def _print(change: WeightChange, dry_run: bool) -> None:
     verb = "would move" if dry_run else "moved"
     what = "flows"
     if change.held and change.resilient:
         verb = "would move" if dry_run else "move"
         verb += f", each once it has been idle for {change.held.group.idle_s:g} s"
         what = "buckets"
-    click.echo(f"{data['prefix']}: {float(change.moved):.2%} of the {what} {verb}")
+    click.echo(f"{change.route.prefix}: {float(change.moved):.2%} of the {what} {verb}")
     if change.held:
         click.echo(_users_text(change.held, dry_run))
     rows = [
         {
-            "via": row["via"] or "on-link",
-            "dev": row["dev"],
-            "weight": f"{row['old_weight']} → {row['new_weight']}",
-            "share": f"{row['old_share']:.2%} → {row['new_share']:.2%}",
+            "via": row.hop.via or "on-link",
+            "dev": row.hop.dev,
+            "weight": f"{row.old_weight} → {row.new_weight}",
+            "share": f"{float(row.old_share):.2%} → {float(row.new_share):.2%}",
         }
-        for row in data["nexthops"]
+        for row in change.rows()
     ]
     headings = {"via": "VIA", "dev": "DEV", "weight": "WEIGHT", "share": "SHARE"}
     output.print_table(rows, Columns(headings))

@@ -73,7 +73,7 @@ def expanded(chosen: Iterable[Link], links: Links) -> list[Link]:
 
 
 def check_interface(link: Link, links: Links, ours: Collection[int]) -> None:
-    """Raises XdpecmpError where a program of ours cannot be attached; `ours`: ids of those."""
+    """Raises XdpecmpError if a program of ours cannot be attached; `ours`: ids of those."""
     if len(link.mac) != 6 or link.name == "lo":
         raise XdpecmpError(
             f"{link.name} has no Ethernet header to forward by",
@@ -95,7 +95,7 @@ def check_interface(link: Link, links: Links, ours: Collection[int]) -> None:
 
 
 def check_above(link: Link, links: Links, ours: Collection[int]) -> None:
-    """Raises ForeignProgram where a program of somebody else's on top of it is in the way."""
+    """Raises ForeignProgram if another's program, on top of it, is in the way."""
     for upper in above(link, links):
         if upper.xdp_prog_id and upper.xdp_prog_id not in ours:
             raise ForeignProgram(
@@ -143,7 +143,7 @@ def in_the_way(chosen: Collection[Link], links: Links) -> list[Link]:
 def attach_all(
     kernel: Kernel, links: Sequence[Link], program: int, mode: str, every: Links
 ) -> Attached:
-    """On all of them or, where one refuses, on none that had no program of ours before. `every`:
+    """On all of them or, if one refuses, on none that had no program of ours before. `every`:
     all devices. A bond that runs our program has it taken off: its links do now."""
     result = Attached()
     links = bottom_up(links, every)
@@ -171,7 +171,7 @@ def _bare(link: Link) -> Link:
 def _same_mode_for_bonds(
     kernel: Kernel, links: Sequence[Link], program: int, result: Attached
 ) -> None:
-    """What VLAN devices of a bond receive is treated alike by whichever link it came: where one of
+    """What VLAN devices of a bond receive is treated alike by whichever link it came: if one of
     them has no native XDP all take generic mode."""
     for link in links:
         modes = {result.modes[each.name] for each in links if each.master == link.master}
@@ -251,7 +251,7 @@ def _attach_one(kernel: Kernel, link: Link, program: int, mode: str, notes: list
 
 
 def _change_mode(kernel: Kernel, link: Link, current: int, program: int, mode: str) -> None:
-    """Where the new mode is refused, the program of before is back in its own."""
+    """If the new mode is refused, the earlier program is back in its mode."""
     kernel.detach_xdp(link.ifindex, link.xdp_mode, current)
     try:
         kernel.attach_xdp(link.ifindex, program, mode)
@@ -266,7 +266,7 @@ def _change_mode(kernel: Kernel, link: Link, current: int, program: int, mode: s
 def detach_all(
     kernel: Kernel, chosen: Collection[Link], every: Links, ours: Collection[int]
 ) -> None:
-    """Off these, from above; what is in the way gets its program back. Raises ForeignProgram where
+    """Off these, from above; what is in the way gets its program back. Raises ForeignProgram if
     that is not ours; then nothing has changed."""
     for link in chosen:
         check_above(link, every, ours)

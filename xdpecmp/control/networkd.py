@@ -13,7 +13,7 @@ STATE = Path("/run/systemd/netif/links")
 
 
 def networkd_devices(links: Mapping[int, Link], state: Path = STATE) -> set[str]:
-    """Names of those of `links`, the devices of this process's namespace. None where networkd does
+    """Names of those of `links`, the devices of this process's namespace. None if networkd does
     not run, or in another namespace."""
     if not _is_first_namespace():
         return set()

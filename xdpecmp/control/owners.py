@@ -1,6 +1,6 @@
 """Who looks after a route or a nexthop group, and how its weights are changed there.
 
-Whoever installed it says so by a number, RTPROT_*: of the route, or of the group where it has the
+Whoever installed it says so by a number, RTPROT_*: of the route, or of the group if that has the
 weights. What ip(8) makes belongs to nobody. What systemd-networkd is told to make has the number of
 such routes, so its devices are what gives it away.
 """
@@ -10,30 +10,20 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-HANDMADE = frozenset({0, 2, 3, 4})
-"""RTPROT_UNSPEC, KERNEL, BOOT, STATIC: nobody looks after these, networkd perhaps apart."""
-_STATIC = 4
-_RA, _ZEBRA, _BIRD, _DHCP, _KEEPALIVED = 9, 11, 12, 16, 18
-_BGP, _ZEBRA_STATIC = 186, 196
+from ..netlink.rtnetlink import Protocol
 
-PROTOCOL_NAMES = {
-    1: "redirect", 8: "gated", 9: "ra", 10: "mrt", 11: "zebra", 12: "bird", 13: "dnrouted",
-    14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel", 84: "ovn",
-    99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 190: "ripng", 191: "nhrp",
-    192: "eigrp", 193: "ldp", 194: "sharp", 195: "pbr", 196: "zstatic", 197: "openfabric",
-    198: "srte",
-}  # fmt: skip
-"""RTPROT_* of include/uapi/linux/rtnetlink.h and FRR's zebra/rt_netlink.h, as `ip route` has them.
-"""
-_OF_FRR = frozenset({_ZEBRA, *range(_BGP, 199)})
+HANDMADE = frozenset({Protocol.UNSPEC, Protocol.KERNEL, Protocol.BOOT, Protocol.STATIC})
+"""Nobody looks after these, networkd perhaps apart."""
+PROTOCOL_NAMES = {each.value: each.name.lower() for each in Protocol if each not in HANDMADE}
+_OF_FRR = frozenset({Protocol.ZEBRA, *range(Protocol.BGP, Protocol.SRTE + 1)})
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class WeightedHop:
     """A next hop and the weight that it is to have, in words."""
 
     via: str
-    """"" where there is none."""
+    """"" if there is none."""
     dev: str
     weight: int
 
@@ -57,20 +47,20 @@ def owner_of(
     protocol: int,
     route_protocol: int,
     prefix: str,
-    hops: Sequence[Hop],
+    hops: Sequence[WeightedHop],
     networkd: Collection[str] = (),
     group: int = 0,
 ) -> Owner | None:
     """None: nobody. `protocol` is that of what holds the weights, `route_protocol` the route's;
     `networkd`: devices that systemd-networkd configures; `group`: the nexthop group's id, if one
     holds the weights."""
-    if protocol == _STATIC and any(hop.dev in networkd for hop in hops):
+    if protocol == Protocol.STATIC and any(hop.dev in networkd for hop in hops):
         return _networkd(hops, group)
     if protocol in HANDMADE:
         return None
     if protocol in _OF_FRR:
-        return _frr(route_protocol if protocol == _ZEBRA else protocol, hops)
-    if protocol == _BIRD:
+        return _frr(route_protocol if protocol == Protocol.ZEBRA else protocol, hops)
+    if protocol == Protocol.BIRD:
         vias = " ".join(f"via {_bird_hop(hop)} weight {hop.weight}" for hop in hops)
         return Owner(
             "BIRD",
@@ -78,7 +68,7 @@ def owner_of(
             f"in bird.conf, in a static protocol: route {prefix} {vias}; then: birdc configure "
             "(for routes that it learned: weight in the import filter)",
         )
-    if protocol == _KEEPALIVED:
+    if protocol == Protocol.KEEPALIVED:
         words = " ".join(f"nexthop via {hop.via} dev {hop.dev} weight {hop.weight}" for hop in hops)
         return Owner(
             "keepalived",
@@ -86,13 +76,13 @@ def owner_of(
             f"in keepalived.conf, in virtual_routes: {prefix} {words}; then: systemctl reload "
             "keepalived",
         )
-    if protocol == _DHCP:
+    if protocol == Protocol.DHCP:
         return Owner(
             "the DHCP client",
             "which may write its own again when the lease is renewed",
             "DHCP knows no weights: they need a route of your own, with a lower metric",
         )
-    if protocol == _RA:
+    if protocol == Protocol.RA:
         return Owner(
             "router advertisements",
             "the next of which may bring back the old weights",
@@ -103,17 +93,17 @@ def owner_of(
     return Owner(who, "which may undo a change made elsewhere", "change the weights there")
 
 
-def _frr(protocol: int, hops: Sequence[Hop]) -> Owner:
-    if protocol == _BGP:
+def _frr(protocol: int, hops: Sequence[WeightedHop]) -> Owner:
+    if protocol == Protocol.BGP:
         weights = ", ".join(f"{hop.weight} for {hop.via or hop.dev}" for hop in hops)
         advice = (
             "in vtysh, in the route-map that each neighbour has inbound: set extcommunity "
             f"bandwidth N, in these proportions: {weights}"
         )
-    elif protocol in (194, 195):
+    elif protocol in (Protocol.SHARP, Protocol.PBR):
         words = ", ".join(f"nexthop {hop.via} {hop.dev} weight {hop.weight}" for hop in hops)
         advice = f"in vtysh, in the nexthop-group: {words}"
-    elif protocol in (_ZEBRA, _ZEBRA_STATIC):
+    elif protocol in (Protocol.ZEBRA, Protocol.ZSTATIC):
         advice = (
             "FRR's static routes know no weights: take it out of FRR (vtysh: no ip route ...) and "
             "make it with ip route, or learn it by BGP with link bandwidth"
@@ -126,13 +116,13 @@ def _frr(protocol: int, hops: Sequence[Hop]) -> Owner:
     return Owner("FRR's zebra", "which undoes changes made elsewhere at once", advice)
 
 
-def _bird_hop(hop: Hop) -> str:
+def _bird_hop(hop: WeightedHop) -> str:
     if not hop.via:
         return f'"{hop.dev}"'
     return f"{hop.via}%{hop.dev}" if hop.via.startswith("fe80:") else hop.via
 
 
-def _networkd(hops: Sequence[Hop], group: int) -> Owner:
+def _networkd(hops: Sequence[WeightedHop], group: int) -> Owner:
     if group:
         advice = f"in the [NextHop] section with Id={group}: Group=ID:WEIGHT for each member"
     else:

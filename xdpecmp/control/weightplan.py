@@ -12,16 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import NamedTuple
 
 from ..compile import TABLE_MAIN
 from ..errors import RouteNotFound, RouteNotWeighable, XdpecmpError, shortened
 from ..hashing import bounds, moved_share, shares
 from ..model.values import Link, NextHop, NexthopGroup, Path, Prefix, Route, RouteKind
-from .owners import Hop, Owner, owner_of, protocol_name
-
-MAX_WEIGHT = 256
-"""Of RTA_MULTIPATH: rtnh_hops is one byte and holds the weight minus one."""
+from ..netlink.routeweights import check_multipath, check_weight
+from ..observe.devices import Hop, device_name, hop
+from .owners import Owner, WeightedHop, owner_of, protocol_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +62,22 @@ class HeldWeights:
     first_users: tuple[Prefix, ...]
 
 
+class WeightRow(NamedTuple):
+    """One next hop, before and after."""
+
+    hop: Hop
+    old_weight: int
+    new_weight: int
+    old_share: Fraction
+    new_share: Fraction
+
+
 @dataclass(frozen=True, slots=True)
-class Change:
+class WeightChange:
     """A route and its weights before and after, path by path."""
 
     route: Route
-    """With its paths, also where a nexthop group has them."""
+    """With its paths, also if a nexthop group has them."""
     new: tuple[int, ...]
     links: Mapping[int, Link]
     held: HeldWeights | None = None
@@ -103,38 +112,15 @@ class Change:
         count = len(self.held.group.buckets)
         return [Fraction(wanted, count) for wanted in wanted_buckets(self.new, count)]
 
-    def as_json(self) -> dict[str, Any]:
-        rows = zip(
-            self.route.paths,
-            self.old,
-            self.new,
-            self._shares_now(),
-            self._shares_then(),
-            strict=True,
-        )
-        return {
-            "prefix": str(self.route.prefix),
-            "protocol": protocol_name(self.protocol),
-            "moved_share": round(float(self.moved), 9),
-            "nexthops": [
-                {
-                    "via": self.via(path.nexthop),
-                    "dev": self.device(path.nexthop),
-                    "old_weight": old,
-                    "new_weight": new,
-                    "old_share": round(float(old_share), 9),
-                    "new_share": round(float(new_share), 9),
-                }
-                for path, old, new, old_share, new_share in rows
-            ],
-            "nexthop_group": self.held
-            and {
-                "id": self.held.group.id,
-                "resilient": self.held.group.resilient,
-                "routes": self.held.users,
-                "first_routes": [str(prefix) for prefix in self.held.first_users],
-            },
-        }
+    def rows(self) -> list[WeightRow]:
+        """The next hops in their order, with their shares of the hash space (0 to 1)."""
+        shares_now, shares_then = self._shares_now(), self._shares_then()
+        rows = zip(self.hops(), self.old, self.new, shares_now, shares_then, strict=True)
+        return [WeightRow(*row) for row in rows]
+
+    def hops(self) -> list[Hop]:
+        """The next hops in words."""
+        return [hop(self.links, path.nexthop) for path in self.route.paths]
 
     @property
     def protocol(self) -> int:
@@ -144,15 +130,15 @@ class Change:
     def owner(self, networkd: Collection[str] = ()) -> Owner | None:
         """Who looks after these weights; `networkd`: devices that systemd-networkd configures."""
         hops = [
-            Hop(self.via(path.nexthop) or "", self.device(path.nexthop), weight)
-            for path, weight in zip(self.route.paths, self.new, strict=True)
+            WeightedHop(hop.via or "", hop.dev, weight)
+            for hop, weight in zip(self.hops(), self.new, strict=True)
         ]
         group = self.held.group.id if self.held else 0
         prefix = str(self.route.prefix)
         return owner_of(self.protocol, self.route.protocol, prefix, hops, networkd, group)
 
     def check_owner(self, networkd: Collection[str] = ()) -> None:
-        """Raises RouteNotWeighable where somebody looks after these weights."""
+        """Raises RouteNotWeighable if somebody looks after these weights."""
         owner = self.owner(networkd)
         if owner is not None:
             raise RouteNotWeighable(
@@ -167,14 +153,6 @@ class Change:
         return (
             f"{what} belongs to {owner.name} (proto {protocol_name(self.protocol)}), {owner.undoes}"
         )
-
-    @staticmethod
-    def via(nexthop: NextHop) -> str | None:
-        return str(ipaddress.ip_address(nexthop.via)) if nexthop.via else None
-
-    def device(self, nexthop: NextHop) -> str:
-        link = self.links.get(nexthop.ifindex)
-        return link.name if link else f"if{nexthop.ifindex}"
 
     def _bounds(self, weights: Sequence[int]) -> tuple[int, ...]:
         return bounds(
@@ -207,19 +185,22 @@ def plan(
     prefix: Prefix,
     wanted: Iterable[tuple[Selector, int]],
     read_held: Callable[[int], HeldWeights | None] = lambda nhid: None,
-) -> Change:
-    """Find the route and say what would change; `read_held`: the group of that id, None where it is
+) -> WeightChange:
+    """Find the route and say what would change; `read_held`: the group of that id, None if it is
     none that has weights. Raises RouteNotFound, RouteNotWeighable."""
     route = _find(routes, prefix)
     held = read_held(route.nhid) if route.nhid else None
     if route.nhid:
         route = route._replace(paths=_members(route, held))
-    _check_is_multipath(route)
+    check_multipath(route)
     names = {link.name: link.ifindex for link in links.values()}
     new = [path.weight for path in route.paths]
     given: dict[int, Selector] = {}
     for selector, weight in wanted:
-        _check_weight(selector, weight, held)
+        if held:
+            check_weight(weight, selector, held.max_weight, held.group.id)
+        else:
+            check_weight(weight, selector)
         index = _index(route, selector, names, links)
         if index in given:
             both = dict.fromkeys((str(given[index]), str(selector)))
@@ -229,19 +210,7 @@ def plan(
             )
         given[index] = selector
         new[index] = weight
-    return Change(route, tuple(new), links, held)
-
-
-def _check_weight(selector: Selector, weight: int, held: HeldWeights | None) -> None:
-    most = held.max_weight if held else MAX_WEIGHT
-    if not 1 <= weight <= most:
-        where = (
-            f"group (ip nexthop show id {held.group.id})" if held else "route (ip route replace)"
-        )
-        raise RouteNotWeighable(
-            f"weight {weight} for {selector} is outside 1 to {most}, what the kernel takes",
-            f"to send a next hop nothing, remove it from the {where}",
-        )
+    return WeightChange(route, tuple(new), links, held)
 
 
 def _members(route: Route, held: HeldWeights | None) -> tuple[Path, ...]:
@@ -272,24 +241,15 @@ def _find(routes: Sequence[Route], prefix: Prefix) -> Route:
     return route
 
 
-def _check_is_multipath(route: Route) -> None:
-    if len(route.paths) < 2:
-        family = f"-{route.prefix.family} " if route.prefix.family == 6 else ""
-        raise RouteNotWeighable(
-            f"{route.prefix} has one next hop only, so there is nothing to weigh",
-            f"see it: ip {family}route show {route.prefix}",
-        )
-
-
 def _index(
     route: Route, selector: Selector, names: Mapping[str, int], links: Mapping[int, Link]
 ) -> int:
-    """Which path is meant. Raises RouteNotFound where none is, or more than one."""
+    """Which path is meant. Raises RouteNotFound if none is, or more than one."""
     fitting = [
         i
         for i, path in enumerate(route.paths)
         if path.nexthop.via == selector.via
-        and selector.dev in (None, _name(links, path.nexthop.ifindex))
+        and selector.dev in (None, device_name(links, path.nexthop.ifindex))
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -311,13 +271,9 @@ def _index(
     )
 
 
-def _name(links: Mapping[int, Link], ifindex: int) -> str:
-    link = links.get(ifindex)
-    return link.name if link else f"if{ifindex}"
-
-
 def _describe(nexthop: NextHop, links: Mapping[int, Link]) -> str:
-    return f"{Change.via(nexthop) or ''}%{_name(links, nexthop.ifindex)}"
+    via, device = hop(links, nexthop)
+    return f"{via or ''}%{device}"
 
 
 def wait_until(happened: Callable[[], bool], seconds: float) -> bool:

@@ -27,7 +27,7 @@ from ..errors import XdpecmpError
 from ..model.values import NextHop
 from ..program import libbpf
 from ..program.abi import CAPACITY, STAT_COUNT, STAT_ENTRIES, Reason
-from ..program.maps import Layout, MappedArray, Maps, sums
+from ..program.maps import Layout, MappedArray, Maps, nexthop_of, sums
 
 log = logging.getLogger("xdpecmp.counters")
 
@@ -109,10 +109,9 @@ def _owners(nexthops: MappedArray, control: MappedArray) -> list[Owner]:
     for slot in range(control.entries[0].nexthops_used):
         entry = nexthops.entries[slot]
         if entry.ifindex:
-            via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
             base = Traffic(getattr(entry, "base_packets", 0), getattr(entry, "base_bytes", 0))
             in_use = entry.reason != Reason.NO_ROUTE
-            found.append(Owner(slot, NextHop(via, entry.ifindex), in_use, base))
+            found.append(Owner(slot, nexthop_of(entry), in_use, base))
     return found
 
 

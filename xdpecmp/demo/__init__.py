@@ -1,6 +1,6 @@
 """`xdpecmp demo`: weighted next hops and ICMP errors that find their server, on any Linux host.
 
-Everything happens in namespaces of its own (topology.py) with real HTTP (traffic.py); xdpecmp is
+Everything happens in new namespaces (topology.py) with real HTTP (traffic.py); xdpecmp is
 used through its own command line (fastpath.py), as a reader would. story.py is the plot.
 """
 

@@ -1,6 +1,6 @@
 """How far a fair hash may stray: exact binomial bounds.
 
-Each request comes from an address of its own, so its server is one independent draw, and the number
+Each request comes from its own address, so its server is one independent draw, and the number
 of requests that reach a server with weight w of W follows Binomial(n, w/W). A split is called good
 when it lies in the interval that such a draw leaves with a probability below 1 in a million. Whole
 numbers only: w/W is a ratio of integers, so no rounding and no normal approximation comes in.

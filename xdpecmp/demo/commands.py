@@ -12,7 +12,7 @@ _ATTEMPTS = 10
 def run_apart(
     *command: str, text: str = "", timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a session of its own, wait for it and return what it printed.
+    """Run a command in its own session, wait for it and return what it printed.
 
     Between fork() and setsid() the child is still within reach of a signal to the demo's process
     group. One that died of such a signal has not come to exec() and done nothing: it is run again.

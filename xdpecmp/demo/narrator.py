@@ -1,4 +1,4 @@
-"""How the demo is told: short sentences, tables, and a progress bar where there is a terminal."""
+"""How the demo is told: short sentences, tables, and a progress bar if there is a terminal."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from .bounds import binomial_bounds
 from .fastpath import Counters
@@ -98,11 +97,6 @@ class Report:
         if forwarded < expected:
             found.append(f"XDP forwarded {forwarded} of {expected} ICMP errors")
         return found
-
-    def as_json(self) -> dict[str, Any]:
-        """For `xdpecmp demo -j`."""
-        problems = self.problems()
-        return {"ok": not problems, "problems": problems, **asdict(self)}
 
 
 def shares(family: str, seen: dict[str, int]) -> list[Share]:

@@ -134,7 +134,7 @@ _IP = {
         route add default via 2001:db8:4::1
     """,
 }
-# In a batch of their own: the next hops' devices must be up at both ends first.
+# In a second batch: the next hops' devices must be up at both ends first.
 _ROUTER_ROUTES = """
         route add 192.0.2.0/30 via 192.0.2.5
         route add 2001:db8:1::/64 via 2001:db8:2::1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..compile import Tables
 from ..errors import XdpecmpError
 from ..model.values import Link, Prefix, Snapshot
+from ..observe.state import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +23,21 @@ class Host:
     release: str
     """`uname -r`."""
     bcc: str
-    """The version of Python's module bcc, "" where there is none."""
+    """The version of Python's module bcc, "" if there is none."""
     bcc_is_ours: bool
     """Whether it is the BPF Compiler Collection."""
     libbpf: str
-    """The version of libbpf.so.1, "" where it does not load."""
+    """The version of libbpf.so.1, "" if it does not load."""
     bpffs: XdpecmpError | None
     """What `attach` would say of the bpf file system."""
     trial: Trial | None
-    """None where it was not tried."""
+    """None if it was not tried."""
     tickless: str
     """CPUs without timer tick (nohz_full=), "" for none."""
 
     @property
     def kernel(self) -> tuple[int, int]:
-        """Version of Linux: 6.18 is (6, 18); (0, 0) where it cannot be read."""
+        """Version of Linux: 6.18 is (6, 18); (0, 0) if it cannot be read."""
         numbers = self.release.split("-")[0].split(".")[:2]
         if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
             return 0, 0
@@ -50,7 +50,7 @@ class Trial:
 
     error: XdpecmpError | None = None
     errno: int = 0
-    """Where it was the kernel that refused: why."""
+    """Why, if it was the kernel that refused."""
     seconds: float = 0.0
     compiled: bool = True
     """Whether the kernel turned it into machine code."""
@@ -65,14 +65,14 @@ class Device:
     features: frozenset[str] = frozenset()
     """Those that are on, by the names of `ethtool -k`'s kernel strings (rx-gro-hw, rx-hashing)."""
     native_xdp: bool | None = None
-    """Whether its driver runs XDP programs; None where the kernel cannot tell (before 6.3)."""
+    """Whether its driver runs XDP programs; None if the kernel cannot tell (before 6.3)."""
     queue_pairs: int = 0
-    """Combined channels in use, 0 where the driver has none."""
+    """Combined channels in use, 0 if the driver has none."""
     max_queue_pairs: int = 0
     virtio: frozenset[int] | None = None
     """VIRTIO_NET_F_* bits that host and guest agreed upon; None for another driver."""
     peer: str = ""
-    """Of a veth: its other end, where that is in this namespace too."""
+    """Of a veth: its other end, if that is in this namespace too."""
     stacked: Mapping[str, str] = field(default_factory=dict)
     """Devices on top of it, name → kind: VLANs, macvlans, ipvlans."""
 
@@ -83,8 +83,8 @@ class Running:
 
     seen: bool = True
     """Whether it could be looked at."""
-    status: Mapping[str, Any] | None = None
-    """As `status -j`; None where nothing is attached, or it could not be read."""
+    status: Status | None = None
+    """None if nothing is attached, or it could not be read."""
     error: XdpecmpError | None = None
     """Why it could not."""
     programs: frozenset[int] = frozenset()
@@ -107,7 +107,7 @@ class Facts:
     bypasses_firewall: bool = False
     """Whether `attach` was told to (--bypass-firewall)."""
     disagreement: Prefix | None = None
-    """A route for which Linux chooses otherwise than we reckon."""
+    """A route for which Linux chooses otherwise than we compute."""
     has_seed_setting: bool = True
     """Whether the kernel knows net.ipv4.fib_multipath_hash_seed."""
     cpus: int = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from ..control.advice import Note
 from ..errors import XdpecmpError
@@ -29,18 +28,8 @@ class Finding:
     verdict: Verdict
     found: str
     fix: str = ""
-    """The command that helps or shows more; "" where there is none."""
+    """The command that helps or shows more; "" if there is none."""
     interface: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """As `doctor -j` prints it."""
-        return {
-            "check": self.check,
-            "interface": self.interface,
-            "verdict": self.verdict.value,
-            "found": self.found,
-            "fix": self.fix or None,
-        }
 
 
 def ok(check: str, found: str, interface: str | None = None) -> Finding:
@@ -56,7 +45,7 @@ def problem(check: str, found: str, fix: str = "", interface: str | None = None)
 
 
 def from_note(check: str, said: Note, interface: str | None = None, fix: str = "") -> Finding:
-    """What `attach` would say; `fix`: where it has no command for it."""
+    """What `attach` would say; `fix`: if it has no command for it."""
     return note(check, said.text, said.fix or fix, interface)
 
 

@@ -118,9 +118,8 @@ def _running(kernel: Kernel, unseen: list[str]) -> Running:
         if not instance.present():
             return Running()
         with instance.open_maps() as maps:
-            status = View(maps, kernel.links()).status(instance)
-            rows = losses.report(kernel, maps, programs, instance.run)
-            status["losses"] = losses.losing(rows)
+            lost = losses.report(kernel, maps, programs, instance.run)
+            status = View(maps, kernel.links()).status(instance, lost=lost)
         error = None
         try:
             instance.check_source()

@@ -17,7 +17,7 @@ _BUS = Path("/sys/bus")
 
 
 def read(links: Mapping[int, Link], native_xdp: Mapping[int, bool]) -> dict[int, Device]:
-    """Of all links. `native_xdp`: empty where the kernel cannot tell."""
+    """Of all links. `native_xdp`: empty if the kernel cannot tell."""
     from pyroute2 import IPRoute  # takes a third of a second, which not every command needs
     from pyroute2.ethtool import Ethtool
 

@@ -20,7 +20,7 @@ _REFUSED = {
     EACCES: f"see why: dmesg; in a container, start it privileged: {_PRIVILEGED}",
     ENOMEM: "see what memory is left (a namespace takes 65 MiB): free -m",
 }
-"""What helps where the kernel does not load the programs, by errno."""
+"""What helps if the kernel does not load the programs, by errno."""
 _REPORT = "please report it with what these say: uname -a; xdpecmp doctor -j"
 
 

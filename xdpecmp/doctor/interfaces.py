@@ -126,7 +126,7 @@ def _mode(facts: Facts, link: Link, device: Device) -> Finding:
 
 
 def _queues(facts: Facts, link: Link, device: Device) -> Iterator[Finding]:
-    """virtio-net wants a transmit queue of its own for each CPU; without, they share and lock."""
+    """virtio-net wants a transmit queue for each CPU; without, they share and lock."""
     if device.virtio is None or link.xdp_mode != "native":
         return
     if facts.snapshot.links[link.ifindex].xdp_prog_id:
@@ -187,7 +187,7 @@ def _settings(facts: Facts, link: Link) -> InterfaceSettings:
 
 
 def _forwarding(facts: Facts, link: Link, _device: Device) -> Iterator[Finding]:
-    """Where one family alone does: advice.idle_interfaces tells of both."""
+    """If one family alone does: advice.idle_interfaces tells of both."""
     link = _receiver(facts, link)
     settings = _settings(facts, link)
     if settings.forwarding4 == settings.forwarding6:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from ..compile import ownseed
 from ..control import advice
 from ..model.values import Prefix, Route, RouteKind
+from ..netlink.neighbours import NUD_FAILED
 from ..observe import bypass
 from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
 
-_NUD_FAILED = 0x20
 _MOST_NAMED = 3
 
 _POLICIES = {
@@ -155,7 +155,7 @@ def _is_link_local(prefix: Prefix) -> bool:
 
 
 def _cause(facts: Facts, route: Route) -> str:
-    """Why this route passes, "" where it is not the one that does."""
+    """Why this route passes, "" if it is not the one that does."""
     if route.tos:
         return "a TOS"
     if route.source_bits:
@@ -178,7 +178,7 @@ def _failed_gateways(facts: Facts) -> Iterator[Finding]:
     links = facts.snapshot.links
     for gateway in sorted(facts.tables.gateways):
         neighbour = facts.snapshot.neighbours.get((gateway.via, gateway.ifindex))
-        if neighbour and neighbour.state & _NUD_FAILED and gateway.ifindex in links:
+        if neighbour and neighbour.state & NUD_FAILED and gateway.ifindex in links:
             address, device = ipaddress.ip_address(gateway.via), links[gateway.ifindex].name
             yield note(
                 "next hop",

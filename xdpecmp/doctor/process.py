@@ -19,7 +19,7 @@ _TICKLESS = Path("/sys/devices/system/cpu/nohz_full")
 
 
 def find_bcc() -> tuple[str, bool]:
-    """Version of the module bcc ("" where there is none), and whether it is the BPF Compiler
+    """Version of the module bcc ("" if there is none), and whether it is the BPF Compiler
     Collection. Without importing it, which would load a compiler."""
     found = importlib.util.find_spec("bcc")
     if found is None or found.origin is None:
@@ -30,7 +30,7 @@ def find_bcc() -> tuple[str, bool]:
 
 
 def libbpf_version() -> str:
-    """Of libbpf.so.1; "" where it does not load."""
+    """Of libbpf.so.1; "" if it does not load."""
     try:
         library = ctypes.CDLL("libbpf.so.1")
     except OSError:

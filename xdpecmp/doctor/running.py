@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ..observe import losses
+from ..observe.state import Status
 from ..places import Untrusted
 from .facts import Facts
 from .finding import Finding, note, ok, problem
@@ -24,27 +24,26 @@ def check_running(facts: Facts) -> Iterator[Finding]:
         if running.seen and not running.error:
             yield ok("instance", "nothing attached in this network namespace")
         return
-    for row in status.get("missing", ()):
-        yield note("missing", f"{row['ifname']} does not run our program: {row['why']}")
-    names = [row["ifname"] for row in status["interfaces"]]
+    for missing in status.missing:
+        yield note("missing", f"{missing.ifname} does not run our program: {missing.why}")
+    names = [each.ifname for each in status.interfaces]
     again = f"xdpecmp attach {' '.join(names) or 'IFACE'}"
-    if not status["agent_pid"]:
-        what = "all passes to Linux" if not status["lease_s"] else "soon all passes to Linux"
+    if not status.agent_pid:
+        what = "all passes to Linux" if not status.lease_s else "soon all passes to Linux"
         yield problem("agent", f"the agent is not running: {what}", again)
-    elif not status["lease_s"]:
+    elif not status.lease_s:
         yield problem(
             "agent",
-            f"the agent (pid {status['agent_pid']}) does not renew its lease: all passes to Linux",
+            f"the agent (pid {status.agent_pid}) does not renew its lease: all passes to Linux",
             again,
         )
     else:
-        yield ok("agent", f"agent {status['agent_pid']} keeps {', '.join(names)} in sync")
+        yield ok("agent", f"agent {status.agent_pid} keeps {', '.join(names)} in sync")
     yield from _losses(status)
 
 
-def _losses(status: Mapping[str, Any]) -> Iterator[Finding]:
+def _losses(status: Status) -> Iterator[Finding]:
     """What was lost behind a redirect; what Linux may have lost itself is for `stats` to show."""
-    for row in status["losses"]:
-        if row["lost"] or row["xdp_drops"]:
-            name = row["ifname"]
-            yield note("losses", losses.sentence(row), f"ethtool -S {name}", name)
+    for row in status.losses:
+        if row.lost or row.xdp_drops:
+            yield note("losses", losses.sentence(row), f"ethtool -S {row.ifname}", row.ifname)

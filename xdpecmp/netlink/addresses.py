@@ -15,11 +15,10 @@ import struct
 
 from ..errors import MalformedMessage
 from . import wire
+from .rtnetlink import RTM_GETADDR
 
-_RTM_GETADDR = 22
 _HEADER = struct.Struct("=BBBBi")
 """ifaddrmsg: family, prefix length, flags, scope, ifindex."""
-
 
 _IFA_LOCAL = 2
 
@@ -40,7 +39,7 @@ def read_addresses4(connection: wire.Socket) -> dict[int, frozenset[bytes]]:
     """By index of the device its packed IPv4 addresses, whatever their scope and its state."""
     request = _HEADER.pack(socket.AF_INET, 0, 0, 0, 0)
     found: dict[int, set[bytes]] = {}
-    for message in connection.dump(_RTM_GETADDR, request, "addresses"):
+    for message in connection.dump(RTM_GETADDR, request, "addresses"):
         ifindex, address = parse_address4(message)
         found.setdefault(ifindex, set()).add(address)
     return {ifindex: frozenset(held) for ifindex, held in found.items()}

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import wire
+from .ethtool import GSSET_INFO, GSTRINGS, IFREQ, SIOCETHTOOL, STRING_SIZE
+from .rtnetlink import RTM_GETSTATS
 
-_RTM_GETSTATS = 94
 _STATS_HEADER = struct.Struct("=BBHII")
 """if_stats_msg: family, two pads, ifindex, filter mask."""
 _IFLA_STATS_LINK_64 = 1
@@ -27,11 +28,8 @@ _LINK_64 = struct.Struct("=8Q")
 """The beginning of rtnl_link_stats64: rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors,
 tx_errors, rx_dropped, tx_dropped."""
 
-_SIOCETHTOOL = 0x8946
-_GSTRINGS, _GSTATS, _GSSET_INFO = 0x1B, 0x1D, 0x37
+_GSTATS = 0x1D
 _ETH_SS_STATS = 1
-_NAME = 32
-_IFREQ = struct.Struct("16sQ16x")
 
 _FAILURE = re.compile(r"drop|err|full|exception")
 _SENT_BY_VETH = re.compile(r"tx_queue_\d+_xdp_xmit$")
@@ -49,14 +47,14 @@ class DeviceCounters:
     xdp_drops: int
     """What the driver counts of frames that XDP programs had and that went nowhere."""
     xdp_sent: int | None
-    """Frames redirected to it that it took; None where the driver does not count just that."""
+    """Frames redirected to it that it took; None if the driver does not count just that."""
 
 
 def read_unsent(connection: wire.Socket) -> dict[int, tuple[int, int]]:
     """By ifindex: tx_dropped and tx_errors."""
     request = _STATS_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 1 << (_IFLA_STATS_LINK_64 - 1))
     found = {}
-    for message in connection.dump(_RTM_GETSTATS, request, "device statistics"):
+    for message in connection.dump(RTM_GETSTATS, request, "device statistics"):
         *_, ifindex, _ = _STATS_HEADER.unpack_from(message)
         values = wire.attribute_map(message, _STATS_HEADER.size, len(message))
         if _IFLA_STATS_LINK_64 in values:
@@ -66,11 +64,11 @@ def read_unsent(connection: wire.Socket) -> dict[int, tuple[int, int]]:
 
 
 def read_driver(control: socket.socket, name: str) -> dict[str, int]:
-    """The statistics of `ethtool -S`; {} where the driver has none, or the device has just gone.
+    """The statistics of `ethtool -S`; {} if the driver has none, or the device has just gone.
 
     `control`: any socket of the device's namespace.
     """
-    asked = ctypes.create_string_buffer(struct.pack("=IIQI", _GSSET_INFO, 0, 1 << _ETH_SS_STATS, 0))
+    asked = ctypes.create_string_buffer(struct.pack("=IIQI", GSSET_INFO, 0, 1 << _ETH_SS_STATS, 0))
     if not _ask(control, name, asked):
         return {}
     _, _, mask, count = struct.unpack_from("=IIQI", asked)
@@ -79,13 +77,13 @@ def read_driver(control: socket.socket, name: str) -> dict[str, int]:
     # with space to spare: a device may get more queues meanwhile
     space = 2 * count + 64
     names = ctypes.create_string_buffer(
-        struct.pack("=III", _GSTRINGS, _ETH_SS_STATS, count), 12 + space * _NAME
+        struct.pack("=III", GSTRINGS, _ETH_SS_STATS, count), 12 + space * STRING_SIZE
     )
     values = ctypes.create_string_buffer(struct.pack("=II", _GSTATS, count), 8 + space * 8)
     if not (_ask(control, name, names) and _ask(control, name, values)):
         return {}
     told = min(struct.unpack_from("=I", names, 8)[0], struct.unpack_from("=I", values, 4)[0], space)
-    texts = [names.raw[12 + i * _NAME :][:_NAME].split(b"\0")[0] for i in range(told)]
+    texts = [names.raw[12 + i * STRING_SIZE :][:STRING_SIZE].split(b"\0")[0] for i in range(told)]
     numbers = struct.unpack_from(f"={told}Q", values, 8)
     return {
         text.decode(errors="replace"): value for text, value in zip(texts, numbers, strict=True)
@@ -93,16 +91,16 @@ def read_driver(control: socket.socket, name: str) -> dict[str, int]:
 
 
 def _ask(control: socket.socket, name: str, buffer: ctypes.Array[ctypes.c_char]) -> bool:
-    request = _IFREQ.pack(os.fsencode(name), ctypes.addressof(buffer))
+    request = IFREQ.pack(os.fsencode(name), ctypes.addressof(buffer))
     try:
-        fcntl.ioctl(control, _SIOCETHTOOL, request)
+        fcntl.ioctl(control, SIOCETHTOOL, request)
     except OSError:
         return False
     return True
 
 
 def xdp_drops(statistics: Mapping[str, int], is_veth: bool) -> int:
-    """What a driver counts of XDP's failures. Where it counts them by queue and in all, once."""
+    """What a driver counts of XDP's failures. What it counts by queue and in all counts once."""
     by_stem: dict[str, dict[bool, int]] = defaultdict(lambda: {True: 0, False: 0})
     for name, value in statistics.items():
         failed = "xdp" in name and _FAILURE.search(name)

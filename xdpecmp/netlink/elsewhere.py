@@ -28,8 +28,8 @@ from . import wire
 from .ethtool import Features, features
 from .links import dump_links, foreign_lower, parse_link
 from .namespace import inside
+from .rtnetlink import RTM_GETNSID
 
-_RTM_GETNSID = 90
 _NETNSA_NSID = 1
 _NETNSA_FD = 3
 _NOT_ASSIGNED = -1
@@ -88,7 +88,7 @@ class Lookout:
         self._is_overdue = True
 
     def look(self) -> Elsewhere:
-        """All of it as it is now; where that takes long, as it was the last time, and `has_changed`
+        """All of it as it is now; if that takes long, as it was the last time, and `has_changed`
         looks: who asks has events to follow."""
         if self._is_fresh:
             self._is_fresh = False
@@ -99,7 +99,7 @@ class Lookout:
         return self._known
 
     def has_changed(self, ours: frozenset[int]) -> bool:
-        """Whether `look` has something new to say. Where it put nothing off, no other namespaces
+        """Whether `look` has something new to say. If it put nothing off, no other namespaces
         are looked at than those that are known to refer to these devices of ours."""
         begin = time.monotonic()
         if self._is_overdue:
@@ -124,7 +124,7 @@ class Lookout:
     def _look(self) -> None:
         begin = time.monotonic()
         found = {place: _look_at(place, self._home) for place in _others(self._home)}
-        # where it cannot be told, what was known holds
+        # of those that cannot be looked at, what was known holds
         known = self._relevant
         self._keep(
             {
@@ -147,7 +147,7 @@ class Lookout:
 
 
 def _others(home: int) -> Iterator[Place]:
-    """All namespaces that have a name or a process, but ours."""
+    """All namespaces that have a name or a process, except ours."""
     own = os.fstat(home)
     seen = {own.st_ino}
 
@@ -170,7 +170,7 @@ def _others(home: int) -> Iterator[Place]:
 
 
 def _look_at(place: Place, home: int) -> Elsewhere | None:
-    """What one namespace has to do with ours; nothing where it has just gone, None where it cannot
+    """What one namespace has to do with ours; nothing if it has just gone, None if it cannot
     be told."""
     try:
         with (
@@ -197,9 +197,9 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def _number_of(connection: wire.Socket, namespace: int) -> int | None:
-    """By which number that namespace is known here, None where it is not known at all."""
+    """By which number that namespace is known here, None if it is not known at all."""
     request = bytes(4) + wire.attribute(_NETNSA_FD, struct.pack("=I", namespace))
-    answer = connection.ask(_RTM_GETNSID, request, "number of a network namespace")
+    answer = connection.ask(RTM_GETNSID, request, "number of a network namespace")
     found = wire.attribute_map(answer, 4, len(answer))
     number: int = struct.unpack("=i", found.get(_NETNSA_NSID, b"\xff\xff\xff\xff"))[0]
     return None if number == _NOT_ASSIGNED else number

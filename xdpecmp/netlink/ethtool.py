@@ -14,15 +14,19 @@ import socket
 import struct
 from typing import NamedTuple
 
-_SIOCETHTOOL = 0x8946
-_GSTRINGS, _GSSET_INFO, _GFEATURES, _GCHANNELS = 0x1B, 0x37, 0x3A, 0x3C
+SIOCETHTOOL = 0x8946
+"""include/uapi/linux/sockios.h."""
+GSTRINGS, GSSET_INFO, _GFEATURES, _GCHANNELS = 0x1B, 0x37, 0x3A, 0x3C
+"""ETHTOOL_*: include/uapi/linux/ethtool.h, as all here."""
 _ETH_SS_FEATURES = 4
-_ETH_GSTRING_LEN = 32
+STRING_SIZE = 32
+"""ETH_GSTRING_LEN."""
 _BLOCK = struct.Struct("=IIII")
 """struct ethtool_get_features_block: available, requested, active, never changed; 32 features."""
 _CHANNELS = struct.Struct("=8I")
 """ethtool_channels behind its command: the most rx, tx, other, combined; then those in use."""
-_IFREQ = struct.Struct("16sQ16x")
+IFREQ = struct.Struct("16sQ16x")
+"""struct ifreq: name of the device, pointer to the request."""
 
 _HIDE_RECEIVED = frozenset({"rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"})
 _HIDE_SENT = frozenset({"tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"})
@@ -48,7 +52,7 @@ SEGMENTS_ALL = (
     "tx-udp_tnl-segmentation",
     "tx-udp_tnl-csum-segmentation",
 )
-"""The features that packets merged by GRO or by a sender can ask for. Where this kernel does not
+"""The features that packets merged by GRO or by a sender can ask for. If this kernel does not
 know one, it makes no such packets."""
 
 
@@ -111,7 +115,7 @@ def features(control: socket.socket, name: str) -> Features:
 
 def read_channels(control: socket.socket, name: str) -> tuple[int, int]:
     """Combined channels of a device: how many are in use, and the most that it can have (`ethtool
-    -l NAME`); zeros where its driver has none. pyroute2 before 0.8 has no such call.
+    -l NAME`); zeros if its driver has none. pyroute2 before 0.8 has no such call.
 
     `control`: any socket of the device's namespace.
     """
@@ -128,15 +132,15 @@ _known: list[str] = []
 def _names(control: socket.socket, name: str) -> list[str]:
     """What the running kernel calls its features; the same for all devices."""
     if not _known:
-        request = struct.pack("=IIQ", _GSSET_INFO, 0, 1 << _ETH_SS_FEATURES)
+        request = struct.pack("=IIQ", GSSET_INFO, 0, 1 << _ETH_SS_FEATURES)
         answer = _ask(control, name, request, 4)
         if answer is not None:
             count = int.from_bytes(answer, "little")
-            request = struct.pack("=III", _GSTRINGS, _ETH_SS_FEATURES, count)
-            answer = _ask(control, name, request, count * _ETH_GSTRING_LEN) or b""
+            request = struct.pack("=III", GSTRINGS, _ETH_SS_FEATURES, count)
+            answer = _ask(control, name, request, count * STRING_SIZE) or b""
             _known.extend(
-                answer[start : start + _ETH_GSTRING_LEN].split(b"\0")[0].decode(errors="replace")
-                for start in range(0, len(answer), _ETH_GSTRING_LEN)
+                answer[start : start + STRING_SIZE].split(b"\0")[0].decode(errors="replace")
+                for start in range(0, len(answer), STRING_SIZE)
             )
     return _known
 
@@ -144,9 +148,9 @@ def _names(control: socket.socket, name: str) -> list[str]:
 def _ask(control: socket.socket, name: str, request: bytes, size: int) -> bytes | None:
     """The bytes that the kernel writes behind the request; None without such a device."""
     buffer = ctypes.create_string_buffer(request + bytes(size), len(request) + size)
-    ifreq = _IFREQ.pack(os.fsencode(name), ctypes.addressof(buffer))
+    ifreq = IFREQ.pack(os.fsencode(name), ctypes.addressof(buffer))
     try:
-        fcntl.ioctl(control, _SIOCETHTOOL, ifreq)
+        fcntl.ioctl(control, SIOCETHTOOL, ifreq)
     except OSError:
         return None
     return buffer.raw[len(request) :]

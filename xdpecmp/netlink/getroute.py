@@ -18,9 +18,11 @@ from errno import EACCES, EOPNOTSUPP
 from typing import NamedTuple
 
 from ..errors import KernelRefused, NotPermitted
+from ..model.flow import Flow
 from ..model.values import NextHop, RouteKind
 from . import wire
-from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, RTM_GETROUTE, kind_of, via_of
+from .routes import ROUTE_HEADER, RTA_DST, RTA_OIF, RTA_SRC, kind_of, via_of
+from .rtnetlink import RTM_GETROUTE, family_of
 
 _RTA_IIF = 3
 _RTA_IP_PROTO = 27
@@ -28,26 +30,19 @@ _RTA_SPORT = 28
 _RTA_DPORT = 29
 _RTA_FLOWLABEL = 31
 
-IPPROTO_UDP = socket.IPPROTO_UDP
 PROTOCOLS = {
-    4: frozenset({socket.IPPROTO_TCP, IPPROTO_UDP, socket.IPPROTO_ICMP}),
-    6: frozenset({socket.IPPROTO_TCP, IPPROTO_UDP, socket.IPPROTO_ICMPV6}),
+    4: frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP}),
+    6: frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6}),
 }
 """Those that can be asked about, by family."""
 
 
 class Query(NamedTuple):
-    """A packet to be forwarded, by its fields. Addresses are packed, numbers in host order."""
+    """A packet to be forwarded. A flow label other than 0 only if `takes_flow_label`."""
 
-    source: bytes
-    destination: bytes
+    flow: Flow
     iif: int
     """Index of the interface that it came in on."""
-    proto: int = IPPROTO_UDP
-    sport: int = 0
-    dport: int = 0
-    flow_label: int = 0
-    """IPv6; other than 0 only where `takes_flow_label`."""
 
 
 class Answer(NamedTuple):
@@ -56,7 +51,7 @@ class Answer(NamedTuple):
     kind: RouteKind
     nexthop: NextHop | None = None
     error: int = 0
-    """The kernel's errno where it would not forward the packet."""
+    """The kernel's errno if it would not forward the packet."""
 
     def __str__(self) -> str:
         if self.nexthop is not None:
@@ -72,19 +67,21 @@ def takes_flow_label(release: str | None = None) -> bool:
 
 def request(query: Query) -> bytes:
     """The body of the question."""
-    size = len(query.destination)
-    family = socket.AF_INET if size == 4 else socket.AF_INET6
+    flow = query.flow
+    bits = len(flow.destination) * 8
     attributes = [
-        wire.attribute(RTA_DST, query.destination),
-        wire.attribute(RTA_SRC, query.source),
+        wire.attribute(RTA_DST, flow.destination),
+        wire.attribute(RTA_SRC, flow.source),
         wire.attribute(_RTA_IIF, struct.pack("=I", query.iif)),
-        wire.attribute(_RTA_IP_PROTO, bytes([query.proto])),
-        wire.attribute(_RTA_SPORT, struct.pack("!H", query.sport)),
-        wire.attribute(_RTA_DPORT, struct.pack("!H", query.dport)),
+        wire.attribute(_RTA_IP_PROTO, bytes([flow.proto])),
+        wire.attribute(_RTA_SPORT, struct.pack("!H", flow.sport)),
+        wire.attribute(_RTA_DPORT, struct.pack("!H", flow.dport)),
     ]
-    if query.flow_label:
-        attributes.append(wire.attribute(_RTA_FLOWLABEL, struct.pack("!I", query.flow_label)))
-    return ROUTE_HEADER.pack(family, size * 8, size * 8, 0, 0, 0, 0, 0, 0) + b"".join(attributes)
+    if flow.flow_label:
+        attributes.append(wire.attribute(_RTA_FLOWLABEL, struct.pack("!I", flow.flow_label)))
+    return ROUTE_HEADER.pack(family_of(flow.destination), bits, bits, 0, 0, 0, 0, 0, 0) + b"".join(
+        attributes
+    )
 
 
 def parse_answer(message: bytes) -> Answer:
@@ -100,7 +97,7 @@ def parse_answer(message: bytes) -> Answer:
 def route_get(connection: wire.Socket, query: Query) -> Answer:
     """What the kernel does with such a packet.
 
-    Raises KernelRefused where it cannot be asked that (EOPNOTSUPP: the protocol).
+    Raises KernelRefused if it cannot be asked that (EOPNOTSUPP: the protocol).
     """
     try:
         message = connection.ask(RTM_GETROUTE, request(query), "route get")

@@ -1,7 +1,7 @@
 """Setting the weights of a group of nexthop objects, and nothing else about it; who uses it.
 
 The group is replaced under its id (`ip nexthop replace`): members in their order, type and protocol
-stay, and so do a resilient group's buckets and timers, which the kernel keeps where a request does
+stay, and so do a resilient group's buckets and timers, which the kernel keeps if a request does
 not name them.
 
 Source: rtm_to_nh_config(), replace_nexthop_grp() in net/ipv4/nexthop.c.
@@ -22,16 +22,14 @@ from .nexthops import (
     NEXTHOP_HEADER,
     NHA_GROUP,
     NHA_GROUP_TYPE,
+    NHA_HW_STATS_ENABLE,
     NHA_ID,
     NHA_OP_FLAGS,
     RESERVED_ARE_ZERO,
-    RTM_GETNEXTHOP,
 )
-from .routes import ADDRESS_SIZE, RTA_DST, RTA_NH_ID, RTM_F_CLONED, RTM_GETROUTE, dump_request
-from .routes import ROUTE_HEADER as _ROUTE
+from .routes import ROUTE_HEADER, RTA_DST, RTA_NH_ID, RTM_F_CLONED, dump_request
+from .rtnetlink import ADDRESS_SIZE, RTM_GETNEXTHOP, RTM_GETROUTE, RTM_NEWNEXTHOP
 
-RTM_NEWNEXTHOP = 104
-_NHA_HW_STATS_ENABLE = 16
 _MOST = 65_535
 _MOST_OF_A_BYTE = 255
 """Before Linux 6.12: nh_check_attr_group() refuses a byte (weight - 1) above 254."""
@@ -56,7 +54,7 @@ class Users(NamedTuple):
 
 
 def read_group(connection: wire.Socket, nhid: int) -> GroupMembers:
-    """Raises RouteNotFound where there is no such group (any more)."""
+    """Raises RouteNotFound if there is no such group (any more)."""
     message = _ask(connection, nhid)
     found = wire.attribute_map(message, NEXTHOP_HEADER.size, len(message))
     if NHA_GROUP not in found:
@@ -74,7 +72,7 @@ def set_group_weights(
     connection: wire.Socket, nhid: int, members: Sequence[int], weights: Sequence[int]
 ) -> None:
     """Give the members of a group, which are these ids in this order, these weights. Raises
-    RouteNotFound where the group is another by now, NotPermitted, KernelRefused."""
+    RouteNotFound if the group is another by now, NotPermitted, KernelRefused."""
     message = _ask(connection, nhid)
     request = with_group_weights(message, members, weights)
     if request is None:
@@ -85,7 +83,7 @@ def set_group_weights(
 def with_group_weights(
     message: bytes, members: Sequence[int], weights: Sequence[int]
 ) -> bytes | None:
-    """A group's message (without netlink header) as a request for other weights; None where it is
+    """A group's message (without netlink header) as a request for other weights; None if it is
     no group, or has other members."""
     found = wire.attribute_map(message, NEXTHOP_HEADER.size, len(message))
     held = [member for member, _, _ in GROUP_ENTRY.iter_unpack(found.get(NHA_GROUP, b""))]
@@ -100,8 +98,8 @@ def with_group_weights(
     request += wire.attribute(NHA_ID, found[NHA_ID]) + wire.attribute(NHA_GROUP, block)
     if NHA_GROUP_TYPE in found:
         request += wire.attribute(NHA_GROUP_TYPE, found[NHA_GROUP_TYPE])
-    if any(found.get(_NHA_HW_STATS_ENABLE, b"")):
-        request += wire.attribute(_NHA_HW_STATS_ENABLE, found[_NHA_HW_STATS_ENABLE])
+    if any(found.get(NHA_HW_STATS_ENABLE, b"")):
+        request += wire.attribute(NHA_HW_STATS_ENABLE, found[NHA_HW_STATS_ENABLE])
     return request
 
 
@@ -140,8 +138,8 @@ def read_users(connection: wire.Socket, nhid: int, most: int) -> Users:
 
 def _user(message: bytes, nhid: int) -> Prefix | None:
     """The prefix of a route that uses that object."""
-    family, bits, *_, flags = _ROUTE.unpack_from(message)
-    found = wire.attribute_map(message, _ROUTE.size, len(message))
+    family, bits, *_, flags = ROUTE_HEADER.unpack_from(message)
+    found = wire.attribute_map(message, ROUTE_HEADER.size, len(message))
     if flags & RTM_F_CLONED or wire.number(found.get(RTA_NH_ID, bytes(4))) != nhid:
         return None
     return Prefix(found.get(RTA_DST, bytes(ADDRESS_SIZE[family])), bits)

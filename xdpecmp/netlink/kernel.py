@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from ..closing import Closing
 from ..errors import XdpecmpError
 from ..model.nexthoptable import NexthopTable
 from ..model.values import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
@@ -47,7 +48,7 @@ SETTINGS_SECONDS = 5.0
 """After so long all sysctls are read again, changed or not."""
 
 
-class Kernel:
+class Kernel(Closing):
     """Reads and changes the network namespace that the calling thread is in when it is made.
 
     It keeps to that namespace wherever the thread goes later. Not for use by two threads at once.
@@ -80,16 +81,6 @@ class Kernel:
             self._known_links: set[int] = set()
             """What there was when it was last read."""
             self._close = undo.pop_all().close
-
-    def close(self) -> None:
-        """Close all descriptors. May be called again."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     # Reading
 
@@ -265,7 +256,7 @@ class Kernel:
     # Changing
 
     def manage_neighbour(self, address: bytes, ifindex: int) -> bool:
-        """Have the kernel keep a neighbour resolved by itself: see `neighbours.manage`."""
+        """Have the kernel keep a neighbour resolved: see `neighbours.manage`."""
         return neighbours.manage(self._route, address, ifindex)
 
     def use_neighbour(self, address: bytes, ifindex: int) -> bool:

@@ -20,7 +20,8 @@ from pathlib import Path
 from ..errors import DumpInterrupted
 from ..model.values import Settings
 from . import wire
-from .routes import ADDRESS_SIZE, ROUTE_HEADER, RTA_DST, RTM_F_CLONED, RTM_GETROUTE
+from .routes import ROUTE_HEADER, RTA_DST, RTM_F_CLONED
+from .rtnetlink import ADDRESS_SIZE, RTM_GETROUTE
 
 LIFETIME_S = 300.0
 """Of an IPv4 exception: net.ipv4.route.gc_timeout, which only the first namespace has."""
@@ -86,7 +87,7 @@ class Learned:
 
 
 def read_errors() -> tuple[int, ...]:
-    """How many such errors the calling thread's namespace has received; 0 where nobody counts."""
+    """How many such errors the calling thread's namespace has received; 0 if nobody counts."""
     found = _parse_snmp(_lines("snmp")) | _parse_snmp6(_lines("snmp6"))
     return tuple(found.get(name, 0) for name in _ERRORS)
 

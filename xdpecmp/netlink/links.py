@@ -15,8 +15,7 @@ from ..errors import MalformedMessage, NoSuchInterface, XdpecmpError
 from ..model.values import Link
 from . import wire
 from .ethtool import Features
-
-RTM_GETLINK = 18
+from .rtnetlink import RTM_GETLINK
 
 LINK_HEADER = struct.Struct("=BxHiII")
 """ifinfomsg: family, device type (ARPHRD_*), ifindex, flags (IFF_*), change mask."""
@@ -76,7 +75,7 @@ _RTEXT_FILTER_BRVLAN = 2
 _RTEXT_FILTER_SKIP_STATS = 8
 
 _GSO_LIMITS = (_IFLA_GSO_MAX_SEGS, _IFLA_GSO_MAX_SIZE, _IFLA_GSO_IPV4_MAX_SIZE)
-"""Where one is lower than packets can be, Linux splits them itself: gso_features_check() in
+"""If one is lower than packets can be, Linux splits them itself: gso_features_check() in
 net/core/dev.c. The last came with Linux 6.3."""
 _LARGEST = 0xFFFF
 

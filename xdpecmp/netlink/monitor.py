@@ -23,8 +23,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, ENOBUFS
-from typing import Self
 
+from ..closing import Closing
 from ..errors import MalformedMessage
 from ..model.nexthoptable import BucketUpdate, NexthopUpdate
 from ..model.values import NeighbourUpdate, RouteUpdate
@@ -33,41 +33,34 @@ from .firewall import nftables, tc
 from .firewall.message import NETLINK_NETFILTER, skip_elements
 from .neighbours import parse_neighbour
 from .nexthops import parse_bucket, parse_or_doubt
-from .routes import ADDRESS_SIZE, RTM_NEWROUTE, RouteMemo
-
-_GROUPS = sum(
-    1 << (group - 1)
-    for group in (
-        1,  # RTNLGRP_LINK
-        3,  # RTNLGRP_NEIGH
-        tc.GROUP,
-        5,  # RTNLGRP_IPV4_IFADDR
-        7,  # RTNLGRP_IPV4_ROUTE
-        8,  # RTNLGRP_IPV4_RULE
-        9,  # RTNLGRP_IPV6_IFADDR
-        11,  # RTNLGRP_IPV6_ROUTE
-        19,  # RTNLGRP_IPV6_RULE
-        24,  # RTNLGRP_IPV4_NETCONF
-        25,  # RTNLGRP_IPV6_NETCONF
-        32,  # RTNLGRP_NEXTHOP
-    )
+from .routes import RouteMemo
+from .rtnetlink import (
+    ADDRESS_SIZE,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELNETCONF,
+    RTM_DELNEXTHOP,
+    RTM_DELROUTE,
+    RTM_DELRULE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
+    RTM_NEWNEXTHOP,
+    RTM_NEWNEXTHOPBUCKET,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    Group,
 )
+
+_GROUPS = sum(1 << (group - 1) for group in Group)
 _SO_RCVBUFFORCE = 33
-_SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
 _BUFFER = 32 << 20
 _DATAGRAM = 1 << 16
 _MOST = 20_000
 """Datagrams read in one go: about 50 ms worth. Under a storm that outpaces us the rest has to wait
 in the buffer, so that the caller gets to act."""
-
-_RTM_DELLINK = 17
-_RTM_DELADDR = 21
-_RTM_DELROUTE = 25
-_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
-_RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
-_RTM_NEWNEXTHOPBUCKET = 116
-_NLM_F_EXCL = 0x200
 
 _LINK_HEADER = struct.Struct("=BxxxiI")
 """The beginning of ifinfomsg: family, index, IFF_*."""
@@ -99,9 +92,9 @@ class Changes:
     updates: tuple[RouteUpdate, ...] = ()
     """Routes that have changed, in order; those that `routes` stands for may be others."""
     neighbour_updates: tuple[NeighbourUpdate, ...] = ()
-    """Likewise; older than what a dump made after them says."""
+    """The same of neighbours; older than what a dump made after them says."""
     nexthop_updates: tuple[NexthopUpdate | BucketUpdate, ...] = ()
-    """Likewise."""
+    """The same of nexthop objects and buckets."""
 
     @property
     def told(self) -> bool:
@@ -186,7 +179,7 @@ def _link(event: bytes) -> Changes:
         return _LINKS if links.is_of_bridge(event[wire.HEADER_SIZE :]) else _NOTHING
     _, index, flags = _LINK_HEADER.unpack_from(event, wire.HEADER_SIZE)
     device = frozenset({index})
-    gone = int.from_bytes(event[4:6], "little") == _RTM_DELLINK
+    gone = wire.kind_of(event) == RTM_DELLINK
     down = device if gone or not links.can_send(flags) else frozenset()
     return replace(_LINKS_AND_MORE, silent=device, down=down)
 
@@ -195,36 +188,36 @@ def _address(event: bytes) -> Changes:
     """Paths through the device come and go with its addresses; so do, with an IPv4 address, all
     routes that prefer it as their source (fib_sync_down_addr() in net/ipv4/fib_semantics.c).
     Reverse-path filtering asks whether the device has one."""
-    kind = int.from_bytes(event[4:6], "little")
+    kind = wire.kind_of(event)
     family, index = _ADDRESS_HEADER.unpack_from(event, wire.HEADER_SIZE)
     ipv4 = family == socket.AF_INET
-    silent = ANYWHERE if ipv4 and kind == _RTM_DELADDR else index
+    silent = ANYWHERE if ipv4 and kind == RTM_DELADDR else index
     return replace(_ADDRESSES, links=ipv4, silent=frozenset({silent}))
 
 
 _LOOK: dict[int, Callable[[bytes], Changes]] = {
-    16: _link,  # RTM_NEWLINK
-    _RTM_DELLINK: _link,
-    20: _address,  # RTM_NEWADDR
-    _RTM_DELADDR: _address,
+    RTM_NEWLINK: _link,
+    RTM_DELLINK: _link,
+    RTM_NEWADDR: _address,
+    RTM_DELADDR: _address,
 }
 
 _KINDS: dict[int, Changes] = {
-    16: _LINKS_AND_MORE,  # RTM_NEWLINK
-    _RTM_DELLINK: _LINKS_AND_MORE,
-    20: _ADDRESSES,  # RTM_NEWADDR
-    _RTM_DELADDR: _ADDRESSES,
+    RTM_NEWLINK: _LINKS_AND_MORE,
+    RTM_DELLINK: _LINKS_AND_MORE,
+    RTM_NEWADDR: _ADDRESSES,
+    RTM_DELADDR: _ADDRESSES,
     RTM_NEWROUTE: _ROUTES,
-    _RTM_DELROUTE: _ROUTES,
-    _RTM_NEWNEIGH: _NEIGHBOURS,
-    _RTM_DELNEIGH: _NEIGHBOURS,
-    32: _RULES,  # RTM_NEWRULE
-    33: _RULES,  # RTM_DELRULE
-    80: _SETTINGS,  # RTM_NEWNETCONF
-    81: _SETTINGS,  # RTM_DELNETCONF
-    _RTM_NEWNEXTHOP: _NEXTHOPS,
-    _RTM_DELNEXTHOP: _NEXTHOPS,
-    _RTM_NEWNEXTHOPBUCKET: Changes(nexthops=True),
+    RTM_DELROUTE: _ROUTES,
+    RTM_NEWNEIGH: _NEIGHBOURS,
+    RTM_DELNEIGH: _NEIGHBOURS,
+    RTM_NEWRULE: _RULES,
+    RTM_DELRULE: _RULES,
+    RTM_NEWNETCONF: _SETTINGS,
+    RTM_DELNETCONF: _SETTINGS,
+    RTM_NEWNEXTHOP: _NEXTHOPS,
+    RTM_DELNEXTHOP: _NEXTHOPS,
+    RTM_NEWNEXTHOPBUCKET: Changes(nexthops=True),
     **dict.fromkeys(tc.EVENTS, _FILTERS),
 }
 """What may have changed by an event that doesn't tell it in full, or makes no sense."""
@@ -243,17 +236,17 @@ class Classifier:
         self._memos = {family: RouteMemo(family) for family in ADDRESS_SIZE}
         self._tell: dict[int, Callable[[Updates, int, int, bytes], None]] = {
             RTM_NEWROUTE: self._route,
-            _RTM_DELROUTE: self._route,
-            _RTM_NEWNEIGH: _tell_neighbour,
-            _RTM_DELNEIGH: _tell_neighbour,
-            _RTM_NEWNEXTHOP: _tell_nexthop,
-            _RTM_DELNEXTHOP: _tell_nexthop,
-            _RTM_NEWNEXTHOPBUCKET: _tell_bucket,
+            RTM_DELROUTE: self._route,
+            RTM_NEWNEIGH: _tell_neighbour,
+            RTM_DELNEIGH: _tell_neighbour,
+            RTM_NEWNEXTHOP: _tell_nexthop,
+            RTM_DELNEXTHOP: _tell_nexthop,
+            RTM_NEWNEXTHOPBUCKET: _tell_bucket,
         }
 
     def __call__(self, datagram: bytes, updates: Updates) -> Changes:
         """What events say may have changed. What they tell in full is added to `updates` instead.
-        Raises MalformedMessage where it cannot even be told which events there are."""
+        Raises MalformedMessage if it cannot even be told which events there are."""
         changes = _NOTHING
         for kind, flags, start, end in wire.messages(datagram):
             if kind not in _KINDS:
@@ -269,30 +262,30 @@ class Classifier:
         return changes
 
     def _route(self, updates: Updates, kind: int, flags: int, event: bytes) -> None:
-        gone = kind == _RTM_DELROUTE
+        gone = kind == RTM_DELROUTE
         memo = self._memos.get(event[_AF_INDEX])
         route = memo and memo.parse(event)
         if route:
-            fresh, replaces = bool(flags & _NLM_F_EXCL), bool(flags & wire.NLM_F_REPLACE)
+            fresh, replaces = bool(flags & wire.NLM_F_EXCL), bool(flags & wire.NLM_F_REPLACE)
             updates.routes.append(RouteUpdate(route, gone, fresh and not gone, replaces))
 
 
 def _tell_neighbour(updates: Updates, kind: int, _flags: int, event: bytes) -> None:
     parsed = parse_neighbour(event[wire.HEADER_SIZE :])
     if parsed is not None:
-        updates.neighbours.append(NeighbourUpdate(parsed[0], kind == _RTM_DELNEIGH))
+        updates.neighbours.append(NeighbourUpdate(parsed[0], kind == RTM_DELNEIGH))
 
 
 def _tell_nexthop(updates: Updates, kind: int, _flags: int, event: bytes) -> None:
     nhid, meaning = parse_or_doubt(event[wire.HEADER_SIZE :])
-    updates.nexthops.append(NexthopUpdate(nhid, None if kind == _RTM_DELNEXTHOP else meaning))
+    updates.nexthops.append(NexthopUpdate(nhid, None if kind == RTM_DELNEXTHOP else meaning))
 
 
 def _tell_bucket(updates: Updates, _kind: int, _flags: int, event: bytes) -> None:
     updates.nexthops.append(BucketUpdate(*parse_bucket(event[wire.HEADER_SIZE :])))
 
 
-class Monitor:
+class Monitor(Closing):
     """Subscriptions of the network namespace that the calling thread is in when it is made.
 
     It can be handed to poll, select or a selector; when it is readable, call `drain()`.
@@ -315,7 +308,7 @@ class Monitor:
                 skip_elements(made)
             if family is not None:
                 made = self._subscribe(undo, wire.NETLINK_GENERIC, 0, lambda *_: _LINKS)
-                made.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, family.group)
+                made.setsockopt(wire.SOL_NETLINK, wire.NETLINK_ADD_MEMBERSHIP, family.group)
             self._close = undo.pop_all().close
 
     def _subscribe(
@@ -332,16 +325,6 @@ class Monitor:
         self._poll.register(made, select.EPOLLIN)
         self._sources.append((made, look, lost))
         return made
-
-    def close(self) -> None:
-        """Close the sockets. May be called again."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """One descriptor (an epoll) that is readable when there is something to drain."""

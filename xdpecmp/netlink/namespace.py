@@ -1,7 +1,7 @@
 """Being in a network namespace for a moment.
 
 A `Kernel` belongs to the namespace that it was opened in, though the thread that uses it may have
-moved on. Its sockets stay behind by themselves; /proc/sys/net and sockets made later do not.
+moved on. Its sockets stay behind; /proc/sys/net and sockets made later do not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from errno import EPERM
 from ..errors import KernelRefused, NotPermitted, XdpecmpError
 
 _CURRENT = "/proc/thread-self/ns/net"
-_CLONE_NEWNET = 0x40000000
+CLONE_NEWNET = 0x40000000
+"""include/uapi/linux/sched.h."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,7 +48,7 @@ def fresh() -> Iterator[None]:
     """Be in a new namespace, which goes with the last file that was opened in it."""
     home = current_namespace()
     try:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
+        if _libc.unshare(CLONE_NEWNET) != 0:
             raise _refused("making a network namespace", ctypes.get_errno())
         try:
             yield
@@ -59,7 +60,7 @@ def fresh() -> Iterator[None]:
 
 def _setns(descriptor: int) -> None:
     """Move the calling thread; nothing but its network namespace changes."""
-    if _libc.setns(descriptor, _CLONE_NEWNET) == 0:
+    if _libc.setns(descriptor, CLONE_NEWNET) == 0:
         return
     raise _refused("changing the network namespace", ctypes.get_errno())
 

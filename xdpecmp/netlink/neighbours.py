@@ -1,8 +1,8 @@
 """Neighbours: reading them, and having the kernel keep them resolved.
 
 Packets that XDP forwards confirm no neighbour, so an entry would go stale, be forgotten, and its
-next hop fall back to the slow path. NTF_EXT_MANAGED (Linux 5.16) makes the kernel probe an entry by
-itself. Asking for it has side effects, which __neigh_update() in net/core/neighbour.c shows: an
+next hop fall back to the slow path. NTF_EXT_MANAGED (Linux 5.16) makes the kernel keep probing an
+entry. Asking for it has side effects, which __neigh_update() in net/core/neighbour.c shows: an
 administrative update *sets* the flags to those that it names, so one for NTF_USE alone ends
 NTF_EXT_MANAGED, and it takes NUD_PERMANENT away, MAC and all. Hence: look at the entry first,
 repeat its flags, and keep off those that somebody else maintains.
@@ -25,10 +25,7 @@ from types import MappingProxyType
 from ..errors import KernelRefused, MalformedMessage, XdpecmpError
 from ..model.values import Neighbour
 from . import wire
-
-RTM_GETNEIGH = 30
-RTM_NEWNEIGH = 28
-_NLM_F_CREATE = 0x400
+from .rtnetlink import ADDRESS_SIZE, RTM_GETNEIGH, RTM_NEWNEIGH, family_of
 
 NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
 """ndmsg: family, ifindex, state (NUD_*), flags (NTF_*), type (RTN_*)."""
@@ -36,6 +33,7 @@ NDA_DST = 1
 NDA_LLADDR = 2
 NDA_FLAGS_EXT = 15
 
+NUD_FAILED = 0x20
 NUD_NOARP = 0x40
 NUD_PERMANENT = 0x80
 NTF_USE = 0x01
@@ -43,10 +41,8 @@ NTF_PROXY = 0x08
 NTF_EXT_LEARNED = 0x10
 NTF_EXT_MANAGED = 0x01
 
-FAMILIES = (socket.AF_INET, socket.AF_INET6)
 MOST_ASKED = 256
 _NONE: Mapping[tuple[bytes, int], Neighbour] = MappingProxyType({})
-_ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
 def parse_neighbour(message: bytes) -> tuple[Neighbour, int] | None:
@@ -58,11 +54,11 @@ def parse_neighbour(message: bytes) -> tuple[Neighbour, int] | None:
     if len(message) < NEIGHBOUR_HEADER.size:
         raise MalformedMessage(f"neighbour message of {len(message)} bytes")
     family, ifindex, state, flags, _ = NEIGHBOUR_HEADER.unpack_from(message)
-    if family not in FAMILIES or flags & NTF_PROXY:
+    if family not in ADDRESS_SIZE or flags & NTF_PROXY:
         return None
     found = wire.attribute_map(message, NEIGHBOUR_HEADER.size, len(message))
     address = found.get(NDA_DST, b"")
-    if len(address) != _ADDRESS_SIZE[family]:
+    if len(address) != ADDRESS_SIZE[family]:
         raise MalformedMessage(f"neighbour with an address of {len(address)} bytes")
     mac = found.get(NDA_LLADDR, b"")
     extended = wire.number(found.get(NDA_FLAGS_EXT, bytes(4)))
@@ -107,8 +103,9 @@ def read_neighbour(
     connection: wire.Socket, address: bytes, ifindex: int
 ) -> tuple[Neighbour, int] | None:
     """One neighbour and its NTF_* flags, or None. Raises NoSuchInterface."""
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    request = NEIGHBOUR_HEADER.pack(family, ifindex, 0, 0, 0) + wire.attribute(NDA_DST, address)
+    request = NEIGHBOUR_HEADER.pack(family_of(address), ifindex, 0, 0, 0) + wire.attribute(
+        NDA_DST, address
+    )
     try:
         message = connection.ask(RTM_GETNEIGH, request, _name(address, ifindex))
     except KernelRefused as error:
@@ -139,7 +136,7 @@ def manage(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
 def use(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
     """Have the kernel look after an entry as if it had sent a packet there: STALE is probed.
 
-    Returns False, having changed nothing, where there is no entry or nothing to probe. Errors as
+    Returns False, having changed nothing, if there is no entry or nothing to probe. Errors as
     for `manage`.
     """
     found = read_neighbour(connection, address, ifindex)
@@ -152,7 +149,7 @@ def use(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
 
 
 def release(connection: wire.Socket, address: bytes, ifindex: int) -> bool:
-    """Undo `manage`: the kernel no longer probes by itself, and may forget the entry when unused.
+    """Undo `manage`: the kernel no longer probes, and may forget the entry when unused.
 
     Its state and MAC stay. Returns whether the entry was managed. Errors as for `manage`.
     """
@@ -169,12 +166,11 @@ def _update(
     connection: wire.Socket, address: bytes, ifindex: int, flags: int, extended: int
 ) -> None:
     """Update a neighbour's NTF_* and NTF_EXT_* flags, or create it unresolved."""
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    request = NEIGHBOUR_HEADER.pack(family, ifindex, 0, flags, 0)
+    request = NEIGHBOUR_HEADER.pack(family_of(address), ifindex, 0, flags, 0)
     request += wire.attribute(NDA_DST, address)
     if extended:
         request += wire.attribute(NDA_FLAGS_EXT, struct.pack("=I", extended))
-    update = _NLM_F_CREATE | wire.NLM_F_REPLACE
+    update = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
     connection.tell(RTM_NEWNEIGH, update, request, _name(address, ifindex))
 
 

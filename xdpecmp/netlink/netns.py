@@ -15,21 +15,21 @@ from errno import EINVAL
 from pathlib import Path
 
 from ..errors import NoSuchNamespace, NotPermitted
+from .namespace import CLONE_NEWNET
 
 NAMED = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
 
 
 def enter(name: str) -> None:
     """Move the calling thread into the namespace of that name or path, or of the process of that
-    number (where nothing is named so). Raises NoSuchNamespace, NotPermitted."""
+    number (if nothing has that name). Raises NoSuchNamespace, NotPermitted."""
     if not name or name in (".", "..") or "\0" in name:
         raise NoSuchNamespace(name)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         with file_of(name).open() as namespace:
-            if libc.setns(namespace.fileno(), _CLONE_NEWNET) == 0:
+            if libc.setns(namespace.fileno(), CLONE_NEWNET) == 0:
                 return
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NoSuchNamespace(name) from None

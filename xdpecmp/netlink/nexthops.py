@@ -1,7 +1,7 @@
 """Nexthop objects: the next hops and groups that routes refer to by an id (RTA_NH_ID).
 
-They are read by themselves rather than from the routes that use them, because those show weights
-cut to a byte and no buckets. One dump gives all objects; another one, made only where there is a
+They are read apart rather than from the routes that use them, because those show weights
+cut to a byte and no buckets. One dump gives all objects; another one, made only if there is a
 resilient group, gives the buckets of all of these.
 
 Source: nh_fill_node() and nh_fill_res_bucket() in net/ipv4/nexthop.c, include/uapi/linux/nexthop.h.
@@ -20,9 +20,7 @@ from ..errors import KernelRefused, MalformedMessage
 from ..model.nexthoptable import Buckets, Group, NexthopTable, Single
 from ..model.values import NextHop, NexthopGroup, Path, RouteKind
 from . import wire
-
-RTM_GETNEXTHOP = 106
-RTM_GETNEXTHOPBUCKET = 118
+from .rtnetlink import ADDRESS_SIZE, RTM_GETNEXTHOP, RTM_GETNEXTHOPBUCKET
 
 NEXTHOP_HEADER = struct.Struct("=BBBxI")
 """nhmsg: family, scope, protocol, flags (RTNH_F_*)."""
@@ -39,7 +37,7 @@ _NHA_RES_GROUP = 12
 _NHA_RES_BUCKET = 13
 NHA_OP_FLAGS = 14
 _NHA_GROUP_STATS = 15
-_NHA_HW_STATS_ENABLE = 16
+NHA_HW_STATS_ENABLE = 16
 _NHA_HW_STATS_USED = 17
 _NHA_RES_GROUP_BUCKETS = 1
 _NHA_RES_GROUP_IDLE_TIMER = 2
@@ -51,7 +49,7 @@ _NHA_RES_BUCKET_NH_ID = 3
 _BUCKET = struct.Struct("=8x4sI2xH4sHxx4sI")
 _BUCKET_HEADERS = (
     wire.attribute(NHA_ID, bytes(4))[:4],
-    _NHA_RES_BUCKET | 0x8000,  # NLA_F_NESTED
+    _NHA_RES_BUCKET | wire.NLA_F_NESTED,
     wire.attribute(_NHA_RES_BUCKET_INDEX, bytes(2))[:4],
     wire.attribute(_NHA_RES_BUCKET_NH_ID, bytes(4))[:4],
 )
@@ -67,11 +65,10 @@ anything in the high byte."""
 _OF_A_SINGLE = frozenset({NHA_ID, NHA_OIF, NHA_GATEWAY})
 _OF_A_GROUP = frozenset(
     {NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, _NHA_RES_GROUP, NHA_OP_FLAGS, _NHA_GROUP_STATS}
-    | {_NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
+    | {NHA_HW_STATS_ENABLE, _NHA_HW_STATS_USED}
 )
 """Attributes that we understand. Any other may change where packets go: NHA_FDB, NHA_ENCAP …"""
 
-_ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _ATTEMPTS = 3
 
 
@@ -93,7 +90,7 @@ def parse_nexthop(message: bytes) -> tuple[int, Single | Group]:
 def _single(found: Mapping[int, bytes], family: int, flags: int) -> Single:
     if NHA_BLACKHOLE in found:
         return Single(RouteKind.SPECIAL, None)
-    size = _ADDRESS_SIZE.get(family)
+    size = ADDRESS_SIZE.get(family)
     if found.keys() - _OF_A_SINGLE or size is None or NHA_OIF not in found:
         return Single(RouteKind.UNSUPPORTED, None)
     via = found.get(NHA_GATEWAY, b"")
@@ -161,7 +158,7 @@ def read_nexthops(connection: wire.Socket) -> NexthopTable:
 
     A dump goes on by id, so an object that is there all the time is told once, whatever comes and
     goes meanwhile (NLM_F_DUMP_INTR): what does is left to its events. Objects and buckets come from
-    two dumps. Where they do not fit each other both are made again; what does not fit the third
+    two dumps. If they do not fit each other both are made again; what does not fit the third
     time is UNSUPPORTED, and Linux handles its packets.
     """
     objects: dict[int, Single | Group] = {}
@@ -177,7 +174,7 @@ def read_nexthops(connection: wire.Socket) -> NexthopTable:
 
 
 def read_buckets(connection: wire.Socket, group: int) -> Mapping[int, int]:
-    """The member in each bucket of one resilient group; {} where there is no such group."""
+    """The member in each bucket of one resilient group; {} if there is no such group."""
     try:
         return _read_buckets(connection, group).get(group, {})
     except KernelRefused as error:
@@ -212,7 +209,7 @@ def _read_buckets(connection: wire.Socket, group: int) -> Buckets:
 
 def parse_or_doubt(message: bytes) -> tuple[int, Single | Group]:
     """As `parse_nexthop`; an object that makes no sense is UNSUPPORTED. Raises MalformedMessage
-    where not even its id can be told."""
+    if not even its id can be told."""
     try:
         return parse_nexthop(message)
     except MalformedMessage:

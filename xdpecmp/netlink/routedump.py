@@ -3,7 +3,7 @@
 Routes differ in their destination, hardly in anything else. So the messages of equal length in a
 datagram are looked at together, as rows of an array: with the destination blanked out few different
 rows are left, and `routes.parse_route`, which alone knows what attributes mean, is asked once for
-each of them. What is not of the usual form is taken by itself.
+each of them. What is not of the usual form is taken alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..model.packed import Keys, Numbers, as_keys, pack
 from ..model.routetable import NOWHERE, RouteTable
 from ..model.values import Route
 from . import wire
-from .routes import ADDRESS_SIZE, RTA_DST, RTM_GETROUTE, RTM_NEWROUTE, dump_request, parse_route
+from .routes import RTA_DST, dump_request, parse_route
+from .rtnetlink import ADDRESS_SIZE, RTM_GETROUTE, RTM_NEWROUTE
 
 _FAMILY: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _LENGTH_BYTE = 17
@@ -80,8 +81,8 @@ class RouteReader:
 
     @staticmethod
     def _walk(datagram: bytes) -> tuple[dict[int, list[tuple[int, int]]], int]:
-        """By length the messages that are routes, up to the first one that is none: the how manieth
-        it is and where it starts; and where they end."""
+        """By length the messages that are routes, up to the first one that is none: its place
+        in the datagram's order and its offset; and the offset of their end."""
         unpack, size = _LENGTH_KIND_FLAGS.unpack_from, len(datagram)
         alike: dict[int, list[tuple[int, int]]] = {}
         start = place = 0
@@ -104,7 +105,7 @@ class RouteReader:
     def _take_rows(
         self, datagram: bytes, length: int, starts: list[int]
     ) -> tuple[NDArray[np.uint8], Numbers] | None:
-        """Prefixes and bodies of messages of equal length; None where they are unusual, or chance
+        """Prefixes and bodies of messages of equal length; None if they are unusual, or chance
         would have it that they cannot be told apart."""
         first = _DESTINATION + 4
         if length % 4 or length < first + self._size:
@@ -154,7 +155,7 @@ class RouteReader:
 
 
 _FACTORS = np.random.default_rng(7).integers(1, 1 << 63, 1 << 14, np.uint64) | np.uint64(1)
-"""Rows are told apart by the sum of their words, each by a factor of its own. A message is shorter
+"""Rows are told apart by the sum of their words, each by its own factor. A message is shorter
 than 64 KiB."""
 
 

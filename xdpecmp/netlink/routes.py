@@ -6,7 +6,6 @@ net/ipv6/route.c.
 
 from __future__ import annotations
 
-import socket
 import struct
 import sys
 from collections.abc import Iterator
@@ -16,9 +15,23 @@ from functools import lru_cache
 from ..errors import MalformedMessage
 from ..model.values import NextHop, Path, Prefix, Route, RouteKind
 from . import wire
-
-RTM_NEWROUTE = 24
-RTM_GETROUTE = 26
+from .rtnetlink import (
+    ADDRESS_SIZE,
+    RT_TABLE_DEFAULT,
+    RT_TABLE_LOCAL,
+    RT_TABLE_MAIN,
+    RTM_GETROUTE,
+    RTM_NEWROUTE,
+    RTN_ANYCAST,
+    RTN_BLACKHOLE,
+    RTN_BROADCAST,
+    RTN_LOCAL,
+    RTN_MULTICAST,
+    RTN_PROHIBIT,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+    family_of,
+)
 
 RTA_DST = 1
 RTA_SRC = 2
@@ -39,18 +52,18 @@ RTM_F_CLONED = 0x200
 _RTAX_LOCK = 1
 _RTAX_MTU = 2
 
-TABLES = (254, 255, 253)
+TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL, RT_TABLE_DEFAULT)
 """main, local and default: those that the default policy rules consult."""
 
 _KINDS = {
-    1: RouteKind.UNICAST,
-    2: RouteKind.LOCAL,
-    3: RouteKind.SPECIAL,  # broadcast
-    4: RouteKind.LOCAL,  # anycast
-    5: RouteKind.SPECIAL,  # multicast
-    6: RouteKind.SPECIAL,  # blackhole
-    7: RouteKind.SPECIAL,  # unreachable
-    8: RouteKind.SPECIAL,  # prohibit
+    RTN_UNICAST: RouteKind.UNICAST,
+    RTN_LOCAL: RouteKind.LOCAL,
+    RTN_BROADCAST: RouteKind.SPECIAL,
+    RTN_ANYCAST: RouteKind.LOCAL,
+    RTN_MULTICAST: RouteKind.SPECIAL,
+    RTN_BLACKHOLE: RouteKind.SPECIAL,
+    RTN_UNREACHABLE: RouteKind.SPECIAL,
+    RTN_PROHIBIT: RouteKind.SPECIAL,
 }
 _NOT_CARRIED_OUT = frozenset({RTA_SRC, RTA_NEWDST, RTA_ENCAP_TYPE, RTA_ENCAP})
 """Attributes that ask for what the data path does not do: source routing, MPLS, tunnels."""
@@ -60,8 +73,7 @@ ROUTE_HEADER = struct.Struct("=BBBBBBBBI")
 NEXT_HOP_HEADER = struct.Struct("=HBBi")
 """rtnexthop: length, flags, hops (weight - 1), ifindex."""
 CACHE_EXPIRES = struct.Struct("=8xi")
-"""rta_cacheinfo.rta_expires: clock ticks; below 0 where they are over, 0 = no end."""
-ADDRESS_SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
+"""rta_cacheinfo.rta_expires: clock ticks; below 0 if they are over, 0 = no end."""
 
 _REMEMBERED = 1 << 14
 """So many messages a RouteMemo keeps."""
@@ -71,7 +83,7 @@ def parse_route(message: bytes) -> Route | None:
     """One RTM_NEWROUTE message, without its netlink header, as a Route.
 
     None for what is not mirrored: cached (cloned) routes and other tables than main, local and
-    default. UNSUPPORTED where it makes no sense but for its destination; MalformedMessage where not
+    default. UNSUPPORTED if it makes no sense except for its destination; MalformedMessage if not
     even that can be told.
     """
     try:
@@ -117,7 +129,7 @@ def _parse(message: bytes) -> Route | None:
         raise MalformedMessage(f"route to an address of {len(address)} bytes")
     nhid = wire.number(found.get(RTA_NH_ID, bytes(4)))
     # What a message shows of a nexthop object is for old programs: weights cut to a byte, and
-    # nothing at all where net.ipv4.nexthop_compat_mode is 0.
+    # nothing at all if net.ipv4.nexthop_compat_mode is 0.
     paths, plain = ((), True) if nhid else _paths(found, flags & 0xFF)
     meaning = _KINDS.get(kind, RouteKind.UNSUPPORTED)
     plain = plain and not _NOT_CARRIED_OUT & found.keys()
@@ -140,7 +152,7 @@ def _parse(message: bytes) -> Route | None:
 
 
 def _plain_metrics(metrics: bytes) -> bool:
-    """Whether no metric of the route bears on forwarding: a path MTU of its own, or locked ones."""
+    """Whether no metric of the route bears on forwarding: its own path MTU, or locked ones."""
     return not any(
         kind in (_RTAX_LOCK, _RTAX_MTU) for kind, _, _ in wire.attributes(metrics, 0, len(metrics))
     )
@@ -255,7 +267,7 @@ def find_messages(connection: wire.Socket, prefix: Prefix, table: int = 0) -> li
     The kernel has no question for that, so all routes go by; but few are parsed.
     """
     found: list[bytes] = []
-    family = socket.AF_INET if prefix.family == 4 else socket.AF_INET6
+    family = family_of(prefix.address)
 
     def take(datagram: bytes) -> int:
         for kind, flags, start, end in wire.messages(datagram):

@@ -24,17 +24,38 @@ from .routes import (
     RTA_CACHEINFO,
     RTA_MULTIPATH,
     RTA_NH_ID,
-    RTM_NEWROUTE,
     find_messages,
     next_hops,
     parse_route,
 )
+from .rtnetlink import RTM_NEWROUTE, RTNH_F_ONLINK, RTNH_F_PERVASIVE
 
 _RTA_EXPIRES = 23
-_KEPT_FLAGS = 0x06
-"""RTNH_F_PERVASIVE and RTNH_F_ONLINK. The others tell a state; the kernel refuses to be told."""
-_MOST = 256
+_KEPT_FLAGS = RTNH_F_PERVASIVE | RTNH_F_ONLINK
+"""The others tell a state; the kernel refuses to be told."""
+MAX_WEIGHT = 256
 """rtnexthop.rtnh_hops, a byte, is the weight - 1."""
+
+
+def check_multipath(route: Route) -> None:
+    """Raises RouteNotWeighable for a route without a choice of next hops."""
+    if len(route.paths) < 2:
+        family = "-6 " if route.prefix.family == 6 else ""
+        raise RouteNotWeighable(
+            f"{route.prefix} has one next hop only, so there is nothing to weigh",
+            f"see it: ip {family}route show {route.prefix}",
+        )
+
+
+def check_weight(weight: int, whose: object, most: int = MAX_WEIGHT, group: int = 0) -> None:
+    """Raises RouteNotWeighable for a weight that the kernel does not take. `whose`: the next hop;
+    `group`: the id of the nexthop group that holds the weights, 0 for the route itself."""
+    if not 1 <= weight <= most:
+        holder = f"group (ip nexthop show id {group})" if group else "route (ip route replace)"
+        raise RouteNotWeighable(
+            f"weight {weight} for {whose} is outside 1 to {most}, what the kernel takes",
+            f"to send a next hop nothing, remove it from the {holder}",
+        )
 
 
 def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -> None:
@@ -42,7 +63,7 @@ def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -
 
     The route has to be as the kernel has it, its weights apart: otherwise RouteNotFound, since the
     weights would go to other paths than the caller means. Raises RouteNotWeighable for a route
-    without weights of its own or for impossible weights, NotPermitted, KernelRefused.
+    without weights or for impossible weights, NotPermitted, KernelRefused.
     """
     _check(route, weights)
     messages = find_messages(connection, route.prefix, route.table)
@@ -60,15 +81,13 @@ def set_weights(connection: wire.Socket, route: Route, weights: Sequence[int]) -
 def _check(route: Route, weights: Sequence[int]) -> None:
     if route.nhid:
         raise _held_by_nexthop_object()
-    if len(route.paths) < 2:
-        raise RouteNotWeighable(f"{route.prefix} has one next hop only: nothing to weigh")
+    check_multipath(route)
     if len(weights) != len(route.paths):
         raise RouteNotWeighable(
             f"{len(weights)} weights for the {len(route.paths)} next hops of {route.prefix}"
         )
-    for weight in weights:
-        if not 1 <= weight <= _MOST:
-            raise RouteNotWeighable(f"weight {weight} is not between 1 and {_MOST}")
+    for path, weight in zip(route.paths, weights, strict=True):
+        check_weight(weight, path.nexthop)
 
 
 def _held_by_nexthop_object() -> RouteNotWeighable:

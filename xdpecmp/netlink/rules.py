@@ -13,8 +13,7 @@ import struct
 
 from ..errors import DumpInterrupted, MalformedMessage
 from . import wire
-
-RTM_GETRULE = 34
+from .rtnetlink import RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTM_GETRULE
 
 RULE_HEADER = struct.Struct("=BBBBBxxBI")
 """fib_rule_hdr: family, dst_len, src_len, tos, table, action, flags."""
@@ -26,8 +25,8 @@ _FR_ACT_TO_TBL = 1
 _NONE = 0xFFFFFFFF
 
 _DEFAULTS: dict[int, list[tuple[int, int]]] = {
-    socket.AF_INET: [(0, 255), (32766, 254), (32767, 253)],
-    socket.AF_INET6: [(0, 255), (32766, 254)],
+    socket.AF_INET: [(0, RT_TABLE_LOCAL), (32766, RT_TABLE_MAIN), (32767, RT_TABLE_DEFAULT)],
+    socket.AF_INET6: [(0, RT_TABLE_LOCAL), (32766, RT_TABLE_MAIN)],
 }
 """(priority, table) of the rules that a fresh namespace has."""
 

@@ -97,7 +97,7 @@ _DECISIVE = (
     "ipv6/fib_multipath_hash_fields",
     "ipv4/fib_multipath_hash_seed",
 )
-"""No event tells of them, and where they change flows move."""
+"""No event tells of them, and when they change flows move."""
 
 _WATCHED = (
     "ipv4/fib_multipath_use_neigh",

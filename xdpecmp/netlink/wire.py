@@ -15,8 +15,8 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from errno import EACCES, EAGAIN, EIO, ENODEV, EPERM
-from typing import Self
 
+from ..closing import Closing
 from ..errors import (
     DumpInterrupted,
     KernelRefused,
@@ -35,10 +35,14 @@ NLM_F_REQUEST = 0x01
 NLM_F_ACK = 0x04
 NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
+NLA_F_NESTED = 0x8000
 _NLM_F_ACK_TLVS = 0x200
 
-_SOL_NETLINK = 270
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -96,6 +100,12 @@ def number(value: bytes) -> int:
     return int.from_bytes(value, sys.byteorder)
 
 
+def kind_of(message: bytes) -> int:
+    """The type of a message, which begins with its netlink header."""
+    kind: int = _HEADER.unpack_from(message)[1]
+    return kind
+
+
 def messages(datagram: bytes, start: int = 0) -> Iterator[tuple[int, int, int, int]]:
     """Walk a datagram: (type, flags, start, end) of each message, the header included."""
     size = len(datagram)
@@ -124,7 +134,7 @@ def interrupted() -> DumpInterrupted:
 
 
 def refused(what: str, errno: int, reason: str = "") -> XdpecmpError:
-    """The error for an errno from the kernel, with its own words where it had some."""
+    """The error for an errno from the kernel, with its own words if it had some."""
     if errno in (EPERM, EACCES):
         return NotPermitted(what)
     if errno == ENODEV:
@@ -150,32 +160,23 @@ def raise_error(datagram: bytes, start: int, end: int, what: str) -> None:
     raise refused(what, -code, reason)
 
 
-class Socket:
+class Socket(Closing):
     """A netlink socket of the network namespace that the calling thread is in when it is made."""
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
         )
+        self._close = self._socket.close
         self._sequence = 0
         option = self._socket.setsockopt
         option(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         option(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _TIMEOUT_S, 0))
-        option(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        option(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        option(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        option(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         # Strict: the kernel filters, leaves cached routes out, and refuses what it does not know.
-        option(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        option(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
-
-    def close(self) -> None:
-        """Close the socket. May be called again."""
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def stream(self, kind: int, body: bytes, take: Take, what: str, torn: bool = False) -> None:
         """Dump, handing each datagram to `take`, so that only one is in memory at a time. `torn`:

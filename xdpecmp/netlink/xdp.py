@@ -18,9 +18,8 @@ from pathlib import Path
 from ..errors import ForeignProgram, KernelRefused, NoSuchInterface, XdpecmpError
 from . import wire
 from .links import IFLA_XDP, LINK_HEADER, read_link
+from .rtnetlink import RTM_SETLINK
 
-RTM_SETLINK = 19
-_NLA_F_NESTED = 0x8000
 _IFLA_XDP_FD = 1
 _IFLA_XDP_FLAGS = 3
 _IFLA_XDP_EXPECTED_FD = 8
@@ -45,8 +44,8 @@ def attach(
 
     Without `expected_fd` no program may be there; with it (a descriptor) exactly that program, and
     it is replaced without a gap. Raises ForeignProgram if it is otherwise, NoSuchInterface,
-    NotPermitted, KernelRefused (EOPNOTSUPP where the driver knows no native mode), with the
-    kernel's own words where it has some.
+    NotPermitted, KernelRefused (EOPNOTSUPP if the driver knows no native mode), with the
+    kernel's own words if it has some.
     """
     before = _UPDATE_IF_NOEXIST if expected_fd is None else _REPLACE
     link = read_link(connection, ifindex)
@@ -143,7 +142,7 @@ def _set(
         values.append((_IFLA_XDP_EXPECTED_FD, struct.pack("=i", expected_fd)))
     nested = b"".join(wire.attribute(kind, value) for kind, value in values)
     request = LINK_HEADER.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
-    request += wire.attribute(IFLA_XDP | _NLA_F_NESTED, nested)
+    request += wire.attribute(IFLA_XDP | wire.NLA_F_NESTED, nested)
     try:
         connection.tell(RTM_SETLINK, 0, request, f"XDP program of {name}")
     except NoSuchInterface:

@@ -1,6 +1,6 @@
 """Whether IPsec has a say in forwarding: then Linux must, since XDP comes before it.
 
-It has where there are policies, and where the default for what meets none is to block it.
+It has if there are policies, and if the default for what meets none is to block it.
 
 Source: xfrm_get_spdinfo(), xfrm_get_default() in net/xfrm/xfrm_user.c; ip_forward() asks for "fwd"
 and "out": __xfrm_check_nopolicy(), xfrm_route_forward() in include/net/xfrm.h.
@@ -50,7 +50,7 @@ def parse_blocks(message: bytes) -> bool:
 
 
 def read_has_a_say(connection: wire.Socket | None) -> bool:
-    """`connection` is None where the kernel knows no IPsec."""
+    """`connection` is None if the kernel knows no IPsec."""
     if connection is None:
         return False
     policies = connection.ask(_XFRM_MSG_GETSPDINFO, _FLAGS.pack(0), "IPsec policies")

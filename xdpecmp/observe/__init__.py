@@ -2,5 +2,5 @@
 
 Here live reading the pinned maps for the commands, counting what was lost behind redirects,
 explaining one packet, verifying many. Nothing here changes the data path or the kernel, except in
-scratch namespaces of its own.
+scratch namespaces.
 """

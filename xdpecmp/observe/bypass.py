@@ -25,8 +25,8 @@ _SHOWS = {
 
 
 def sentences(findings: Findings, bypassed: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What holds, a sentence for each family, or for both where they have the same; and what was
-    found. None where there is nothing."""
+    """What holds, a sentence for each family, or for both if they have the same; and what was
+    found. None if there is nothing."""
     if findings.ipv4 == findings.ipv6:
         families = {"IPv4 and IPv6": findings.ipv4}
     else:

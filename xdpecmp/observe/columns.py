@@ -1,8 +1,8 @@
 """Rows as lines of text: a table for people, as wide as the terminal, or as wide as it needs to be.
 
 Rows may come by the hundred thousand, so the first lines are there before the last row is: widths
-come from the first LOOK_AHEAD rows. Where a terminal is too narrow, the columns that matter least
-are left out, then a long first cell gets a line of its own or a column of text is folded within
+come from the first LOOK_AHEAD rows. If a terminal is too narrow, the columns that matter least
+are left out, then a long first cell gets a line to itself or a column of text is folded within
 itself, and at last each row takes several lines. A cell is never cut.
 """
 
@@ -35,9 +35,9 @@ class Columns:
     optional: Sequence[str] = ()
     """Keys that a narrow terminal does without, the least important first. No numbers."""
     folds: str = ""
-    """Key of the last column, where that is a text that may take several lines."""
+    """Key of the last column, if that is a text that may take several lines."""
     lead: bool = False
-    """Whether the first cell, where it is long, may stand on a line of its own."""
+    """Whether the first cell, if it is long, may have a line to itself."""
 
 
 def lines(

@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
 from ..errors import XdpecmpError, shortened
+from ..model.flow import Flow
 
 ETHERNET = struct.Struct("!6s6sH")
 ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _SOMEBODY = bytes.fromhex("020000000001")
 """Source MAC of the frames that we make; nothing looks at it."""
 
-IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMPV6 = 1, 6, 17, 132, 58
-PROTOCOLS = {
+_IPPROTO_DCCP = 33
+PROTOCOLS: dict[str, int] = {
     "icmp": IPPROTO_ICMP,
     "tcp": IPPROTO_TCP,
     "udp": IPPROTO_UDP,
-    "dccp": 33,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
+    "dccp": _IPPROTO_DCCP,
+    "gre": socket.IPPROTO_GRE,
+    "esp": socket.IPPROTO_ESP,
+    "ah": socket.IPPROTO_AH,
     "ipv6-icmp": IPPROTO_ICMPV6,
-    "sctp": IPPROTO_SCTP,
-    "udplite": 136,
+    "sctp": socket.IPPROTO_SCTP,
+    "udplite": socket.IPPROTO_UDPLITE,
 }
-_WITH_PORTS = frozenset({IPPROTO_TCP, IPPROTO_UDP, 33, IPPROTO_SCTP, 136})
+_WITH_PORTS = frozenset(PROTOCOLS[name] for name in ("tcp", "udp", "dccp", "sctp", "udplite"))
 
 
 class BadInput(XdpecmpError):
@@ -42,52 +44,40 @@ class BadInput(XdpecmpError):
 # --- a flow by its fields ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Flow:
-    """The fields that a hash may look at. Addresses are packed, numbers in host order."""
+def packet_of(flow: Flow) -> bytes:
+    """A packet of this flow, from its IP header on. Checksums are right, except SCTP's."""
+    addresses = flow.source + flow.destination
+    payload = _payload(flow, addresses)
+    if flow.family == 4:
+        fields = (0x45, 0, 20 + len(payload), 0, 0x4000, 64, flow.proto)
+        head = struct.pack("!BBHHHBBxx4s4s", *fields, flow.source, flow.destination)
+        checksum = struct.pack("!H", _checksum(head))
+        return head[:10] + checksum + head[12:] + payload
+    head = struct.pack("!IHBB", 6 << 28 | flow.flow_label, len(payload), flow.proto, 64)
+    return head + addresses + payload
 
-    source: bytes
-    destination: bytes
-    proto: int = IPPROTO_UDP
-    sport: int = 0
-    dport: int = 0
-    flow_label: int = 0
 
-    @property
-    def family(self) -> int:
-        return 4 if len(self.destination) == 4 else 6
+def _payload(flow: Flow, addresses: bytes) -> bytes:
+    proto = flow.proto
+    ports = struct.pack("!HH", flow.sport, flow.dport)
+    pseudo = addresses + struct.pack("!HH", proto, 20 if proto == IPPROTO_TCP else 8)
+    if proto == IPPROTO_TCP:
+        head = ports + struct.pack("!IIBBHHH", 0, 0, 0x50, 0x02, 0xFFFF, 0, 0)
+        return _filled(head, 16, pseudo)
+    if proto == IPPROTO_UDP:
+        return _filled(ports + struct.pack("!HH", 8, 0), 6, pseudo)
+    if proto == IPPROTO_ICMP:
+        return _filled(struct.pack("!BBHHH", 8, 0, 0, 1, 1), 2, b"")  # echo request
+    if proto == IPPROTO_ICMPV6:
+        return _filled(struct.pack("!BBHHH", 128, 0, 0, 1, 1), 2, pseudo)
+    if proto in _WITH_PORTS:
+        return ports + b"\x01" * 12
+    return bytes(16)
 
-    def packet(self) -> bytes:
-        """A packet of this flow, from its IP header on. Checksums are right, but for SCTP's."""
-        if self.family == 4:
-            payload = self._payload(self.source + self.destination)
-            fields = (0x45, 0, 20 + len(payload), 0, 0x4000, 64, self.proto)
-            head = struct.pack("!BBHHHBBxx4s4s", *fields, self.source, self.destination)
-            checksum = struct.pack("!H", _checksum(head))
-            return head[:10] + checksum + head[12:] + payload
-        payload = self._payload(self.source + self.destination)
-        head = struct.pack("!IHBB", 6 << 28 | self.flow_label, len(payload), self.proto, 64)
-        return head + self.source + self.destination + payload
 
-    def _payload(self, addresses: bytes) -> bytes:
-        ports = struct.pack("!HH", self.sport, self.dport)
-        pseudo = addresses + struct.pack("!HH", self.proto, 20 if self.proto == IPPROTO_TCP else 8)
-        if self.proto == IPPROTO_TCP:
-            head = ports + struct.pack("!IIBBHHH", 0, 0, 0x50, 0x02, 0xFFFF, 0, 0)
-            return _filled(head, 16, pseudo)
-        if self.proto == IPPROTO_UDP:
-            return _filled(ports + struct.pack("!HH", 8, 0), 6, pseudo)
-        if self.proto == IPPROTO_ICMP:
-            return _filled(struct.pack("!BBHHH", 8, 0, 0, 1, 1), 2, b"")  # echo request
-        if self.proto == IPPROTO_ICMPV6:
-            return _filled(struct.pack("!BBHHH", 128, 0, 0, 1, 1), 2, pseudo)
-        if self.proto in _WITH_PORTS:
-            return ports + b"\x01" * 12
-        return bytes(16)
-
-    def frame(self, mac: bytes, tags: Sequence[tuple[int, int]] = ()) -> bytes:
-        """An Ethernet frame to `mac`; `tags`: (TPID, VLAN id), the outermost first."""
-        return encapsulate(self.packet(), mac, tags)
+def frame_of(flow: Flow, mac: bytes, tags: Sequence[tuple[int, int]] = ()) -> bytes:
+    """An Ethernet frame of this flow to `mac`; `tags`: (TPID, VLAN id), the outermost first."""
+    return encapsulate(packet_of(flow), mac, tags)
 
 
 def encapsulate(packet: bytes, mac: bytes, tags: Sequence[tuple[int, int]] = ()) -> bytes:

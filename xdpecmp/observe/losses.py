@@ -1,6 +1,6 @@
 """What was lost behind a redirect: counted as forwarded, and sent by no device.
 
-XDP_REDIRECT is a request. The kernel drops the frame where the device's queue is full, or where a
+XDP_REDIRECT is a request. The kernel drops the frame if the device's queue is full, or if a
 veth's peer has just lost what it takes (GRO, a program), and tells the program nothing. Drivers
 count some of that (`ethtool -S`, tx_dropped). A veth whose peer takes no frames counts nothing, but
 it does count what it took: what was forwarded to it and not taken is lost. That can be said while
@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +26,57 @@ from ..model.values import Link
 from ..netlink import Kernel
 from ..netlink.devicestats import DeviceCounters
 from ..program.maps import Maps
+from .devices import our_links
 
-KEYS = ("lost", "xdp_drops", "tx_dropped", "tx_errors")
 _SETTLE_SECONDS = 0.01
 """After this, what a program has redirected has been handed to the device."""
 
 
-def report(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> list[dict[str, Any]]:
-    """For each device that we receive from or send to: {"ifname", *KEYS}, grown since the first
-    attach. `lost` is None where it cannot be known. `ours`: ids of our programs; `run`: where
-    `record` left its file."""
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What one device lost since the first attach."""
+
+    ifname: str
+    lost: int | None
+    """Packets forwarded to it and not sent; None if that cannot be known."""
+    xdp_drops: int
+    """XDP frames that its driver dropped."""
+    tx_dropped: int
+    """Packets dropped on sending, Linux's included."""
+    tx_errors: int
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.xdp_drops or self.tx_dropped or self.tx_errors)
+
+
+def report(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> list[Losses]:
+    """Of each device that we receive from or send to. `ours`: ids of our programs; `run`: the
+    directory that `record` left its file in."""
     links = kernel.links()
     before = _load(run)
     native = bool(before.get("native")) and _all_native(links, ours)
     forwarded = _forwarded(maps, links)
-    devices = set(forwarded) | {i for i, link in links.items() if link.xdp_prog_id in ours}
+    devices = set(forwarded) | {link.ifindex for link in our_links(links.values(), ours)}
     now = kernel.device_counters(links[ifindex] for ifindex in sorted(devices & links.keys()))
     rows = _rows(now, forwarded, before, native)
-    if any(row["lost"] for row in rows):
+    if any(row.lost for row in rows):
         time.sleep(_SETTLE_SECONDS)
         now = kernel.device_counters(links[ifindex] for ifindex in now)
         rows = _rows(now, forwarded, before, native)
     return rows
 
 
-def losing(rows: Collection[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of a report with something to say."""
-    return [row for row in rows if any(row[key] for key in KEYS)]
-
-
-def sentence(row: Mapping[str, Any]) -> str:
+def sentence(losses: Losses) -> str:
     """What there is to say of such a device."""
     parts = []
-    if row["lost"]:
-        parts.append(f"{row['lost']:,} packets forwarded to it were not sent")
-    if row["xdp_drops"]:
-        parts.append(f"its driver dropped {row['xdp_drops']:,} XDP frames")
-    unsent = row["tx_dropped"] + row["tx_errors"]
+    if losses.lost:
+        parts.append(f"{losses.lost:,} packets forwarded to it were not sent")
+    if losses.xdp_drops:
+        parts.append(f"its driver dropped {losses.xdp_drops:,} XDP frames")
+    unsent = losses.tx_dropped + losses.tx_errors
     if unsent:
         parts.append(f"{unsent:,} packets, Linux's included, were dropped on sending")
-    return f"{row['ifname']}: {'; '.join(parts)} (since the first attach)"
+    return f"{losses.ifname}: {'; '.join(parts)} (since the first attach)"
 
 
 def record(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> None:
@@ -77,7 +89,7 @@ def record(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> None
     forwarded = _forwarded(maps, links)
     state = {
         "native": _all_native(links, ours),
-        "earlier": {row["ifname"]: {key: row[key] or 0 for key in KEYS} for row in rows},
+        "earlier": {row.ifname: _counts(row) for row in rows},
         "devices": {
             ifindex: {
                 "name": each.name,
@@ -94,6 +106,10 @@ def record(kernel: Kernel, maps: Maps, ours: Collection[int], run: Path) -> None
         places.write_file(run / "devices.json", json.dumps(state))
 
 
+def _counts(losses: Losses) -> dict[str, int]:
+    return {key: value or 0 for key, value in asdict(losses).items() if key != "ifname"}
+
+
 def _load(run: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, places.Untrusted):
         state = json.loads(places.read_file(run / "devices.json"))
@@ -103,7 +119,7 @@ def _load(run: Path) -> dict[str, Any]:
 
 
 def _all_native(links: Mapping[int, Link], ours: Collection[int]) -> bool:
-    modes = {link.xdp_mode for link in links.values() if link.xdp_prog_id in ours}
+    modes = {link.xdp_mode for link in our_links(links.values(), ours)}
     return modes == {"native"}
 
 
@@ -128,21 +144,33 @@ def _rows(
     forwarded: Mapping[int, int],
     before: Mapping[str, Any],
     native: bool,
-) -> list[dict[str, Any]]:
+) -> list[Losses]:
     rows = []
     for ifindex, each in now.items():
         then = before.get("devices", {}).get(str(ifindex), {})
         if then.get("name") != each.name:  # it came later
             then = {}
         earlier = before.get("earlier", {}).get(each.name, {})
-        row: dict[str, Any] = {"ifname": each.name, "lost": None}
-        for key in KEYS[1:]:
-            row[key] = max(0, getattr(each, key) - then.get(key, 0)) + earlier.get(key, 0)
-        if each.xdp_sent is not None and (then.get("xdp_sent") or 0) <= each.xdp_sent:
-            sent = each.xdp_sent - (then.get("xdp_sent") or 0)
-            grown = forwarded.get(ifindex, 0) - then.get("forwarded", 0)
-            lost = max(0, grown - sent) if native else 0
-            if native or earlier.get("lost"):
-                row["lost"] = lost + earlier.get("lost", 0)
-        rows.append(row)
+        rows.append(_device_losses(each, forwarded.get(ifindex, 0), then, earlier, native))
     return rows
+
+
+def _device_losses(
+    now: DeviceCounters,
+    forwarded: int,
+    then: Mapping[str, Any],
+    earlier: Mapping[str, int],
+    native: bool,
+) -> Losses:
+    """`then`: what `record` kept of the device; `earlier`: what had grown until then."""
+
+    def grown(key: str) -> int:
+        growth: int = getattr(now, key) - then.get(key, 0)
+        return max(0, growth) + earlier.get(key, 0)
+
+    lost = None
+    sent_then = then.get("xdp_sent") or 0
+    if now.xdp_sent is not None and sent_then <= now.xdp_sent and (native or earlier.get("lost")):
+        unsent = forwarded - then.get("forwarded", 0) - (now.xdp_sent - sent_then)
+        lost = (max(0, unsent) if native else 0) + earlier.get("lost", 0)
+    return Losses(now.name, lost, grown("xdp_drops"), grown("tx_dropped"), grown("tx_errors"))

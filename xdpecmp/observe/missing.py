@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..model.options import Wanted
 from ..model.values import Link
+from .devices import our_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,7 @@ class Missing:
     mode: str
     why: str
     returns: bool
-    """Whether the agent attaches to it by itself when it can."""
-
-    def row(self) -> dict[str, str | None]:
-        """As `status -j` has it."""
-        return {"ifname": self.ifname, "mode": self.mode, "prog_id": None, "why": self.why}
+    """Whether the agent attaches to it when it can."""
 
 
 def missing(
@@ -29,7 +26,7 @@ def missing(
 ) -> list[Missing]:
     """Those that were asked for and do not run a program of ours, and why."""
     by_name = {link.name: link for link in links}
-    attached = {link.ifindex for link in links if link.xdp_prog_id in ours}
+    attached = {link.ifindex for link in our_links(links, ours)}
     found = []
     for name, each in wanted.items():
         link = by_name.get(name)

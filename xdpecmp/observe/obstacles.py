@@ -18,7 +18,7 @@ _PASSES = "all it receives passes to Linux"
 
 def told(links: Mapping[int, Link], link: Link) -> tuple[Obstacle, str, str] | None:
     """What stands in the way of forwarding what comes in there, a sentence, and the command that
-    helps ("" for none); None where nothing does."""
+    helps ("" for none); None if nothing does."""
     obstacle = Stacking(links).obstacle(link)
     if obstacle is None:
         return None

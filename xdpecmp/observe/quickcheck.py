@@ -14,11 +14,12 @@ from itertools import islice
 from ..compile import Resilient, Tables
 from ..errors import XdpecmpError
 from ..hashing import select
+from ..model.flow import Flow
 from ..model.values import NextHop, Prefix
 from ..netlink import Kernel
 from ..program.abi import GroupKind, Reason
-from .explain import Comparison, Decision, HashSettings, Judge, ask, label_can_be_asked, twin
-from .frames import Flow
+from .explain import Comparison, Decision, HashSettings, Judge, ask, label_can_be_asked, reference
+from .frames import packet_of
 from .scratch import Trial, try_packets
 from .verify import MOST_SOURCES, random_flow
 
@@ -99,17 +100,18 @@ def _settings(tables: Tables, family: int) -> HashSettings:
 
 
 def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: int) -> bool:
-    """Whether they choose alike; True where one of both has no answer."""
+    """Whether they choose alike; True if one of both has no answer."""
     group = tables.groups[tables.routes[prefix]]  # type: ignore[index]
     settings = _settings(tables, flow.family)
-    expected = twin(flow.packet(), settings)
+    packet = packet_of(flow)
+    expected = reference(packet, settings)
     if isinstance(group, Resilient) or not group or expected is None:
         return True
     decision = Decision(
         reason=Reason.FORWARDED,
         family=flow.family,
         ingress=ifindex,
-        packet=flow.packet(),
+        packet=packet,
         hash=expected.hash,
         nexthop=None,
         group=(GroupKind.THRESHOLD, 0, len(group)),

@@ -21,12 +21,22 @@ from typing import NamedTuple
 
 from .. import hashing
 from ..errors import XdpecmpError
+from ..model.flow import Flow
 from ..model.values import Prefix
 from ..netlink import wire
 from ..netlink.namespace import fresh
 from ..netlink.routes import NEXT_HOP_HEADER, ROUTE_HEADER, RTA_DST, RTA_GATEWAY, RTA_MULTIPATH
-from .explain import HashSettings, twin
-from .frames import Flow
+from ..netlink.rtnetlink import (
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_MAIN,
+    RTM_NEWROUTE,
+    RTN_UNICAST,
+    RTNH_F_ONLINK,
+    Protocol,
+    family_of,
+)
+from .explain import HashSettings, reference
+from .frames import packet_of
 
 _PREFIX = {4: Prefix.parse("198.18.0.0/15"), 6: Prefix.parse("2001:db8::/32")}
 _GATEWAYS = {4: Prefix.parse("10.0.0.0/8"), 6: Prefix.parse("fd00::/8")}
@@ -35,9 +45,6 @@ _FLOWS = 64
 _SECONDS = 2.0
 """For all of them."""
 
-_RTM_NEWROUTE = 24
-_NLM_F_CREATE = 0x400
-_RTNH_F_ONLINK = 4
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SIOCSIFFLAGS = 0x8914
@@ -55,7 +62,7 @@ class Trial(NamedTuple):
 def try_packets(
     family: int, settings: HashSettings, weights: Sequence[int], rng: random.Random | None = None
 ) -> Trial | None:
-    """None where that cannot be tried: no tun devices, no privileges, packets that get lost."""
+    """None if that cannot be tried: no tun devices, no privileges, packets that get lost."""
     fits = 2 <= len(weights) <= 16 and all(1 <= weight <= 256 for weight in weights)
     try:
         with fresh(), ExitStack() as stack:
@@ -81,7 +88,7 @@ class _Router:
         self.egress = [self._tun(stack, f"out{i}") for i in range(len(weights))]
         with wire.Socket() as connection:
             request = _route(family, weights)
-            connection.tell(_RTM_NEWROUTE, _NLM_F_CREATE, request, "route of a trial")
+            connection.tell(RTM_NEWROUTE, wire.NLM_F_CREATE, request, "route of a trial")
 
     def _tun(self, stack: ExitStack, name: str) -> int:
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,9 +134,12 @@ def _route(family: int, weights: Sequence[int]) -> bytes:
         gateway = wire.attribute(RTA_GATEWAY, _GATEWAYS[family].address[:-1] + bytes([i + 1]))
         length = NEXT_HOP_HEADER.size + len(gateway)
         ifindex = socket.if_nametoindex(f"out{i}")
-        block += NEXT_HOP_HEADER.pack(length, _RTNH_F_ONLINK, weight - 1, ifindex) + gateway
-    af = socket.AF_INET if family == 4 else socket.AF_INET6
-    header = ROUTE_HEADER.pack(af, prefix.length, 0, 0, 254, 4, 0, 1, 0)
+        block += NEXT_HOP_HEADER.pack(length, RTNH_F_ONLINK, weight - 1, ifindex) + gateway
+    table, protocol = RT_TABLE_MAIN, Protocol.STATIC
+    header = ROUTE_HEADER.pack(
+        *(family_of(prefix.address), prefix.length, 0, 0),
+        *(table, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0),
+    )
     return header + wire.attribute(RTA_DST, prefix.address) + wire.attribute(RTA_MULTIPATH, block)
 
 
@@ -139,8 +149,8 @@ def _try(router: _Router, settings: HashSettings, rng: random.Random) -> Trial |
     agreed = 0
     as_linux = settings._replace(follows_label=True)
     for _ in range(_FLOWS):
-        packet = _random_flow(rng, _PREFIX[router.family]).packet()
-        chosen, ours = router.forward(packet, deadline), twin(packet, as_linux)
+        packet = packet_of(_random_flow(rng, _PREFIX[router.family]))
+        chosen, ours = router.forward(packet, deadline), reference(packet, as_linux)
         if chosen is None or ours is None:
             return None
         agreed += chosen == hashing.select(limits, ours.hash)

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import NamedTuple
 
 from ..errors import XdpecmpError
+from ..model.flow import Flow
 from ..model.values import Link, Prefix
 from ..netlink import Kernel
 from ..program.abi import INDIRECT_INGRESS, INTERFACE_FLAGS, GroupKind, Reason
@@ -27,7 +29,7 @@ from .explain import (
     ingress_of,
     label_can_be_asked,
 )
-from .frames import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Flow
+from .frames import frame_of
 
 ROUTES_PER_GROUP = 8
 """Of routes that lead to one group so many are tried."""
@@ -54,7 +56,7 @@ class Entrance(NamedTuple):
     """INTERFACE_*."""
     sources: Sequence[Prefix]
     """What to take IPv4 sources from, since its reverse-path check lets others not pass; empty
-    where there is no such check."""
+    if there is no such check."""
 
     def takes(self, family: int) -> bool:
         return bool(self.flags & INTERFACE_FLAGS[f"FORWARD{family}"])
@@ -114,7 +116,7 @@ class Result:
 
 
 def multipath_routes(maps: Maps, rng: random.Random, only: Prefix | None) -> list[MultipathRoute]:
-    """The routes to try: that one alone, or some of each group. Raises XdpecmpError where the one
+    """The routes to try: that one alone, or some of each group. Raises XdpecmpError if the one
     is not there or is no multipath route."""
     by_group: dict[int, list[Prefix]] = {}
     groups = maps["groups"].entries
@@ -187,7 +189,7 @@ class Verifier:
         self._rng = rng
         self._wait = wait
         self.judge = Judge(kernel)
-        """Whom Linux is asked by again where it seems to differ."""
+        """Asks Linux again where it seems to differ."""
 
     def run(
         self, routes: Iterable[MultipathRoute], flows: int, done: Callable[[int], object]
@@ -230,7 +232,7 @@ class Verifier:
             entrance = self._rng.choice(usable)
             with_label = label_can_be_asked(hash_settings(self._maps, 6))
             flow = random_flow(self._rng, route.prefix, entrance.sources, with_label)
-            frame = flow.frame(entrance.ingress.mac, entrance.ingress.tags)
+            frame = frame_of(flow, entrance.ingress.mac, entrance.ingress.tags)
             explained = self._explain(frame, entrance)
             if explained.decision.group == route.group and explained.chosen is not None:
                 break

@@ -1,4 +1,4 @@
-"""What the data path holds and counts, read from the pinned maps: the commands' side of it.
+"""What the data path holds and counts, read from the pinned maps: see `state`.
 
 Nothing here asks the routing tables: what is shown is what the program goes by. Only names of
 devices come from the kernel.
@@ -10,7 +10,6 @@ import ipaddress
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -29,58 +28,27 @@ from ..program.abi import (
     Reason,
 )
 from ..program.clock import HZ, read_jiffies
-from ..program.maps import Maps
+from ..program.maps import Maps, nexthop_of
+from .devices import device_name, hop, our_links
+from .losses import Losses
 from .missing import missing
 from .obstacles import told
-
-
-@dataclass(frozen=True, slots=True)
-class PathView:
-    """One next hop of a prefix."""
-
-    via: str | None
-    dev: str
-    weight: int
-    share: Fraction
-    state: str
-    """"up", or in lower case the reason why its packets pass to Linux. Where that depends on the
-    mode of the interface that they came in by, both."""
-    lladdr: str | None
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "via": self.via,
-            "dev": self.dev,
-            "weight": self.weight,
-            "share": round(float(self.share), 6),
-            "state": self.state,
-            "lladdr": self.lladdr,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class RouteView:
-    """A prefix and where it leads."""
-
-    prefix: Prefix
-    kind: str
-    paths: tuple[PathView, ...] = ()
-    reason: str | None = None
-    """For kind "pass": the Reason."""
-
-    def row(self) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "prefix": str(self.prefix),
-            "kind": self.kind,
-            "nexthops": [path.row() for path in self.paths],
-        }
-        return row | ({"reason": self.reason} if self.reason else {})
-
+from .state import (
+    FirewallState,
+    HopCounters,
+    InterfaceState,
+    Passed,
+    PathState,
+    RouteState,
+    Stats,
+    Status,
+)
 
 _MULTIPATH = (GroupKind.THRESHOLD, GroupKind.RESILIENT)
+NO_FILTERS = Filters()
 
-_Group = tuple[str, tuple[PathView, ...], str | None]
-"""kind, paths and reason of a RouteView."""
+_Group = tuple[str, tuple[PathState, ...], str | None]
+"""kind, paths and reason of a RouteState."""
 
 
 def _by_device(row: tuple[NextHop, object]) -> tuple[int, int, bytes]:
@@ -98,28 +66,28 @@ class View:
 
     # --- routes ---------------------------------------------------------------------------------
 
-    def routes(self) -> Iterator[RouteView]:
+    def routes(self) -> Iterator[RouteState]:
         """Every prefix, IPv4 first, in ascending order."""
         groups: dict[int, _Group] = {}
         for family in (4, 6):
             for address, length, number in self._maps.prefixes(family):
                 if number not in groups:
                     groups[number] = self._group(number)
-                yield RouteView(Prefix(address, length), *groups[number])
+                yield RouteState(Prefix(address, length), *groups[number])
 
-    def chosen(self, prefix: Prefix) -> RouteView | None:
+    def chosen(self, prefix: Prefix) -> RouteState | None:
         """The route of exactly this prefix or, for a host prefix, the one that its packets take."""
         is_address = prefix.length == len(prefix.address) * 8
         found = self._maps.matched(prefix.address) if is_address else prefix
         if found is None or not (is_address or self._maps.holds(prefix)):
             return None
         route = self.route(found)
-        return route and RouteView(found, route.kind, route.paths, route.reason)
+        return route and RouteState(found, route.kind, route.paths, route.reason)
 
-    def route(self, prefix: Prefix) -> RouteView | None:
+    def route(self, prefix: Prefix) -> RouteState | None:
         """What packets to all of this prefix go by: its route, or the longest that covers it."""
         number = self._maps.group_of(prefix)
-        return None if number is None else RouteView(prefix, *self._group(number))
+        return None if number is None else RouteState(prefix, *self._group(number))
 
     def _group(self, number: int) -> _Group:
         group = self._maps["groups"].entries[number]
@@ -142,7 +110,7 @@ class View:
         )
         return kind, paths, None
 
-    def _buckets(self, first: int, count: int) -> tuple[PathView, ...]:
+    def _buckets(self, first: int, count: int) -> tuple[PathState, ...]:
         """A resilient group's next hops; the weight is the number of buckets that each holds."""
         held = Counter(
             entry.nexthop for entry in self._maps["buckets"].entries[first : first + count]
@@ -151,13 +119,13 @@ class View:
             self._path(number, n, Fraction(n, count)) for number, n in sorted(held.items())
         )
 
-    def _path(self, number: int, weight: int, share: Fraction) -> PathView:
+    def _path(self, number: int, weight: int, share: Fraction) -> PathState:
         entry = self._maps["nexthops"].entries[number]
-        via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
+        shown = hop(self._links, nexthop_of(entry))
         mac = bytes(entry.neighbour_mac)
-        return PathView(
-            via=str(ipaddress.ip_address(via)) if via else None,
-            dev=self._device(entry.ifindex),
+        return PathState(
+            via=shown.via,
+            dev=device_name(self._links, entry.ifindex),
             weight=weight,
             share=share,
             state=self._state(Reason(entry.reason)),
@@ -179,35 +147,33 @@ class View:
             return "up" if generic == {True} else name
         return "up" if reason == Reason.FORWARDED else name
 
-    def _device(self, ifindex: int) -> str:
-        link = self._links.get(ifindex)
-        return link.name if link else f"if{ifindex}"
-
     # --- counters -------------------------------------------------------------------------------
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Stats:
         """Packets and bytes by next hop, packets by verdict reason and by type of ICMP error."""
         counted = counters.read(self._maps)
-        nexthops = [
-            {
-                "via": str(ipaddress.ip_address(nexthop.via)),
-                "dev": self._device(nexthop.ifindex),
-                "packets": traffic.packets,
-                "bytes": traffic.bytes,
-            }
-            for nexthop, traffic in sorted(counted.nexthops.items(), key=_by_device)
-            if nexthop.via
-        ]
         reasons = {reason.name: counted.stats[int(reason)] for reason in Reason}
         reasons[Reason.FORWARDED.name] = counted.forwarded.packets
-        errors = {name: counted.stats[index] for name, index in ICMP_ERROR_INDEX.items()}
-        return {"nexthops": nexthops, "reasons": reasons, "icmp_errors": errors}
+        return Stats(
+            nexthops=tuple(
+                HopCounters(
+                    via=str(ipaddress.ip_address(nexthop.via)),
+                    dev=device_name(self._links, nexthop.ifindex),
+                    packets=traffic.packets,
+                    bytes=traffic.bytes,
+                )
+                for nexthop, traffic in sorted(counted.nexthops.items(), key=_by_device)
+                if nexthop.via
+            ),
+            reasons=reasons,
+            icmp_errors={name: counted.stats[index] for name, index in ICMP_ERROR_INDEX.items()},
+        )
 
     # --- status ---------------------------------------------------------------------------------
 
     def passed(
         self, config: Any, attached: Iterable[Link], multipath: Collection[int]
-    ) -> list[dict[str, str]]:
+    ) -> Iterator[Passed]:
         """What passes to Linux as a whole, and why; `multipath`: families that have such routes."""
         wholes = {"all IPv4": config.pass4, "all IPv6": config.pass6}
         if 4 in multipath:
@@ -217,28 +183,20 @@ class View:
         for family in sorted(multipath):
             passed = config.pass_fragments & FRAGMENTS_OF[f"IPV{family}"]
             wholes[f"IPv{family} multipath fragments"] = Reason.FRAGMENT if passed else 0
-        rows = [
-            {"what": what, "reason": Reason(reason).name, "text": REASON_TEXT[Reason(reason).name]}
-            for what, reason in wholes.items()
-            if reason
-        ]
-        for row in rows:
-            if row["reason"] == Reason.OWN_SEED.name:
-                row["text"] += f": {self._why_parted(config, row['what'])}"
+        for what, reason in wholes.items():
+            if reason:
+                name = Reason(reason).name
+                text = REASON_TEXT[name]
+                if reason == Reason.OWN_SEED:
+                    text += f": {self._why_parted(config, 4 if 'IPv4' in what else 6)}"
+                yield Passed(what, name, text)
         ingresses = self._maps["interfaces"]
         for link in attached:
             if ingresses.entries[link.ifindex % ingresses.count].ifindex != link.ifindex:
-                rows.append(
-                    {
-                        "what": f"all on {link.name}",
-                        "reason": Reason.INTERFACE.name,
-                        "text": self._why_no_ingress(link),
-                    }
-                )
-        return rows
+                why = self._why_no_ingress(link)
+                yield Passed(f"all on {link.name}", Reason.INTERFACE.name, why)
 
-    def _why_parted(self, config: Any, what: str) -> str:
-        family = 4 if "IPv4" in what else 6
+    def _why_parted(self, config: Any, family: int) -> str:
         cause = getattr(config, f"parting{family}")
         ifindex = getattr(config, f"parting{family}_ifindex")
         text, fix = ownseed.why(cause, [self._links.get(ifindex)] if ifindex else [])
@@ -253,25 +211,22 @@ class View:
             return f"it merges packets into lists: ethtool -K {link.name} rx-gro-list off"
         return "it is not mirrored"
 
-    def firewall(self, instance: Instance, filters: Filters) -> dict[str, Any]:
+    def firewall(self, instance: Instance, filters: Filters) -> FirewallState:
         """What of Linux would see what is forwarded, and whether it is bypassed all the same."""
-        ours = instance.program_ids()
-        attached = [link.ifindex for link in self._links.values() if link.xdp_prog_id in ours]
+        attached = our_links(self._links.values(), instance.program_ids())
         egress = {nexthop.ifindex for _, nexthop in self._maps.nexthops()}
-        found = bearing(filters, self._links, attached, egress)
-        return {
-            "ipv4": list(found.ipv4),
-            "ipv6": list(found.ipv6),
-            "bypassed": instance.options().bypass_firewall,
-        }
+        found = bearing(filters, self._links, [link.ifindex for link in attached], egress)
+        return FirewallState(found, instance.options().bypass_firewall)
 
-    def status(self, instance: Instance, filters: Filters = Filters()) -> dict[str, Any]:  # noqa: B008 (frozen)
+    def status(
+        self, instance: Instance, filters: Filters = NO_FILTERS, lost: Iterable[Losses] = ()
+    ) -> Status:
         """Interfaces, settings, lease, agent, what is held and what passes to Linux. `filters`:
-        what Linux has of them now."""
+        what Linux has of them now; `lost`: what `losses.report` says."""
         control = self._maps["control"].entries[0]
         config = self._maps["config"].entries[control.config_slot]
         ours = instance.program_ids()
-        attached = [link for link in self._links.values() if link.xdp_prog_id in ours]
+        attached = our_links(self._links.values(), ours)
         numbers = self._maps.numbers("routes4"), self._maps.numbers("routes6")
         groups = self._maps["groups"].entries
         used = numbers[0].keys() | numbers[1].keys()
@@ -281,34 +236,31 @@ class View:
             if any(groups[number].kind in _MULTIPATH for number in held)
         }
         since = control.behind_jiffies
-        behind = max(0.0, self._ago(instance, since)) if since else 0.0
-        return {
-            "interfaces": [
-                {"ifname": link.name, "mode": link.xdp_mode, "prog_id": link.xdp_prog_id}
-                for link in attached
-            ],
-            "missing": [
-                each.row() for each in missing(instance.wanted(), self._links.values(), ours)
-            ],
-            "passed": self.passed(config, attached, multipath),
-            "firewall": self.firewall(instance, filters),
-            "policy4": config.policy4,
-            "policy6": config.policy6,
-            "flow_label": FOLLOW if config.label_mask else IGNORE,
-            "flow_label_matters": config.policy6 == 0 and 6 in multipath,
-            "seed": config.seed or None,
-            "seed_known": bool(config.seed) and not config.own_seed,
-            "own_seed": bool(config.own_seed),
-            "own_seed_in_force": bool(config.own_seed)
+        return Status(
+            interfaces=tuple(
+                InterfaceState(link.name, link.xdp_mode, link.xdp_prog_id) for link in attached
+            ),
+            missing=tuple(missing(instance.wanted(), self._links.values(), ours)),
+            passed=tuple(self.passed(config, attached, multipath)),
+            firewall=self.firewall(instance, filters),
+            policy4=config.policy4,
+            policy6=config.policy6,
+            flow_label=FOLLOW if config.label_mask else IGNORE,
+            flow_label_matters=config.policy6 == 0 and 6 in multipath,
+            seed=config.seed or None,
+            seed_known=bool(config.seed) and not config.own_seed,
+            own_seed=bool(config.own_seed),
+            own_seed_in_force=bool(config.own_seed)
             and not (config.pass_multipath4 and config.pass_multipath6),
-            "lease_s": max(0.0, -self._ago(instance, control.lease_jiffies)),
-            "behind_s": {"4": behind, "6": behind},
-            "agent_pid": instance.agent_pid(),
-            "routes4": numbers[0].total(),
-            "routes6": numbers[1].total(),
-            "groups": sum(groups[number].kind in _MULTIPATH for number in used),
-            "nexthops": sum(1 for _ in self._maps.nexthops()),
-        }
+            lease_s=max(0.0, -self._ago(instance, control.lease_jiffies)),
+            behind_s=max(0.0, self._ago(instance, since)) if since else 0.0,
+            agent_pid=instance.agent_pid(),
+            routes4=numbers[0].total(),
+            routes6=numbers[1].total(),
+            groups=sum(groups[number].kind in _MULTIPATH for number in used),
+            nexthops=sum(1 for _ in self._maps.nexthops()),
+            losses=tuple(each for each in lost if each),
+        )
 
     @staticmethod
     def _ago(instance: Instance, jiffies: int) -> float:

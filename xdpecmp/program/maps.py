@@ -171,8 +171,7 @@ class Maps:
         for slot in range(self["control"].entries[0].nexthops_used):
             entry = entries[slot]
             if entry.ifindex and entry.reason != Reason.NO_ROUTE:
-                via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
-                yield slot, NextHop(via, entry.ifindex)
+                yield slot, nexthop_of(entry)
 
     def group_of(self, prefix: Prefix) -> int | None:
         """The group of this prefix or, where it has no entry, of the longest one that covers it."""
@@ -236,6 +235,15 @@ class Maps:
         raw = libbpf.map_lookup(self.fds[name], index.to_bytes(4, "little"), stride * cpus)
         assert raw is not None, f"{name} has no entry {index}"
         return [value.from_buffer_copy(raw, cpu * stride) for cpu in range(cpus)]
+
+
+_VIA_SIZE = {0: 0, 4: 4, 6: 16}
+"""By `family` of a struct nexthop, which is 0 where there is no gateway."""
+
+
+def nexthop_of(entry: Any) -> NextHop:
+    """Gateway and device of an entry of `nexthops`."""
+    return NextHop(bytes(entry.via)[: _VIA_SIZE[entry.family]], entry.ifindex)
 
 
 def sums(fd: int, count: int, each: int) -> list[tuple[int, ...]]:

@@ -112,7 +112,7 @@ def disagrees(prefix: Prefix) -> str:
 
 
 def disagreement(found: Disagreement) -> Note:
-    """What to do where Linux's answers differ. To detach is only advised if real packets confirm
+    """What to do if Linux's answers differ. To detach is only advised if real packets confirm
     that it hashes otherwise."""
     prefix, trial = found
     if trial is None:

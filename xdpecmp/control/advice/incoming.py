@@ -52,7 +52,7 @@ def idle_interfaces(world: World) -> Iterator[Note]:
 
 
 def other_macs(world: World) -> Iterator[Note]:
-    """Devices with a MAC address of their own on ours, as VRRP has them: their packets come in
+    """Devices on ours with their own MAC address, as VRRP has them: their packets come in
     there, and are not ours."""
     stacking = Stacking(world.snapshot.links)
     covered = {tuple(key) for key in world.tables.macs}

@@ -38,4 +38,4 @@ class Disagreement(NamedTuple):
 
     prefix: Prefix
     trial: Trial | None
-    """What real packets did in a scratch namespace; None where that could not be tried."""
+    """What real packets did in a scratch namespace; None if that could not be tried."""

@@ -2,11 +2,11 @@
 
 | module | what it reads |
 |---|---|
-| `hooks` | who is registered on netfilter's hooks, where the kernel lists them (Linux 5.14) |
-| `nftables` | base chains, flowtables; rules, where it does not |
+| `hooks` | who is registered on netfilter's hooks, if the kernel lists them (Linux 5.14) |
+| `nftables` | base chains, flowtables; rules, if it does not |
 | `iptables` | the tables of the old iptables |
 | `tc` | queueing disciplines, filters, tcx programs |
-| `others` | IPVS, BPF netfilter programs, ebtables, where the kernel does not list its hooks |
+| `others` | IPVS, BPF netfilter programs, ebtables, if the kernel does not list its hooks |
 | `tracking` | what does not have connections tracked |
 
 nftables and traffic control announce changes (see `monitor`). For all else there is `changed`,

@@ -1,9 +1,9 @@
 """Netfilter's hooks on the way of forwarded packets, by what is registered there.
 
-nfnetlink_hook (Linux 5.14, CONFIG_NETFILTER_NETLINK_HOOK) lists every function of a hook, whoever
-registered it: connection tracking, IPVS, BPF programs, modules that nobody has heard of. Functions
-that are known to do nothing, and those of which `nftables` and `iptables` know more, are left out;
-all others count.
+nfnetlink_hook (Linux 5.14, CONFIG_NETFILTER_NETLINK_HOOK) lists every function of a hook, no matter
+who registered it: connection tracking, IPVS, BPF programs, unknown modules. Functions that are
+known to do nothing, and those of which `nftables` and `iptables` know more, are left out; all
+others count.
 
 The kernel loads the module when it is asked; that registers no hook.
 
@@ -19,7 +19,17 @@ from typing import NamedTuple
 
 from ...errors import KernelRefused
 from .. import wire
-from .message import HEADER_SIZE, NFPROTO_BRIDGE, NFPROTO_IPV4, NFPROTO_IPV6, header
+from .message import (
+    HEADER_SIZE,
+    NF_BR_NUMHOOKS,
+    NF_INET_FORWARD,
+    NF_INET_POST_ROUTING,
+    NF_INET_PRE_ROUTING,
+    NFPROTO_BRIDGE,
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    header,
+)
 
 _SUBSYSTEM = 12
 _GET = _SUBSYSTEM << 8  # NFNL_MSG_HOOK_GET
@@ -28,9 +38,14 @@ _HOOKNUM = 1
 _FUNCTION_NAME = 4
 _MODULE_NAME = 5
 
-_WAY = {NFPROTO_IPV4: (0, 2, 4), NFPROTO_IPV6: (0, 2, 4), NFPROTO_BRIDGE: tuple(range(6))}
-"""Hooks on the way: NF_INET_PRE_ROUTING, FORWARD and POST_ROUTING; of bridges all, since what is
-routed leaves through "output" and comes in through "input"."""
+_INET_WAY = (NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING)
+_WAY = {
+    NFPROTO_IPV4: _INET_WAY,
+    NFPROTO_IPV6: _INET_WAY,
+    NFPROTO_BRIDGE: tuple(range(NF_BR_NUMHOOKS)),
+}
+"""Hooks on the way; of bridges all, since what is routed leaves through "output" and comes in
+through "input"."""
 
 _KNOWN_ELSEWHERE = (
     "nft_do_chain",  # nftables: which chains, and whether they have rules
@@ -70,7 +85,7 @@ Lists = dict[tuple[int, int], list[bytes]]
 
 
 def read(connection: wire.Socket, bridges: bool) -> Lists | None:
-    """The hooks on the way, those of bridges if there are any; None where the kernel does not tell.
+    """The hooks on the way, those of bridges if there are any; None if the kernel does not tell.
     Raises XdpecmpError."""
     lists: Lists = {}
     for family, numbers in _WAY.items():
@@ -106,7 +121,7 @@ def counting(lists: Lists) -> Iterator[Hook]:
 
 
 def describe(name: str, module: str) -> str:
-    """What a function is, "" where it does no harm or is looked at elsewhere."""
+    """What a function is, "" if it does no harm or is looked at elsewhere."""
     if name.startswith(_DEFRAGMENTS):
         return DEFRAGMENTATION
     if name.startswith((*_TRACKS, *_CONFIRMS)):

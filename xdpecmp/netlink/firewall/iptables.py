@@ -2,7 +2,7 @@
 
 Only tables that are in use already are asked for: a first look at a table makes it. A hook counts
 if a rule stands before its policy, or if the policy is not to accept; of "input" and "output" only
-what matches and targets there are, where the kernel does not list its hooks (see `hooks`).
+what matches and targets there are, if the kernel does not list its hooks (see `hooks`).
 
 Source: get_info(), get_entries() in net/ipv4/netfilter/ip_tables.c, copied in ip6_tables.c;
 include/uapi/linux/netfilter_ipv4/ip_tables.h, linux/netfilter/x_tables.h. All in host order.
@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from ...errors import MalformedMessage
 from ...model.values import Filter
+from .message import NF_INET_FORWARD, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING
 from .tracking import SAFE_EXTENSIONS
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,11 +35,15 @@ _TARGET = struct.Struct("=H29sB")
 _VERDICT = struct.Struct("=i")
 _ACCEPT = -2
 """-NF_ACCEPT - 1."""
-_WAY = {0: "PREROUTING", 2: "FORWARD", 4: "POSTROUTING"}
+_WAY = {
+    NF_INET_PRE_ROUTING: "PREROUTING",
+    NF_INET_FORWARD: "FORWARD",
+    NF_INET_POST_ROUTING: "POSTROUTING",
+}
 
 
 class Family(NamedTuple):
-    """Where the two differ."""
+    """What differs between the two."""
 
     program: str
     domain: int
@@ -53,7 +58,7 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family("iptables", socket.AF_INET, socket.SOL_IP, "ip_tables_names", 88, 112),
-    Family("ip6tables", socket.AF_INET6, 41, "ip6_tables_names", 140, 168),
+    Family("ip6tables", socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140, 168),
 )
 
 
@@ -78,7 +83,7 @@ class Table:
         return buffer.raw
 
     def entries(self) -> bytes:
-        """All rules. EAGAIN where they have just been replaced."""
+        """All rules. EAGAIN if they have just been replaced."""
         if self._entries is None:
             request = _ENTRIES.pack(self.name.encode(), self._size)
             answer = self._ask(_GET_ENTRIES, len(request) + self._size, request)

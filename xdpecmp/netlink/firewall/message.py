@@ -14,6 +14,14 @@ NETLINK_NETFILTER = 12
 NFPROTO_UNSPEC, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_ARP = 0, 1, 2, 3
 NFPROTO_NETDEV, NFPROTO_BRIDGE, NFPROTO_IPV6 = 5, 7, 10
 
+NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_INET_FORWARD = 0, 1, 2
+NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING, NF_INET_INGRESS = 3, 4, 5
+NF_NETDEV_INGRESS, NF_NETDEV_EGRESS = 0, 1
+NF_BR_NUMHOOKS = 6
+"""Hooks: include/uapi/linux/netfilter.h, netfilter_bridge.h."""
+OFF_THE_WAY = frozenset({NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT})
+"""Those that forwarded packets do not pass."""
+
 _HEADER = struct.Struct("=BBH")
 """nfgenmsg: family, version, resource."""
 HEADER_SIZE = _HEADER.size

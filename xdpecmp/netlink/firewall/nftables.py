@@ -1,7 +1,7 @@
 """nftables: base chains on the way of forwarded packets that have rules, or drop by policy.
 
 How many rules a base chain has is in the dump of chains (`use`), so no rule is read for that. Rules
-are only read where the kernel does not list its hooks (see `hooks`): to see whether an expression
+are only read if the kernel does not list its hooks (see `hooks`): to see whether an expression
 has connections tracked, be it in a chain for packets to this host.
 
 iptables-nft makes the same tables, and an empty chain that accepts for each hook it has ever used.
@@ -21,12 +21,16 @@ from ...model.values import EGRESS, INGRESS, Filter
 from .. import wire
 from .message import (
     HEADER_SIZE,
+    NF_INET_INGRESS,
+    NF_NETDEV_EGRESS,
+    NF_NETDEV_INGRESS,
     NFPROTO_ARP,
     NFPROTO_BRIDGE,
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     NFPROTO_NETDEV,
+    OFF_THE_WAY,
     header,
 )
 from .tracking import NEVER_SAFE, SAFE_EXPRESSIONS, SAFE_EXTENSIONS, SAFE_OBJECTS
@@ -36,9 +40,9 @@ GROUP = 7
 _SUBSYSTEM = 10 << 8
 _GETTABLE, _GETCHAIN, _GETRULE = _SUBSYSTEM | 1, _SUBSYSTEM | 4, _SUBSYSTEM | 7
 _GETSET, _GETOBJ, _GETFLOWTABLE = _SUBSYSTEM | 10, _SUBSYSTEM | 19, _SUBSYSTEM | 23
-UNINTERESTING = frozenset(_SUBSYSTEM | number for number in (12, 14, 15))
-"""Events that change no chain, rule or flowtable: NFT_MSG_NEWSETELEM, DELSETELEM, and NEWGEN, which
-follows each transaction."""
+_NEWSETELEM, _DELSETELEM, _NEWGEN = _SUBSYSTEM | 12, _SUBSYSTEM | 14, _SUBSYSTEM | 15
+UNINTERESTING = frozenset({_NEWSETELEM, _DELSETELEM, _NEWGEN})
+"""Events that change no chain, rule or flowtable. NEWGEN follows each transaction."""
 
 _TABLE_NAME, _TABLE_FLAGS = 1, 2
 _DORMANT = 1
@@ -60,11 +64,12 @@ _FAMILIES = {
     NFPROTO_BRIDGE: "bridge",
     NFPROTO_IPV6: "ip6",
 }
-_OFF_THE_WAY = frozenset(
-    (family, hook) for family in (NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6) for hook in (1, 3)
-)
-"""Input and output, which forwarded packets do not pass."""
-_SIDES = {(NFPROTO_INET, 5): INGRESS, (NFPROTO_NETDEV, 0): INGRESS, (NFPROTO_NETDEV, 1): EGRESS}
+_IP = frozenset({NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6})
+_SIDES = {
+    (NFPROTO_INET, NF_INET_INGRESS): INGRESS,
+    (NFPROTO_NETDEV, NF_NETDEV_INGRESS): INGRESS,
+    (NFPROTO_NETDEV, NF_NETDEV_EGRESS): EGRESS,
+}
 
 
 def read(connection: wire.Socket, devices: Mapping[str, int]) -> list[Filter]:
@@ -136,7 +141,7 @@ def parse_flowtable(message: bytes) -> tuple[_Table, Filter]:
 
 
 def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_Table, Filter]]:
-    """What an NFT_MSG_NEWCHAIN says, if that counts: for a device each, where it names devices.
+    """What an NFT_MSG_NEWCHAIN says, if that counts: for a device each, if it names devices.
     What it does not tell is taken for the worst. Raises MalformedMessage."""
     told = wire.attribute_map(message, HEADER_SIZE, len(message))
     if _CHAIN_HOOK not in told or message[0] == NFPROTO_ARP:
@@ -146,7 +151,7 @@ def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_T
     hook = wire.attribute_map(block, 0, len(block))
     number = _number(hook, _HOOK_NUMBER)
     ruled = _number(told, _CHAIN_USE) != 0
-    if (family, number) in _OFF_THE_WAY:
+    if family in _IP and number in OFF_THE_WAY:
         return
     if not ruled and _number(told, _CHAIN_POLICY) == _ACCEPT:
         return
@@ -170,7 +175,7 @@ def parse_chain(message: bytes, devices: Mapping[str, int]) -> Iterator[tuple[_T
 
 
 def _devices(hook: Mapping[int, bytes], devices: Mapping[str, int]) -> list[int] | None:
-    """Of those, the ones that a chain is on; None where that is not plain."""
+    """Of those, the ones that a chain is on; None if that is not clear."""
     names = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
     block = hook.get(_HOOK_DEVICES, b"")
     for kind, start, end in wire.attributes(block, 0, len(block)):

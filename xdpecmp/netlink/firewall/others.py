@@ -1,4 +1,4 @@
-"""IPVS, BPF netfilter programs, ebtables and what else can only be guessed at where the kernel does
+"""IPVS, BPF netfilter programs, ebtables and what else can only be guessed at if the kernel does
 not list its hooks (see `hooks`).
 
 Source: net/netfilter/ipvs/ip_vs_ctl.c (/proc/net/ip_vs), net/netfilter/nf_bpf_link.c,
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...model.values import Filter
 from ...program import libbpf
-from .message import NFPROTO_IPV4, NFPROTO_IPV6
+from .message import NFPROTO_IPV4, NFPROTO_IPV6, OFF_THE_WAY
 
 IPVS = "IPVS services"
 BPF = "BPF netfilter program"
@@ -20,7 +20,6 @@ _IPVS_HEADINGS = 3
 _ENABLE_HOOKS = Path("/sys/module/nf_conntrack/parameters/enable_hooks")
 _MODULES, _SYMBOLS = Path("/proc/modules"), Path("/proc/kallsyms")
 _EBTABLES = b"ebtable_broute", b"ebtable_filter", b"ebtable_nat"
-_INPUT_AND_OUTPUT = (1, 3)
 _DEFRAGMENTS = 1  # BPF_F_NETFILTER_IP_DEFRAG
 
 
@@ -51,7 +50,7 @@ def netfilter_programs() -> list[Filter]:
         link = libbpf.netfilter_link(number)
         if link is not None:
             family, hook, flags = link
-            if hook not in _INPUT_AND_OUTPUT or flags & _DEFRAGMENTS:
+            if hook not in OFF_THE_WAY or flags & _DEFRAGMENTS:
                 found.append(Filter(BPF, family != NFPROTO_IPV6, family != NFPROTO_IPV4))
         number = libbpf.next_link(number)
     return found

@@ -50,7 +50,7 @@ class Reader:
         self._quick.clear()
         self._slow.clear()
         with inside(self._namespace):
-            with result.reading("BPF links"):  # first, lest a change is missed
+            with result.reading("BPF links"):  # first, so that no change is missed
                 self._seen = self._glance()
             bridges = any(link.kind == "bridge" for link in links)
             names = {link.ifindex: link.name for link in links}

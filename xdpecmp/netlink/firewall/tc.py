@@ -20,13 +20,21 @@ from ...errors import KernelRefused, MalformedMessage
 from ...model.values import EGRESS, INGRESS, Filter
 from ...program import libbpf
 from .. import wire
+from ..rtnetlink import (
+    RTM_DELCHAIN,
+    RTM_DELQDISC,
+    RTM_DELTFILTER,
+    RTM_GETQDISC,
+    RTM_GETTFILTER,
+    RTM_NEWCHAIN,
+    RTM_NEWQDISC,
+    RTM_NEWTFILTER,
+)
 
-GROUP = 4
-"""RTNLGRP_TC."""
-EVENTS = frozenset({36, 37, 44, 45, 100, 101})
-"""RTM_NEWQDISC, DELQDISC, NEWTFILTER, DELTFILTER, NEWCHAIN, DELCHAIN."""
+EVENTS = frozenset(
+    {RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER, RTM_NEWCHAIN, RTM_DELCHAIN}
+)
 
-_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _HEADER = struct.Struct("=BxxxiIII")
 """struct tcmsg: family, ifindex, handle, parent, info."""
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -59,7 +67,7 @@ class Qdisc(NamedTuple):
 def read(connection: wire.Socket, names: Mapping[int, str]) -> list[Filter]:
     """What counts, of these devices. Raises XdpecmpError."""
     found: list[Filter] = []
-    for message in connection.dump(_RTM_GETQDISC, _HEADER.pack(0, 0, 0, 0, 0), "qdiscs"):
+    for message in connection.dump(RTM_GETQDISC, _HEADER.pack(0, 0, 0, 0, 0), "qdiscs"):
         qdisc = parse_qdisc(message)
         name = names.get(qdisc.ifindex)
         if name is None:
@@ -111,7 +119,7 @@ def _parents(qdisc: Qdisc) -> Iterator[tuple[int, str]]:
 def _has_filter(connection: wire.Socket, ifindex: int, parent: int) -> bool:
     request = _HEADER.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
     try:
-        return bool(connection.dump(_RTM_GETTFILTER, request, "tc filters"))
+        return bool(connection.dump(RTM_GETTFILTER, request, "tc filters"))
     except KernelRefused as error:
         if error.errno in (EINVAL, ENOENT, ENODEV):
             return False  # it has just gone

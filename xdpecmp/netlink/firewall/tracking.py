@@ -1,8 +1,8 @@
 """What in a ruleset is known not to have connections tracked. All else is taken to do so.
 
 Linux tracks every packet, forwarded ones too, from the moment that one rule anywhere asks for the
-state of its own: nf_ct_netns_get(), which the check function of such an expression, match or target
-calls. Needed where the kernel does not list its hooks: see `hooks`.
+connection's state: nf_ct_netns_get(), which the check function of such an expression, match or
+target calls. Needed if the kernel does not list its hooks: see `hooks`.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ _TARGETS = """
     SECMARK SET TCPMSS TCPOPTSTRIP TEE TOS TRACE TTL
 """
 SAFE_EXTENSIONS = frozenset(["", *_MATCHES.split(), *_TARGETS.split()])
-"""Of iptables, also where nftables runs them (nft_compat). The standard target, ACCEPT, DROP or a
+"""Of iptables, also if nftables runs them (nft_compat). The standard target, ACCEPT, DROP or a
 chain, has no name."""

@@ -1,8 +1,10 @@
-"""Why a packet goes where it goes: the program's decision, beside the Python twin's and Linux's.
+"""Why a packet goes where it goes: the program's decision, beside those of the reference model in
+Python and of Linux.
 
 `program` runs a variant of the attached program, which writes its decision down instead of carrying
-it out. `decision` is what it decided and what Python reckons, `linux` what Linux can be asked about
-the same packet and whether both agree, `arrival` where it comes in.
+it out. `decision` is what it decided and what the reference model says, `group` what it chose from,
+`linux` what Linux can be asked about the same packet and whether both agree, `again` what Linux is
+asked a second time, `arrival` where the packet comes in.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from ...program.abi import GroupKind, Reason
 from ...program.maps import Maps
 from .again import Judge
 from .arrival import Ingress, ingress_of, stack
-from .decision import Decision, HashSettings, Twin, twin
+from .decision import Decision, HashSettings, Reference, reference
+from .group import ResilientGroup, ThresholdGroup, ThresholdPath, group_of, named_as_linux
 from .linux import Comparison, ask, compare, in_moved_bucket, label_can_be_asked, question
 from .program import Explainer, hash_settings
 
@@ -27,7 +30,10 @@ __all__ = [
     "HashSettings",
     "Ingress",
     "Judge",
-    "Twin",
+    "Reference",
+    "ResilientGroup",
+    "ThresholdGroup",
+    "ThresholdPath",
     "ask",
     "compare",
     "explain",
@@ -35,20 +41,10 @@ __all__ = [
     "in_moved_bucket",
     "ingress_of",
     "label_can_be_asked",
-    "nexthop_of",
     "question",
+    "reference",
     "stack",
-    "twin",
 ]
-
-
-def nexthop_of(maps: Maps, number: int | None, destination: bytes) -> NextHop | None:
-    """The next hop of that number as Linux names it: a host on the link has no gateway."""
-    if number is None:
-        return None
-    entry = maps["nexthops"].entries[number]
-    via = bytes(entry.via)[: {0: 0, 4: 4, 6: 16}[entry.family]]
-    return NextHop(b"" if via == destination else via, entry.ifindex)
 
 
 @dataclass(frozen=True)
@@ -58,20 +54,21 @@ class Explained:
     decision: Decision
     prefix: Prefix | None
     chosen: NextHop | None
-    twin: Twin | None
+    group: ThresholdGroup | ResilientGroup | None
+    reference: Reference | None
     comparison: Comparison
 
     @property
-    def twin_agrees(self) -> bool | None:
-        """Whether Python reckons the same hash; None where one of both has none."""
-        if self.decision.hash is None or self.twin is None:
+    def reference_agrees(self) -> bool | None:
+        """Whether Python computes the same hash; None if one of both has none."""
+        if self.decision.hash is None or self.reference is None:
             return None
-        return self.twin.hash == self.decision.hash
+        return self.reference.hash == self.decision.hash
 
     @property
     def differs(self) -> bool:
         """Whether there is a contradiction anywhere."""
-        return self.comparison.agrees is False or self.twin_agrees is False
+        return self.comparison.agrees is False or self.reference_agrees is False
 
 
 def explain(
@@ -85,24 +82,32 @@ def explain(
     """What becomes of a frame that comes in on that device, and why. `judge`: for several of them,
     since it remembers."""
     decision = explainer.decide(frame, ifindex)
-    addresses = decision.addresses
-    destination = addresses[1] if addresses else b""
-    chosen = nexthop_of(maps, decision.nexthop, destination)
+    destination, number = decision.destination, decision.nexthop
+    chosen = None if number is None else named_as_linux(maps, number, destination)
     kind, first, _ = decision.group
     looked_up = kind != GroupKind.PASS or first != Reason.FORWARDED
-    comparison = compare(decision, chosen, ask(kernel, decision))
-    comparison = (judge or Judge(kernel)).judge(decision, chosen, comparison)
-    if (
-        comparison.agrees is False
-        and comparison.answer is not None
-        and in_moved_bucket(decision, comparison.answer, kernel.nexthops())
-    ):
-        why = "Linux has moved this bucket; here it stays while packets use it"
-        comparison = Comparison(comparison.answer, None, why)
+    has_hash = decision.hash is not None
     return Explained(
         decision=decision,
         prefix=maps.matched(destination) if destination and looked_up else None,
         chosen=chosen,
-        twin=twin(decision.packet, decision.settings) if decision.hash is not None else None,
-        comparison=comparison,
+        group=group_of(maps, decision),
+        reference=reference(decision.packet, decision.settings) if has_hash else None,
+        comparison=_compared(kernel, decision, chosen, judge or Judge(kernel)),
     )
+
+
+def _compared(
+    kernel: Kernel, decision: Decision, chosen: NextHop | None, judge: Judge
+) -> Comparison:
+    """With Linux's answer, unless that is wrong or about a bucket that it has moved."""
+    comparison = judge.judge(decision, chosen, compare(decision, chosen, ask(kernel, decision)))
+    answer = comparison.answer
+    if (
+        comparison.agrees is False
+        and answer is not None
+        and in_moved_bucket(decision, answer, kernel.nexthops())
+    ):
+        why = "Linux has moved this bucket; here it stays while packets use it"
+        return Comparison(answer, None, why)
+    return comparison

@@ -1,6 +1,6 @@
 """Whether Linux chooses otherwise, or only says so: what it is asked a second time.
 
-RTM_GETROUTE answers from a route's copy on the CPU that it is asked on. Where IPv6 routes share
+RTM_GETROUTE answers from a route's copy on the CPU that it is asked on. If IPv6 routes share
 nexthop objects, they share those copies, and the route that one was made for may go: from then on
 that CPU says "unreachable" of the other routes, while it forwards their packets
 (rt6_get_pcpu_route(), fib6_drop_pcpu_from(), inet6_rtm_getroute() in net/ipv6/route.c; seen on
@@ -8,7 +8,7 @@ Linux 6.18). A packet makes the same copies as a question, so asking plants noth
 would not.
 
 Hence: a difference is one only if no CPU agrees, and one of them names another next hop. An error
-everywhere is none where the tables themselves, read by a dump, have a live route over an object.
+everywhere is none if the tables themselves, read by a dump, have a live route over an object.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from contextlib import contextmanager, suppress
 from ...errors import KernelRefused, XdpecmpError
 from ...model.values import NextHop, RouteKind, Snapshot
 from ...netlink import Answer, Kernel, Query
+from ...netlink.rtnetlink import RT_TABLE_LOCAL, RT_TABLE_MAIN
 from .decision import Decision
 from .linux import Comparison, question
-
-_MAIN, _LOCAL = 254, 255
 
 
 class Judge:
@@ -32,7 +31,7 @@ class Judge:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._right: int | None = None
-        """A CPU that agreed lately."""
+        """The CPU that agreed last."""
         self.wrong: dict[int, str] = {}
         """CPUs that answered otherwise than another, and what."""
         self._tables: Snapshot | None = None
@@ -84,7 +83,7 @@ class Judge:
 
     def _is_there(self, query: Query) -> bool:
         """Whether the tables lead such packets to a living nexthop object."""
-        if len(query.destination) == 4:
+        if len(query.flow.destination) == 4:
             return False
         from ...model.routetable import RouteTable  # numpy takes 0.1 s to import
 
@@ -92,9 +91,15 @@ class Judge:
             self._tables = self._tables or self._kernel.snapshot()
         if self._tables is None or self._tables.custom_rules6:
             return False
-        rivals = RouteTable.of(self._tables.routes).by_prefix.longest([query.destination])[0] or ()
-        first = min(rivals, key=lambda route: (route.table != _LOCAL, route.metric), default=None)
-        if first is None or first.table != _MAIN or first.kind is not RouteKind.UNICAST:
+        candidates = (
+            RouteTable.of(self._tables.routes).by_prefix.longest([query.flow.destination])[0] or ()
+        )
+        first = min(
+            candidates,
+            key=lambda route: (route.table != RT_TABLE_LOCAL, route.metric),
+            default=None,
+        )
+        if first is None or first.table != RT_TABLE_MAIN or first.kind is not RouteKind.UNICAST:
             return False
         held = self._tables.nexthop_groups.get(first.nhid)
         return held is not None and held.kind is RouteKind.UNICAST

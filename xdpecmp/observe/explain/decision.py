@@ -1,4 +1,4 @@
-"""What was decided about a packet, and what the Python twin makes of the same packet."""
+"""What was decided about a packet, and what the reference model makes of the same packet."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Decision:
 
     reason: Any
     family: int
-    """4, 6, or 0 where it did not come to that."""
+    """4, 6, or 0 if the packet was not parsed that far."""
     ingress: int
-    """Index of the interface that the packet came in on as Linux sees it; 0 likewise."""
+    """Index of the interface that the packet came in on as Linux sees it; 0 if the
+    packet was not parsed that far."""
     packet: bytes
-    """The frame from its IP header on; b"" likewise."""
+    """The frame from its IP header on; b"" if the packet was not parsed that far."""
     hash: int | None
     nexthop: int | None
     """The entry of `nexthops` that was chosen, usable or not."""
@@ -59,18 +60,23 @@ class Decision:
         middle, end = start + size, start + 2 * size
         return self.packet[start:middle], self.packet[middle:end]
 
+    @property
+    def destination(self) -> bytes:
+        """b"" if the packet was not parsed that far."""
+        return self.addresses[1] if self.addresses else b""
 
-class Twin(NamedTuple):
-    """The flow keys of a packet, field by field, and its hash, reckoned in Python."""
+
+class Reference(NamedTuple):
+    """The flow keys of a packet, field by field, and its hash, as Python computes them."""
 
     keys: FlowKeys
     hash: int
 
 
-def twin(packet: bytes, settings: HashSettings) -> Twin | None:
+def reference(packet: bytes, settings: HashSettings) -> Reference | None:
     """None for a packet that is broken."""
     try:
         keys = flow_keys(packet, settings.policy, settings.fields, settings.follows_label)
     except ValueError:
         return None
-    return Twin(keys, keys.hash(settings.seed))
+    return Reference(keys, keys.hash(settings.seed))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from ...errors import KernelRefused
+from ...model.flow import Flow
 from ...model.values import NextHop, NexthopGroup
 from ...netlink import Answer, Kernel, Query
 from ...netlink.getroute import PROTOCOLS, takes_flow_label
 from ...program.abi import GroupKind
 from .decision import Decision, HashSettings
 
-_TUNNELS = frozenset({4, 41, 47})  # IPIP, IPv6, GRE
-_WITH_PORTS = frozenset({6, 17})
+_TUNNELS = frozenset({socket.IPPROTO_IPIP, socket.IPPROTO_IPV6, socket.IPPROTO_GRE})
+_WITH_PORTS = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP})
 
 
 def label_can_be_asked(settings: HashSettings) -> bool:
@@ -32,11 +35,14 @@ def question(decision: Decision) -> Query | str:
     addresses = decision.addresses
     if addresses is None or not decision.ingress:
         return "not a packet that reached routing"
+    flow = _flow(decision, Flow(*addresses)) if decision.is_multipath else Flow(*addresses)
+    return flow if isinstance(flow, str) else Query(flow, decision.ingress)
+
+
+def _flow(decision: Decision, ends: Flow) -> Flow | str:
+    """`ends`: a flow of these addresses."""
     family, packet = decision.family, decision.packet
     policy, follows_label = decision.settings.policy, decision.settings.follows_label
-    query = Query(*addresses, decision.ingress)
-    if not decision.is_multipath:
-        return query
     if decision.settings.own_seed:
         return "Linux keeps its hash seed to itself, and chooses by that"
     if decision.is_icmp_error:
@@ -46,30 +52,29 @@ def question(decision: Decision) -> Query | str:
     if policy in (2, 3) and proto in _TUNNELS:
         return "Linux cannot be asked about the inside of a tunnel"
     if family == 4 and policy in (0, 2):
-        return query
+        return ends
     if fragment:
         return "Linux cannot be asked about fragments"
     if family == 6 and policy == 3:  # rt6_multipath_custom_hash_fl6() against …_skb()
         return "asked without a packet, Linux leaves out a step of IPv6's hash under policy 3"
     if proto not in PROTOCOLS[family]:
         return f"Linux can be asked about TCP, UDP and ICMP only, not about protocol {proto}"
-    query = query._replace(proto=proto)
+    flow = replace(ends, proto=proto)
     if policy in (1, 3) and proto in _WITH_PORTS:
         start = (packet[0] & 0xF) * 4 if family == 4 else 40
         ports = packet[start : start + 4].ljust(4, b"\0")
-        query = query._replace(
-            sport=int.from_bytes(ports[:2], "big"), dport=int.from_bytes(ports[2:], "big")
-        )
+        sport, dport = int.from_bytes(ports[:2], "big"), int.from_bytes(ports[2:], "big")
+        flow = replace(flow, sport=sport, dport=dport)
     label = int.from_bytes(packet[1:4], "big") & 0xFFFFF if family == 6 and policy != 1 else 0
     if not label:
-        return query
+        return flow
     if policy == 0 and not follows_label:
         return "xdpecmp ignores the flow label here (attach --flow-label), Linux does not"
     if policy != 0:  # flowi6_get_flowlabel() against ntohl() in the flow dissector
         return "asked without a packet, Linux has the flow label in another byte order"
     if not takes_flow_label():
         return "this kernel cannot be asked about flow labels (Linux 6.14 can)"
-    return query._replace(flow_label=label)
+    return replace(flow, flow_label=label)
 
 
 class Comparison(NamedTuple):
@@ -78,7 +83,7 @@ class Comparison(NamedTuple):
     answer: Answer | None
     agrees: bool | None
     why: str = ""
-    """Where `agrees` is None: why not."""
+    """Why not, if `agrees` is None."""
 
 
 def compare(decision: Decision, chosen: NextHop | None, answer: Answer | str) -> Comparison:

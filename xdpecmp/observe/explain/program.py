@@ -7,9 +7,9 @@ import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 from ... import places
+from ...closing import Closing
 from ...errors import XdpecmpError
 from ...instance.instance import Instance
 from ...program import libbpf
@@ -22,7 +22,7 @@ from .decision import Decision, HashSettings
 _XDP_PASS = 2
 
 
-class Explainer:
+class Explainer(Closing):
     """Runs the explaining program of the running instance; one at a time in a namespace.
 
     It is built when it is first needed, kept beside the program that it belongs to, and goes with
@@ -41,17 +41,7 @@ class Explainer:
             undo.callback(os.close, self._program)
             undo.callback(os.close, written)
             self._written = MappedArray(written, layout.value(EXPLANATION))
-            self._close = undo.pop_all().close
-
-    def close(self) -> None:
-        """Let the next one have its turn."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+            self._close = undo.pop_all().close  # and let the next one have its turn
 
     def decide(self, frame: bytes, ifindex: int) -> Decision:
         """What the program does with a frame that comes in on that device."""
