@@ -103,7 +103,7 @@ REASON_ADVICE: dict[str, str] = {row[0]: row[2] for row in _REASONS}
 
 
 def _icmp_counter(family: str, number: str, code: str) -> int:
-    """The entry of `reason_stats` that classify_icmp() in bpf/icmp.h reckons for it."""
+    """The entry of `reason_stats` that classify_icmp() in bpf/icmp.h computes for it."""
     base = int(_define(f"ICMPV{family}_STAT_BASE"), 0) + int(number)
     return base if code == "ANY_CODE" else base + int(_define("ICMP_STAT_FRAG_NEEDED_SHIFT"), 0)
 
@@ -128,6 +128,8 @@ EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
 DIRECT_BLOCK: int = int(_define("DIRECT_BLOCK"), 0)
 """In an entry of `direct24`: the rest is the number of a block of `direct32`."""
 LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
+LOCAL4_FILTER_MULTIPLIER: int = _defines("LOCAL4_FILTER_")["MULTIPLIER"]
+LOCAL4_FILTER_SHIFT: int = _defines("LOCAL4_FILTER_")["SHIFT"]
 
 
 @cache
