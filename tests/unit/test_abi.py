@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import pytest
 
-from xdpecmp.hashing import headers
+from xdpecmp.hashing import Policy, headers
 from xdpecmp.program import abi, maps
 from xdpecmp.program.abi import (
     BPF_DIR,
@@ -130,6 +130,11 @@ def test_paths_that_are_searched() -> None:
     assert 2 ** define("select.h", "SEARCH_STEPS") == abi.MAX_PATHS
     assert CAPACITY["PATHS_MAX"] >= abi.MAX_PATHS
     assert abi.MAX_PATHS < 1 << 16  # struct group's count
+
+
+def test_hash_policies() -> None:
+    members = re.findall(r"^\tPOLICY_(\w+),", source("abi.h"), re.MULTILINE)
+    assert members == [policy.name for policy in Policy]
 
 
 def test_headers_that_are_walked() -> None:
