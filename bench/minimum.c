@@ -38,10 +38,10 @@ static __always_inline void start_hash(struct config *config)
 	config->sip_start[1] = s.v1;
 	config->sip_start[2] = s.v2;
 	config->sip_start[3] = s.v3;
-	sip_word(&s, 0);
-	sip_word(&s, 0);
-	sip_word(&s, 0);
-	sip_word(&s, 0);
+	sip_absorb(&s, 0);
+	sip_absorb(&s, 0);
+	sip_absorb(&s, 0);
+	sip_absorb(&s, 0);
 	config->sip_after_zero[0] = s.v0;
 	config->sip_after_zero[1] = s.v1;
 	config->sip_after_zero[2] = s.v2;
@@ -59,14 +59,14 @@ static __always_inline __u32 hash_policy0(struct ethernet_header *eth, void *end
 	if (eth->proto == ETHERTYPE_IPV4) {
 		struct key4 key = {.source = ip->source, .destination = ip->destination};
 
-		return hash4(&config, &key);
+		return hash_key4(&config, &key);
 	}
 	if ((void *)(ip6 + 1) > end)
 		return 0;
 	load_addresses6(&key6, ip6);
 	key6.label = ip6->version_class_label & IPV6_LABEL_MASK;
 	key6.proto = ip6->next_header;
-	return hash6(&config, &key6);
+	return hash_key6(&config, &key6);
 }
 
 static __always_inline __u32 look_up_direct(__be32 address)

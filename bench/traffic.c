@@ -6,16 +6,11 @@
  * Frames are recycled with whatever the receivers wrote into them, so each is written anew, whole
  * headers: one of 65,536 flows after another, told apart by source address and port.
  */
-#include "parse.h"
+#include "checksum.h"
 
 #define FLOWS 65536
 #define TTL 64
 #define PAYLOAD 22
-
-struct udp_header {
-	__be16 source, destination, length;
-	__sum16 checksum;
-};
 
 BPF_ARRAY(out, u32, 1);      /* which of the devices to send by */
 BPF_DEVMAP(devices, DEVICES);
@@ -38,7 +33,7 @@ static __always_inline void write_udp(struct udp_header *udp, __u32 flow)
 	udp->source = flow;
 	udp->destination = be16(443);
 	udp->length = be16(sizeof(*udp) + PAYLOAD);
-	udp->checksum = 0xffff; /* 0 says that there is none: a tunnel's, perhaps (checksum_is_partial()) */
+	udp->checksum = 0xffff; /* 0 says that there is none: a tunnel's, perhaps (is_checksum_partial()) */
 }
 
 static __always_inline int send(void)

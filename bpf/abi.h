@@ -6,15 +6,15 @@
  *
  * The control plane writes while packets flow, so nothing here may ever be seen half-written. Two
  * rules give that without a lock:
- *   - what takes several words is written to a slot that nobody points to yet, and then one
- *     aligned 4- or 8-byte word is stored that points to it;
- *   - where fields change in place, those that must agree share one 8-byte word, and words that
- *     do not share one mean something each on its own.
- * Byte order: addresses, ports, MACs, VLAN TCIs are as on the wire; all else is the host's.
+ *   - what takes several words is written to a slot that nothing refers to yet, and then one
+ *     aligned 4- or 8-byte word is stored that refers to it;
+ *   - if fields change in place, those that must agree share one 8-byte word, and no word depends
+ *     on another.
+ * Byte order: addresses, ports, MACs, VLAN TCIs are as on the wire; everything else is the host's.
  */
 #include <linux/types.h>
 
-/* Why: see reasons.def. Every reason but FORWARDED means XDP_PASS. */
+/* The verdict, see reasons.def: XDP_REDIRECT for FORWARDED, XDP_PASS for all others. */
 enum reason {
 #define X(name, text, advice) REASON_##name,
 #include "reasons.def"
@@ -23,9 +23,9 @@ enum reason {
 };
 
 /*
- * reason_stats counts verdicts by reason and, behind them, forwarded ICMP errors by type: that of
- * type T at ICMPV4_STAT_BASE + T, for the types of icmp_errors.def. "Fragmentation needed" is a code
- * of type 3, and the one that matters most: it has ICMP_STAT_FRAG_NEEDED_SHIFT added.
+ * reason_stats counts verdicts by reason and, after them, forwarded ICMP errors by type: type T at
+ * ICMPV4_STAT_BASE + T, for the types in icmp_errors.def. "Fragmentation needed" is a code of type
+ * 3, and counted separately: it has ICMP_STAT_FRAG_NEEDED_SHIFT added.
  */
 #define ICMPV4_STAT_BASE 64
 #define ICMPV6_STAT_BASE 128
@@ -33,77 +33,89 @@ enum reason {
 #define ICMP_STAT_FRAG_NEEDED_SHIFT 32
 #define STAT_COUNT 192
 /*
- * Behind them, as many again: what programs with another layout of the maps had counted before this
- * one took over, stored once by `attach`. Nothing here is ever set back, so sums only grow.
+ * After them, as many again: what programs with another layout of the maps had counted before an
+ * upgrade, stored once by `attach`. No counter is ever set back, so sums only grow.
  */
 #define STAT_ENTRIES 384
 _Static_assert(REASON_COUNT <= ICMPV4_STAT_BASE, "reasons");
 
-/* control[0]: what the agent stores most often, each field by itself. */
+/* control[0]: what the agent stores most often; no field depends on another. */
 struct control {
 	__u64 lease_jiffies; /* the program works while bpf_jiffies64() is below this */
 	__u32 config_slot;   /* the entry of `config` in force */
 	__u32 nexthops_used; /* entries of `nexthops` from this one on were never used */
-	__u32 epoch6;        /* counts up after each change of routes6; see route6(). Never 0 */
+	__u32 epoch6;        /* incremented after each change of routes6; see look_up6(). Never 0 */
 	__u32 pad;
-	__u64 behind_jiffies; /* for readers: what happened by then is in the maps; 0: nothing waits long */
+	__u64 behind_jiffies; /* for readers: the maps hold all changes up to then; 0: up to date */
 };
 _Static_assert(sizeof(struct control) == 32, "control");
 
+/* Bits of local4_filter: (address * MULTIPLIER) >> SHIFT, modulo 2^32. */
 #define LOCAL4_FILTER_WORDS 8
+#define LOCAL4_FILTER_MULTIPLIER 0x9e3779b1
+#define LOCAL4_FILTER_SHIFT 23
 
 #define FRAGMENTS_OF_IPV4 0x01
 #define FRAGMENTS_OF_IPV6 0x02
 
+/* fib_multipath_hash_policy: Documentation/networking/ip-sysctl.rst. Numbers are the sysctl's. */
+enum hash_policy {
+	POLICY_L3,       /* addresses; for IPv6 with flow label and next header */
+	POLICY_L4,       /* addresses, ports, protocol */
+	POLICY_INNER_L3, /* as POLICY_L3, of the innermost IP header */
+	POLICY_CUSTOM,   /* the fields that fib_multipath_hash_fields names, outer and inner */
+};
+
 /*
- * config[slot]: what holds for the whole network namespace. Written whole, then pointed to; pass4 and
- * pass6 change in place when the agent falls behind, and when it has caught up.
+ * config[slot]: settings of the whole network namespace. Written to the slot that is not in force,
+ * then control's config_slot is stored. pass4 and pass6 change in place when the agent falls
+ * behind, and when it has caught up.
  */
 struct config {
 	__u64 sip_start[4];      /* SipHash state v0..v3 for the kernel's key, nothing hashed yet */
-	__u64 sip_after_zero[4]; /* the same after four zero words: how each IPv4 policy 0 key begins */
-	__u64 sip_after_tcp[4];  /* after the three words that keys of TCP without flow label begin with */
+	__u64 sip_after_zero[4]; /* after four zero words: IPv4 keys of POLICY_L3 begin so */
+	__u64 sip_after_tcp[4];  /* after three words: keys of TCP without flow label begin so */
 	__u64 sip_after_udp[4];  /* likewise UDP */
-	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter over own addresses and broadcast ones */
-	__u8 policy4;            /* net.ipv4.fib_multipath_hash_policy */
-	__u8 policy6;            /* net.ipv6.fib_multipath_hash_policy */
+	__u64 local4_filter[LOCAL4_FILTER_WORDS]; /* Bloom filter: own addresses, broadcast ones */
+	__u8 policy4;            /* enum hash_policy: net.ipv4.fib_multipath_hash_policy */
+	__u8 policy6;            /* likewise IPv6 */
 	__u8 pass4;              /* enum reason: not FORWARDED = pass all IPv4 */
 	__u8 pass6;              /* likewise IPv6 */
 	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
 	__u8 pass_multipath6;    /* likewise IPv6 */
-	__u8 own_seed;           /* for readers: 1 = the seed is ours, Linux keeps its own to itself */
-	__u8 pass_fragments;     /* FRAGMENTS_OF_*: pass those of multipath routes */
+	__u8 own_seed;           /* for readers: 1 = the seed is ours, since Linux's is secret */
+	__u8 pass_fragments;     /* FRAGMENTS_OF_*: pass fragments on multipath routes */
 	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed or ours; 0 = not known */
-	__u32 label_mask;        /* which bits of the IPv6 flow label count under policy 0, wire order */
-	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for policy 3 */
+	__u32 label_mask;        /* bits of the flow label that POLICY_L3 hashes, wire order */
+	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for POLICY_CUSTOM */
 	__u32 fields6;           /* likewise IPv6 */
-	/* for readers: why OWN_SEED (Cause in xdpecmp/compile/ownseed.py), and the device it is about */
-	__u32 parting4, parting4_ifindex;
-	__u32 parting6, parting6_ifindex;
+	/* for readers: why OWN_SEED (Cause in compile/ownseed.py), and the device concerned */
+	__u32 own_seed_cause4, own_seed_ifindex4;
+	__u32 own_seed_cause6, own_seed_ifindex6;
 };
 _Static_assert(sizeof(struct config) == 232, "config");
 
 #define INTERFACE_FORWARD4 0x01
 #define INTERFACE_FORWARD6 0x02
 #define INTERFACE_GENERIC 0x04        /* generic XDP: redirects work on every device */
-#define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends a redirect for what leaves where it came in */
-#define INTERFACE_PARTIAL_CHECKSUMS 0x10 /* native XDP on a veth or tap: see checksum_is_partial() */
-#define INTERFACE_UNFINISHED 0x20        /* generic XDP: see NEXTHOP_WHOLE_ONLY */
-#define INTERFACE_MERGES 0x40            /* what comes in there may be merged without a mark */
+#define INTERFACE_SEND_REDIRECTS 0x08 /* Linux sends redirects for what leaves where it came in */
+#define INTERFACE_LOSES_PARTIAL 0x10  /* native XDP on a veth or tap: CHECKSUM_PARTIAL gets lost */
+#define INTERFACE_KEEPS_PARTIAL 0x20  /* generic XDP: CHECKSUM_PARTIAL stays; NEXTHOP_NO_OFFLOADS */
+#define INTERFACE_MERGES_UNSEEN 0x40  /* packets from there may be merged, without a mark */
 
 /*
- * interfaces[ifindex % INTERFACES_MAX]: one ingress interface. What a link of a bond receives comes in
- * by the bond, as Linux has it; of all others `logical` is `ifindex`. VLAN devices and macvlans are
- * found by tag or MAC address alone, and their `ifindex` has INDIRECT_INGRESS: a program that runs on
- * such a device itself cannot see the tags of what it gets.
+ * interfaces[ifindex % INTERFACES_MAX]: one ingress interface. To Linux, packets that a link of a
+ * bond receives come in by the bond; of all other interfaces `logical` is `ifindex`. VLAN devices
+ * and macvlans are found by tag or MAC address only, and their `ifindex` has INDIRECT_INGRESS: a
+ * program attached to such a device itself would not see the tags.
  */
 #define INDIRECT_INGRESS 0x80000000
 struct interface {
 	__u8 mac[6];
 	__u8 flags;
 	__u8 rp_filter; /* 0 off, 1 strict, 2 loose: the greater of `all` and the interface's */
-	__u32 ifindex;  /* 0 = free; stored last, in one word with the next */
-	__u32 logical;  /* the device that Linux has its packets come in by */
+	__u32 ifindex;  /* 0 = free; stored last, in one word with `logical` */
+	__u32 logical;  /* the device by which its packets come in, to Linux */
 };
 _Static_assert(sizeof(struct interface) == 16, "interface");
 
@@ -118,21 +130,21 @@ struct vlan_key {
 };
 _Static_assert(sizeof(struct vlan_key) == 12, "vlan_key");
 
-/* Key of macs: the address of a macvlan, and the device (an `interface`'s `logical`) it stands on. */
+/* Key of macs: the address of a macvlan, and the device below it, an interface's `logical`. */
 struct mac_key {
-	__u64 mac; /* as its first six bytes stand on the wire */
+	__u64 mac; /* its six bytes as on the wire, then two of 0 */
 	__u32 ifindex;
 	__u32 pad;
 };
 _Static_assert(sizeof(struct mac_key) == 16, "mac_key");
 
 /*
- * IPv4 addresses index these before the trie is asked (DIR-24-8: Gupta, Lin, McKeown 1998). For the
- * address a.b.c.d direct16[a].group[b] says what the trie would or, where that is 0,
- * direct24[a.b].group[c] or, where that has DIRECT_BLOCK, direct32[the rest].group[d]. Where the last
- * one is 0, only the trie knows: 0 is always right, and slow.
+ * Tables in front of the IPv4 trie (DIR-24-8: Gupta, Lin, McKeown 1998). The group of the address
+ * a.b.c.d is direct16[a].group[b]. If that is 0, it is direct24[a.b].group[c]. If that has
+ * DIRECT_BLOCK, it is direct32[the rest].group[d]. If the last one is 0, only the trie knows: 0 is
+ * always right, and slow.
  */
-#define DIRECT_BLOCK 0x8000 /* and above: no entry of groups */
+#define DIRECT_BLOCK 0x8000 /* ids of groups are below this */
 struct direct {
 	__u16 group[256];
 };
@@ -157,40 +169,40 @@ enum group_kind {
 	GROUP_RESILIENT, /* buckets[first + hash mod count] */
 };
 
-/* groups[id]: what a route leads to. One 8-byte word, so it flips at once. */
+/* groups[id]: what a route leads to. One 8-byte word, so it changes at once. */
 struct group {
 	__u32 first;
 	__u16 count;
 	__u8 kind;
-	__u8 report_shift; /* resilient: a packet a bucket passes each 2^this jiffies; 0: none does */
+	__u8 report_shift; /* resilient: a packet a bucket passes each 2^this jiffies; 0: never */
 };
 _Static_assert(sizeof(struct group) == 8, "group");
 
-/* paths[]: ascending bounds of one group lie side by side. */
+/* paths[]: those of one group are adjacent, bounds ascending. */
 struct path {
-	__u32 bound;   /* takes hashes up to and including this one; 31 bits */
+	__u32 bound;   /* the greatest hash that takes this path; 31 bits */
 	__u16 nexthop; /* index into nexthops and path_stats */
-	__u16 weight;  /* minus one, as rtnh_hops has it; for `routes` */
+	__u16 weight;  /* for readers: minus one, as rtnh_hops */
 };
 _Static_assert(sizeof(struct path) == 8, "path");
 
 /* buckets[]: one bucket of a resilient group; one 8-byte word. */
 struct bucket {
 	__u32 nexthop;      /* stored by the agent */
-	__u32 used_jiffies; /* stored by the program: when it last took a packet, low 32 bits */
+	__u32 used_jiffies; /* stored by the program: time of the last packet, low 32 bits */
 };
 _Static_assert(sizeof(struct bucket) == 8, "bucket");
 
-/* nexthops[id]: an adjacency, for good that of (via, ifindex). Each 8-byte word changes alone. */
+/* nexthops[id]: an adjacency. (via, ifindex) keeps its id. Each 8-byte word changes alone. */
 struct nexthop {
 	/* word 0: where to; never changes while the slot is in use */
 	__u32 ifindex; /* the device of the route, a VLAN device too */
-	__u16 device;  /* slot in the devmap: the device that really transmits */
+	__u16 device;  /* index into devices: the device that transmits */
 	__u16 flags;   /* NEXTHOP_*; these may change */
 	/* word 1: the neighbour */
 	__u8 neighbour_mac[6];
 	__u8 reason; /* enum reason: FORWARDED = usable, else why packets pass */
-	__u8 family; /* of `via`: 4, 6, or 0 where there is none (directly connected) */
+	__u8 family; /* of `via`: 4, 6, or 0 if there is none (directly connected) */
 	/* word 2: the egress device */
 	__u8 device_mac[6];
 	__u16 mtu; /* bytes of the L3 packet; larger MTUs are stored as 65535 */
@@ -208,36 +220,36 @@ struct nexthop {
 _Static_assert(sizeof(struct nexthop) == 64, "nexthop");
 
 /*
- * The device must not get packets that are merged (GRO, GSO) or whose checksum is unfinished. Generic
- * XDP hands packets to drivers without what Linux's own way does for such: generic_xdp_tx(),
- * validate_xmit_skb() in net/core/dev.c. See compile/offloads.py.
+ * The device must not get merged packets (GRO, GSO), nor CHECKSUM_PARTIAL. Generic XDP hands
+ * packets to the driver without splitting and completing them as Linux does: generic_xdp_tx() lacks
+ * validate_xmit_skb(), both in net/core/dev.c. See compile/offloads.py.
  */
-#define NEXTHOP_WHOLE_ONLY 0x1
+#define NEXTHOP_NO_OFFLOADS 0x1
 
-/* path_stats[nexthop], per CPU. The last entry is no next hop's: see STAT_ENTRIES. */
+/* path_stats[nexthop], per CPU. The last entry belongs to no next hop: see STAT_ENTRIES. */
 struct traffic {
 	__u64 packets;
-	__u64 bytes; /* of the frame as it leaves, Ethernet header included, FCS not */
+	__u64 bytes; /* of the frame sent, with Ethernet header, without FCS */
 };
 _Static_assert(sizeof(struct traffic) == 16, "traffic");
 
 /*
- * explanation[0]: what xdpecmp_explain() decided about the last frame it was run on. Everything up to
- * the decision is the program's own code; only carrying it out and counting it is left out.
+ * explanation[0]: what xdpecmp_explain() decided about the last frame it was run on. It decides by
+ * the same code as xdpecmp(), but neither carries the decision out nor counts it.
  */
-#define EXPLAINED_NOTHING 0xffffffff /* as `hash` or `nexthop`: it did not come to that */
+#define EXPLAINED_NOTHING 0xffffffff /* as `hash` or `nexthop`: there is none */
 struct explanation {
 	__u32 reason;          /* enum reason */
-	__u32 family;          /* 4, 6; 0: refused before that was looked at */
-	__u32 ingress_ifindex; /* as Linux sees it, a VLAN device perhaps; 0 likewise */
-	__u32 l3_offset;       /* where the IP header begins */
-	__u32 config_slot;     /* the entry of `config` that it went by */
+	__u32 family;          /* 4, 6; 0: refused before that was known */
+	__u32 ingress_ifindex; /* `logical` of the ingress; 0 likewise */
+	__u32 l3_offset;       /* of the IP header in the frame */
+	__u32 config_slot;     /* the entry of `config` that was in force */
 	__u32 hash;            /* 31 bits, or EXPLAINED_NOTHING */
 	__u32 nexthop;         /* the chosen one, usable or not, or EXPLAINED_NOTHING */
 	__u32 icmp_error;      /* the error's counter in reason_stats; 0: no ICMP error */
 	__u32 quote_offset;    /* from the IP header to the quoted one, or 0 */
 	__u32 pad;
-	struct group group;    /* pass for FORWARDED: the route was not looked up */
+	struct group group;    /* GROUP_PASS with FORWARDED: the route was not looked up */
 };
 _Static_assert(sizeof(struct explanation) == 48, "explanation");
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * VARIANT_EXPLAIN decides by the very same code on the same maps, and writes down what it decided
- * instead of carrying it out and counting it. For test runs of `xdpecmp explain` and `verify`.
+ * The decision about one frame, for `xdpecmp explain` and `verify`. VARIANT_EXPLAIN decides by the
+ * same code and on the same maps, but records the decision instead of carrying it out and counting
+ * it. It runs in test runs only (BPF_PROG_TEST_RUN).
  */
 #include "abi.h"
 #include "packet.h"
@@ -9,8 +10,8 @@
 #ifdef VARIANT_EXPLAIN
 BPF_F_TABLE("array", u32, struct explanation, explanation, 1, MMAPABLE);
 
-static __always_inline int write_down(const struct packet *p, const struct decision *d,
-				      enum reason reason)
+static __always_inline int record(const struct packet *p, const struct decision *d,
+				  enum reason reason)
 {
 	u32 zero = 0;
 	struct explanation *e = explanation.lookup(&zero);
@@ -36,16 +37,16 @@ int xdpecmp_explain(struct xdp_md *ctx)
 	struct decision d = {.hash = EXPLAINED_NOTHING, .nexthop = EXPLAINED_NOTHING};
 	enum reason reason = decide(ctx, &p, &d);
 
-	return write_down(&p, &d, reason);
+	return record(&p, &d, reason);
 }
 
 int xdpecmp_explain_deep(struct xdp_md *ctx)
 {
-	struct workspace *space = workspace();
+	struct workspace *space = get_workspace();
 	struct decision d = {.hash = EXPLAINED_NOTHING, .nexthop = EXPLAINED_NOTHING};
 
 	if (!space)
 		return XDP_ABORTED;
-	return write_down(&space->packet, &d, decide_deep(ctx, space, &d));
+	return record(&space->packet, &d, decide_deep(ctx, space, &d));
 }
 #endif

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where a packet came in: whether the agent vouches for the maps just now, and which interface of
- * Linux's it is that received it, a VLAN device too.
+ * Where a packet came in: whether the agent's lease is valid, and which interface receives the
+ * packet in Linux, which may be a VLAN device, a macvlan or a bond on top of the one that the
+ * program runs on.
  */
 #include "abi.h"
 #include "parse.h"
 
-/* The configuration in force, or NULL once the agent's lease has run out. */
-static __always_inline struct config *leased_config(u32 *slot, u32 *epoch6)
+/* The configuration in force, or NULL if the agent's lease has run out. */
+static __always_inline struct config *load_config(u32 *slot, u32 *epoch6)
 {
 	u32 zero = 0;
 	struct control *c = control.lookup(&zero);
@@ -19,7 +20,7 @@ static __always_inline struct config *leased_config(u32 *slot, u32 *epoch6)
 	return config.lookup(slot);
 }
 
-/* One interface as read at one moment; `word` holds what must agree. */
+/* An interface, read word by word: fields that must agree share one. */
 struct ingress {
 	u32 ifindex;
 	u64 mac;
@@ -35,17 +36,18 @@ static __always_inline enum reason read_ingress(u32 ifindex, struct ingress *ing
 
 	if (!interface)
 		return REASON_INTERFACE;
-	index = *(volatile u64 *)&interface->ifindex; /* and `logical` */
+	index = *(volatile u64 *)&interface->ifindex; /* `logical` is in the upper half */
 	if ((u32)index != ifindex)
 		return REASON_INTERFACE;
 	word = *(volatile u64 *)interface;
 	ingress->ifindex = index >> 32;
-	ingress->mac = word & 0xffffffffffff;
-	ingress->flags = word >> 48;
-	ingress->rp_filter = word >> 56;
+	ingress->mac = word & MAC_MASK;
+	ingress->flags = word >> ABOVE_MAC;
+	ingress->rp_filter = word >> (ABOVE_MAC + 8);
 	return REASON_FORWARDED;
 }
 
+/* The interface of a frame: by its tags if it has any. */
 static __always_inline enum reason find_ingress(u32 ifindex, const struct link_layer *link,
 						struct ingress *ingress)
 {
@@ -66,7 +68,7 @@ static __always_inline enum reason find_ingress(u32 ifindex, const struct link_l
 	return read_ingress(ifindex, ingress);
 }
 
-/* A frame to another MAC address than the interface's: perhaps that of a macvlan on it. */
+/* The macvlan on that interface with this MAC address, which becomes the ingress. */
 static __always_inline enum reason find_macvlan(u64 mac, struct ingress *ingress)
 {
 	struct mac_key key = {.mac = mac, .ifindex = ingress->ifindex};

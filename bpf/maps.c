@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Every map that forwarding goes by. Sizes come by -D (abi.py); bcc's maps themselves go with the
- * compiler, and the loader makes others of the same kind (image.py).
+ * Every map that forwarding reads or writes, and what the program alone keeps in them. What the
+ * agent shares is in abi.h. Capacities come from xdpecmp/program/abi.py by -D; bcc's own maps end
+ * with the compiling process, and build.py makes others of the same kind.
  */
 #include "abi.h"
-#include "key.h"
+#include "hash_deep.h"
 #include "packet.h"
 
 #define MMAPABLE (1U << 10)
@@ -29,8 +30,8 @@ BPF_TABLE("percpu_array", u32, struct traffic, path_stats, PATH_STATS_MAX);
 BPF_TABLE("percpu_array", u32, u64, reason_stats, STAT_ENTRIES);
 
 /*
- * IPv6 destinations that this CPU looked up in the trie lately, and what was found while control's
- * epoch6 was as it is here: a change of the trie makes all of it void at once.
+ * A cache of IPv6 destinations that this CPU recently looked up in the trie. An entry is valid
+ * while `epoch` equals control's epoch6, so a change of the trie invalidates all entries at once.
  */
 struct destination {
 	u64 address[2];
@@ -39,16 +40,17 @@ struct destination {
 };
 BPF_TABLE("percpu_array", u32, struct destination, destinations, DESTINATIONS_MAX);
 
-/* For packets that need more than a register or two; one a CPU, no packet interrupts another. */
+/* Memory for one packet; one entry a CPU is enough, since no packet interrupts another. */
 struct workspace {
 	struct scratch scratch;
-	struct packet packet; /* handed over to xdpecmp_deep() */
+	struct packet packet; /* for xdpecmp_deep() */
 };
-/* Of each generation its own: during an upgrade no old program calls a new one. See program.py. */
+/* Each generation has its own: during an upgrade no old program calls a new one. See build.py. */
 BPF_TABLE("percpu_array", u32, struct workspace, workspaces, 1);
 BPF_PROG_ARRAY(programs, 1);
+#define DEEP_PROGRAM 0 /* index into programs */
 
-static __always_inline struct workspace *workspace(void)
+static __always_inline struct workspace *get_workspace(void)
 {
 	u32 zero = 0;
 

@@ -2,31 +2,32 @@
 #ifndef XDPECMP_PACKET_H
 #define XDPECMP_PACKET_H
 /*
- * What the steps hand on: what is known of a packet, and what was decided about it.
+ * What one step of the data path hands to the next: what is known of a packet, and what was decided
+ * about it. Values only; who fills them in is said at each.
  */
 #include "abi.h"
 #include "icmp.h"
 #include "parse.h"
 #include "rewrite.h"
 
-/* What is known of a packet once it was inspected. */
+/* What admit() found out. */
 struct packet {
 	struct link_layer link;
 	__u32 l3_length;
 	__u32 family;
-	struct quote quote; /* what an ICMP error is about */
+	struct quote quote; /* the packet that an ICMP error is about */
 	struct group group;
 	__u32 config_slot;
 	__u32 epoch6;
 	__u32 ingress_ifindex;
 	__u32 ingress_flags;
 	__u32 is_fragment;
-	__u32 is_partial; /* its checksum looks unfinished, as that of merged packets does too */
+	__u32 is_partial; /* looks CHECKSUM_PARTIAL, as merged packets do too */
 };
 
-/* What was decided about it, and all that carrying it out takes. */
+/* What decide() decided, and all that finish() needs to carry it out. */
 struct decision {
-	__u32 hash; /* 31 bits; only where the group has several paths */
+	__u32 hash; /* 31 bits; only if the group has several paths */
 	__u32 nexthop;
 	__u16 device;
 	struct egress egress;

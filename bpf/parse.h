@@ -2,88 +2,18 @@
 #ifndef XDPECMP_PARSE_H
 #define XDPECMP_PARSE_H
 /*
- * From bytes to headers, and the judgement of each header by itself: is this a packet that Linux
- * would forward, going by its bytes alone?
+ * Bytes -> link layer and IP header, and a check of each header alone: is this a packet that Linux
+ * would forward, as far as its bytes tell?
  *
  * Every check returns REASON_FORWARDED for "go on" or the reason to pass the packet to Linux. The
  * rule is one-sided: we may pass what Linux would forward, never forward what Linux would drop.
  * Matches ip_rcv_core() and ip_route_input_slow() (net/ipv4), ip6_rcv_core() and ip6_forward()
- * (net/ipv6). Left to Linux on purpose: IPv4 options, hop-by-hop and routing headers.
+ * (net/ipv6). Left to Linux on purpose: IPv4 options, hop-by-hop and routing headers. What depends
+ * on routes or interfaces is not here, but in admit.c.
  */
 #include "abi.h"
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "SipHash key layout");
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-#define be16(x) __builtin_bswap16(x)
-#define be32(x) __builtin_bswap32(x)
-
-#define ETHERTYPE_IPV4 be16(0x0800)
-#define ETHERTYPE_IPV6 be16(0x86dd)
-#define TPID_8021Q be16(0x8100)
-#define TPID_8021AD be16(0x88a8)
-#define VLAN_VID_MASK 0x0fff
-#define L3_OFFSET_MAX 22 /* Ethernet and two tags */
-
-#define PROTO_ICMP 1
-#define PROTO_IPIP 4
-#define PROTO_TCP 6
-#define PROTO_UDP 17
-#define PROTO_DCCP 33
-#define PROTO_IPV6 41
-#define PROTO_GRE 47
-#define PROTO_ESP 50
-#define PROTO_AH 51
-#define PROTO_ICMPV6 58
-#define PROTO_SCTP 132
-#define PROTO_UDPLITE 136
-#define NEXTHDR_HOP_BY_HOP 0
-#define NEXTHDR_ROUTING 43
-#define NEXTHDR_FRAGMENT 44
-#define NEXTHDR_DESTINATION 60
-
-struct ethernet_header {
-	__u8 destination[6];
-	__u8 source[6];
-	__be16 proto;
-};
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 proto; /* of what follows */
-};
-
-struct ipv4_header {
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_length;
-	__be16 id;
-	__be16 fragment; /* flags and offset */
-	__u8 ttl;
-	__u8 protocol;
-	__sum16 checksum;
-	__be32 source;
-	__be32 destination;
-};
-#define IPV4_OFFSET_MASK be16(0x1fff)
-#define IPV4_FRAGMENT_MASK be16(0x3fff) /* more-fragments flag or an offset */
-
-struct ipv6_header {
-	__be32 version_class_label;
-	__be16 payload_length;
-	__u8 next_header;
-	__u8 hop_limit;
-	__u8 source[16];
-	__u8 destination[16];
-};
-#define IPV6_LABEL_MASK be32(0x000fffff)
-
-struct icmp_header {
-	__u8 type;
-	__u8 code;
-	__sum16 checksum;
-	__be32 rest;
-};
+#include "checksum.h"
+#include "protocols.h"
 
 /* A position in the frame; nothing is read before it was compared with `end`. */
 struct cursor {
@@ -91,7 +21,7 @@ struct cursor {
 	void *end;
 };
 
-/* What the link layer says: the tags as they stand and where the network header begins. */
+/* The link layer: its tags as on the wire, and where the network header begins. */
 struct link_layer {
 	__be16 outer_tpid, outer_tci;
 	__be16 inner_tpid, inner_tci;
@@ -100,7 +30,7 @@ struct link_layer {
 };
 
 /*
- * 1 where a and b are equal, else 0, without a branch: the verifier follows each branch to the end of
+ * 1 if a and b are equal, else 0, without a branch: the verifier follows each branch to the end of
  * the program, once for each place where the network header may begin.
  */
 static __always_inline __u64 is_equal(__u16 a, __u16 b)
@@ -118,8 +48,9 @@ static __always_inline __u64 is_tpid(__be16 proto)
 }
 
 /*
- * Ethernet and up to two VLAN tags; afterwards the cursor is at the network header. A third tag stays
- * as eth_proto: not an IP packet to us. Nor is anything too short for an IP header.
+ * Ethernet and up to two VLAN tags; afterwards the cursor is at the network header. A third tag
+ * stays as eth_proto, and the frame is not IP to us. A frame too short for an IPv4 header is
+ * malformed.
  */
 static __always_inline enum reason parse_link_layer(struct cursor *c, struct link_layer *link)
 {
@@ -142,74 +73,58 @@ static __always_inline enum reason parse_link_layer(struct cursor *c, struct lin
 	return REASON_FORWARDED;
 }
 
-/* A sum of 32-bit words to the 16-bit one's complement sum that the Internet checksum is made of. */
-static __always_inline __u32 fold_sum(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-/* The sum over a header without options is 0xffff where its checksum is right. */
-static __always_inline int ipv4_checksum_is_good(const struct ipv4_header *ip)
-{
-	const __u32 *word = (const __u32 *)ip;
-
-	return fold_sum((__u64)word[0] + word[1] + word[2] + word[3] + word[4]) == 0xffff;
-}
-
-/* `available`: bytes from the header to the end of the frame; *length: those that count. */
+/* `available`: bytes from the header to the end of the frame; *length: those of the packet. */
 static __always_inline enum reason check_ipv4(const struct ipv4_header *ip, __u32 available,
 					      __u32 *length)
 {
 	__u8 destination = ip->destination & 0xff, source = ip->source & 0xff;
 
-	if (ip->version_ihl != 0x45) {
-		if (ip->version_ihl >> 4 != 4 || (ip->version_ihl & 0xf) < 5)
+	if (ip->version_ihl != IPV4_VERSION_IHL) {
+		if (ip->version_ihl >> 4 != 4 || (ip->version_ihl & IPV4_IHL_MASK) < IPV4_IHL_MIN)
 			return REASON_MALFORMED;
 		return REASON_IPV4_OPTIONS;
 	}
 	*length = be16(ip->total_length);
 	if (*length < sizeof(*ip) || *length > available)
 		return REASON_LENGTH;
-	if (!ipv4_checksum_is_good(ip))
+	if (!is_ipv4_checksum_right(ip))
 		return REASON_CHECKSUM;
-	/* 0/8, 127/8, and 224/3: the multicast and the reserved range with the broadcast address */
-	if ((__u8)(destination - 1) >= 223 || destination == 127)
+	/* 0/8, 127/8, and 224/3: multicast and reserved addresses, broadcast among them */
+	if ((__u8)(destination - 1) >= IPV4_MULTICAST - 1 || destination == IPV4_LOOPBACK)
 		return REASON_MULTICAST;
-	if ((__u8)(source - 1) >= 223 || source == 127)
+	if ((__u8)(source - 1) >= IPV4_MULTICAST - 1 || source == IPV4_LOOPBACK)
 		return REASON_MARTIAN_SOURCE;
-	if ((ip->source & 0xffff) == 0xfea9 || (ip->destination & 0xffff) == 0xfea9)
-		return REASON_LINK_LOCAL; /* 169.254/16 */
+	if ((__be16)ip->source == IPV4_LINK_LOCAL || (__be16)ip->destination == IPV4_LINK_LOCAL)
+		return REASON_LINK_LOCAL;
 	return REASON_FORWARDED;
 }
 
+/* `otherwise`: the reason for addresses that are never forwarded and not link-local. */
 static __always_inline enum reason check_ipv6_address(const __u8 *address, enum reason otherwise)
 {
 	__u16 first = ((__u16)address[0] << 8) | address[1];
 
-	if (address[0] == 0xff)
+	if (address[0] == IPV6_MULTICAST)
 		return otherwise;
-	if ((first & 0xffc0) == 0xfe80)
+	if ((first & IPV6_LINK_LOCAL_MASK) == IPV6_LINK_LOCAL)
 		return REASON_LINK_LOCAL;
-	/* ::, ::1, IPv4-mapped and IPv4-compatible: none is ever forwarded (64:ff9b::/96 is) */
+	/* the first half is 0: ::, ::1, IPv4-mapped, IPv4-compatible; 64:ff9b::/96 is forwarded */
 	if (!*(const __u64 *)address)
 		return otherwise;
 	return REASON_FORWARDED;
 }
 
+/* As check_ipv4(). */
 static __always_inline enum reason check_ipv6(const struct ipv6_header *ip, __u32 available,
 					      __u32 *length)
 {
 	enum reason reason;
 
-	if ((ip->version_class_label & be32(0xf0000000)) != be32(0x60000000))
+	if ((ip->version_class_label & IPV6_VERSION_MASK) != IPV6_VERSION)
 		return REASON_MALFORMED;
 	if (ip->next_header == NEXTHDR_HOP_BY_HOP || ip->next_header == NEXTHDR_ROUTING)
 		return REASON_EXTENSION_HEADER;
-	/* 0: BIG TCP, or a jumbogram (RFC 2675), is longer than the field can say */
+	/* 0 means BIG TCP or a jumbogram (RFC 2675), longer than the field can say */
 	*length = be16(ip->payload_length) + sizeof(*ip);
 	if (*length == sizeof(*ip) || *length > available)
 		return REASON_LENGTH;

@@ -2,34 +2,36 @@
 #ifndef XDPECMP_REWRITE_H
 #define XDPECMP_REWRITE_H
 /*
- * What a router does to a packet that it forwards: padding off, TTL or hop limit down by one, MACs
- * and VLAN tags of the egress. Byte for byte as Linux does it: ip_rcv_core() trims, and
- * ip_decrease_ttl() in include/net/ip.h updates the checksum (RFC 1624).
+ * What a router changes in a packet that it forwards: padding is cut off, TTL or hop limit
+ * decreased, MAC addresses and VLAN tags are those of the egress. Byte for byte as Linux does it:
+ * ip_rcv_core() trims, and ip_decrease_ttl() in include/net/ip.h updates the checksum (RFC 1624).
+ *
+ * Whether the packet may be forwarded is decided before; the only refusal here is NO_HEADROOM.
  */
 #include "parse.h"
 
-/* The adjacency as read once, word by word; see struct nexthop. */
+/* The adjacency, each word read once; see struct nexthop. */
 struct egress {
-	__u64 neighbour_word; /* MAC in the low 48 bits */
-	__u64 device_word;    /* MAC in the low 48 bits */
+	__u64 neighbour_word; /* MAC address; reason and family above it */
+	__u64 device_word;    /* MAC address; MTU above it */
 	__u64 tags;           /* outer TPID, outer TCI, inner TPID, inner TCI, as on the wire */
 };
 
-static __always_inline __u32 egress_tag_bytes(const struct egress *egress)
+static __always_inline __u32 tag_bytes(const struct egress *egress)
 {
 	if (!egress->tags)
 		return 0;
-	return egress->tags >> 32 ? 8 : 4;
+	return egress->tags >> 32 ? 2 * sizeof(struct vlan_tag) : sizeof(struct vlan_tag);
 }
 
-/* Makes the frame end with the packet and begin with room for the egress tags, no more no less. */
+/* Makes the frame end with the packet, and fits its beginning to the tags of the egress. */
 static __always_inline enum reason resize(struct xdp_md *ctx, const struct link_layer *link,
 					  __u32 l3_length, const struct egress *egress)
 {
 	__u32 frame = ctx->data_end - ctx->data;
 	__u32 wanted = link->l3_offset + l3_length;
 	int surplus = (int)(link->l3_offset - sizeof(struct ethernet_header)) -
-		      (int)egress_tag_bytes(egress);
+		      (int)tag_bytes(egress);
 
 	if (surplus && bpf_xdp_adjust_head(ctx, surplus))
 		return REASON_NO_HEADROOM;
@@ -63,6 +65,7 @@ static __always_inline void write_link_layer(struct ethernet_header *eth, __be16
 	tag[1].proto = l3_proto;
 }
 
+/* ip_decrease_ttl(): the carry of the sum is added back. */
 static __always_inline void decrease_ttl(struct ipv4_header *ip)
 {
 	__u32 sum = (__u32)ip->checksum + be16(0x0100);
@@ -71,12 +74,12 @@ static __always_inline void decrease_ttl(struct ipv4_header *ip)
 	ip->ttl--;
 }
 
-/* Call after resize(), which made this frame: only the verifier needs the checks against its end. */
+/* To be called after resize(). The checks against the end are for the verifier: they never fail. */
 static __always_inline enum reason rewrite(struct xdp_md *ctx, __be16 l3_proto,
 					   const struct egress *egress)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	void *l3 = data + sizeof(struct ethernet_header) + egress_tag_bytes(egress);
+	void *l3 = data + sizeof(struct ethernet_header) + tag_bytes(egress);
 
 	if (l3 + sizeof(struct ipv4_header) > end)
 		return REASON_MALFORMED;

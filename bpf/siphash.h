@@ -2,9 +2,9 @@
 #ifndef XDPECMP_SIPHASH_H
 #define XDPECMP_SIPHASH_H
 /*
- * SipHash-2-4 over whole 64-bit words (Aumasson and Bernstein, 2012), with the result cut as Linux
- * cuts it for multipath: flow_hash_from_keys_seed() in net/core/flow_dissector.c takes the low 32
- * bits and turns 0 into 1; fib_multipath_hash() drops the lowest bit of what it makes of it.
+ * SipHash-2-4 over whole 64-bit words (Aumasson and Bernstein, 2012), and what Linux makes of the
+ * result: flow_hash_from_keys_seed() in net/core/flow_dissector.c takes the low 32 bits and turns 0
+ * into 1. That fib_multipath_hash() then drops the lowest bit is left to the callers.
  *
  * The start states come from user space, which knows the seed; see struct config.
  */
@@ -30,7 +30,8 @@ static __always_inline void sip_round(struct sip *s)
 	s->v2 = ROTATE_LEFT(s->v2, 32);
 }
 
-static __always_inline void sip_word(struct sip *s, __u64 word)
+/* Hashes one more word: two rounds. */
+static __always_inline void sip_absorb(struct sip *s, __u64 word)
 {
 	s->v3 ^= word;
 	sip_round(s);
@@ -38,12 +39,12 @@ static __always_inline void sip_word(struct sip *s, __u64 word)
 	s->v0 ^= word;
 }
 
-/* The hash of what was fed so far; `length` is the number of bytes of the whole key. */
+/* The 32-bit hash of all words so far; `length`: bytes of the whole key. Four rounds. */
 static __always_inline __u32 sip_finish(struct sip *s, __u64 length)
 {
 	__u32 hash;
 
-	sip_word(s, length << 56);
+	sip_absorb(s, length << 56);
 	s->v2 ^= 0xff;
 	sip_round(s);
 	sip_round(s);

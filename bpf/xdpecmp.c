@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Linux multipath routing at XDP speed: parse -> route -> key -> hash -> select -> rewrite -> count.
+ * Linux multipath routing at XDP speed:
+ * parse -> admit -> look up -> key -> hash -> select -> rewrite -> redirect.
  *
- * Three promises: the same next hop as Linux, ICMP errors follow their flow, and what is not plainly
- * forwardable is passed to Linux with a counted reason.
+ * Promises: the same next hop as Linux, ICMP errors follow their flow, and anything that cannot
+ * safely be forwarded is passed to Linux with a counted reason.
  *
- * Headers are functions over values. What touches maps is in the .c files, joined to one text before
- * they are compiled (compiler.py), since bcc rewrites map accesses in the main source alone.
+ * Headers are functions over values. Code that uses maps is in the .c files, which compiler.py
+ * joins to one text, since bcc rewrites map accesses in the main source file only. Here are the
+ * entry points, and the single exit that counts.
  */
 #include "maps.c"
 #include "ingress.c"
-#include "routes.c"
+#include "lookup.c"
 #include "nexthops.c"
-#include "inspect.c"
+#include "admit.c"
 #include "decide.c"
 
 static __always_inline void count_stat(u32 index)
@@ -33,14 +35,15 @@ static __always_inline void count_traffic(u32 nexthop, u32 bytes)
 	}
 }
 
-/* Carries the decision out and counts: the one way out. */
+/* Carries the decision out and counts: the single exit. */
 static __always_inline int finish(struct xdp_md *ctx, const struct packet *p,
 				  const struct decision *d, enum reason reason)
 {
 	u32 bytes;
 
-	/* The slot of a device that has just gone is empty; Linux has another route by now. Asked
-	 * first, since no refusal may change what Linux gets: where to is heeded only with the verdict. */
+	/* The slot of a device that has just been deleted is empty, and Linux has another route by now.
+	 * This comes first: if the packet passes, Linux must get it unchanged. The target set here
+	 * has no effect unless the verdict is XDP_REDIRECT. */
 	if (!reason && devices.redirect_map(d->device, XDP_PASS) != XDP_REDIRECT)
 		reason = REASON_EGRESS_DOWN;
 	if (!reason)
@@ -59,8 +62,8 @@ static __always_inline int finish(struct xdp_md *ctx, const struct packet *p,
 }
 
 /*
- * Each build has one variant of the entry points, since compiling is most of what attaching takes.
- * VARIANT_MAIN is what runs on the interfaces.
+ * Each build has the entry points of one variant only, since compiling takes most of the time of an
+ * attach. VARIANT_MAIN runs on the interfaces.
  */
 #ifdef VARIANT_MAIN
 int xdpecmp(struct xdp_md *ctx)
@@ -72,7 +75,7 @@ int xdpecmp(struct xdp_md *ctx)
 	return finish(ctx, &p, &d, reason);
 }
 
-/* For the agent, by test run: what bpf_jiffies64() says now, in the first eight bytes. */
+/* For the agent, in a test run: writes bpf_jiffies64() to the first eight bytes of the frame. */
 int xdpecmp_clock(struct xdp_md *ctx)
 {
 	u64 *out = (void *)(long)ctx->data;
@@ -84,11 +87,11 @@ int xdpecmp_clock(struct xdp_md *ctx)
 }
 #endif
 
-/* VARIANT_DEEP goes on where go_deeper() left; only built where the hash policy can ask for it. */
+/* VARIANT_DEEP is what call_deep() calls; only built if the hash policy can need it. */
 #ifdef VARIANT_DEEP
 int xdpecmp_deep(struct xdp_md *ctx)
 {
-	struct workspace *space = workspace();
+	struct workspace *space = get_workspace();
 	struct decision d = {};
 
 	if (!space)

@@ -135,7 +135,7 @@ def test_what_the_direct_tables_leave_open_the_trie_knows(plane: Plane, table: s
 
 
 def place(address: bytes) -> int:
-    """The entry of `destinations` that route6() in bpf/routes.c gives an address."""
+    """The entry of `destinations` that look_up6() in bpf/lookup.c gives an address."""
     mask = (1 << 64) - 1
     high, low = (int.from_bytes(half, "little") for half in (address[:8], address[8:]))
     mixed = (high ^ (low << 32 & mask | low >> 32)) * 0x9E3779B97F4A7C15 & mask

@@ -113,7 +113,7 @@ def takes_anything(router: Merging) -> bool:
     with router.instance.open_maps() as maps:
         found = [each.flags for each in maps["nexthops"].entries[:16] if each.ifindex == index]
     assert found
-    return not any(flags & NEXTHOP_FLAGS["WHOLE_ONLY"] for flags in found)
+    return not any(flags & NEXTHOP_FLAGS["NO_OFFLOADS"] for flags in found)
 
 
 def test_features_are_followed(router: Merging) -> None:

@@ -67,7 +67,7 @@ def test_a_seed_of_our_own_would_part_flows_behind_veths(
     everywhere = ("e1", "e2", "--mode", mode)
     with attached(net, *everywhere, "--own-seed") as said:
         assert "IPv4 and IPv6 multipath passes to Linux" in said
-        assert "would part flows here: what comes in by c0, e1, e2 (veth) may be merged" in said
+        assert "would split flows here: what comes in by c0, e1, e2 (veth) may be merged" in said
         for _ in range(2):
             before = reasons(net)["OWN_SEED"]
             assert servers.all_answers(flows[family]) == linux
@@ -76,10 +76,10 @@ def test_a_seed_of_our_own_would_part_flows_behind_veths(
             assert (status["own_seed"], status["own_seed_in_force"]) == (True, False)
             assert [row["what"] for row in status["passed"]] == ["IPv4 multipath", "IPv6 multipath"]
             assert all("(veth) may be merged" in row["text"] for row in status["passed"])
-            assert "would part flows here: what comes in by" in net.run("status").stdout
+            assert "would split flows here: what comes in by" in net.run("status").stdout
             net.attach("c0")
         (found, *_) = [row for row in net.json("doctor") if row["check"] == "seed"]
-        assert "would part flows here" in found["found"]
+        assert "would split flows here" in found["found"]
         net.attach("c0", "--no-own-seed")
         assert net.status()["own_seed"] is False
     assert servers.all_answers(flows[family]) == linux

@@ -66,7 +66,7 @@ class Plane:
         return None
 
     def said(self, address: int) -> int:
-        """As direct_group() in bpf/routes.c reads them; 0: ask the trie."""
+        """As look_up_direct() in bpf/lookup.c reads them; 0: ask the trie."""
         entry = int(self.direct16[address >> 16]) or int(self.direct24[address >> 8])
         return int(self.direct32[entry ^ BLOCK, address & 0xFF]) if entry & BLOCK else entry
 

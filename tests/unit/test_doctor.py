@@ -165,9 +165,9 @@ CASES = {
         lambda world: own_seed(world, IN, OUT),
         *("note", "seed", "go by a hash seed of xdpecmp's own", ""),
     ),
-    "a seed of our own that would part flows": Case(
+    "a seed of our own that would split flows": Case(
         lambda world: own_seed(world, IN),
-        *("note", "seed", "would part flows here: eth2 forwards too", "xdpecmp attach eth2"),
+        *("note", "seed", "would split flows here: eth2 forwards too", "xdpecmp attach eth2"),
     ),
     "IPv4 rules": Case(
         lambda world: world.snap(custom_rules4=True),

@@ -78,7 +78,7 @@ class Maps:
         return SimpleNamespace(entries=[self.control])
 
     def found4(self, address: bytes) -> int:
-        """The entry of `groups` as bpf/routes.c finds it; of a trie here, the longest match."""
+        """The entry of `groups` as bpf/lookup.c finds it; of a trie here, the longest match."""
         number = int.from_bytes(address, "big")
         direct = int(MEMORY["direct16"][number >> 16] or MEMORY["direct24"][number >> 8])
         if direct & BLOCK:

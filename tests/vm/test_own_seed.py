@@ -105,14 +105,14 @@ def test_what_a_nic_merges(net: Wired) -> None:
 def test_not_attached_everywhere(net: Wired) -> None:
     """An error about a flow may come in by the others."""
     said = net.attach("c0", "--own-seed").stderr
-    assert "would part flows here: e1, e2 forwards too" in said
+    assert "would split flows here: e1, e2 forwards too" in said
     assert "xdpecmp attach e1 e2" in said
     net.attach("e1", "e2")
     wait_for_text(net, "")
 
 
 def test_followed_live(net: Wired) -> None:
-    """What could part flows from now on has them all pass, until it is gone."""
+    """What could split flows from now on has them all pass, until it is gone."""
     with flows_and_answers(net) as (servers, flows, linux):
         net.attach(*WIRES, "--own-seed")
         ours = servers.all_answers(flows)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from ..model.options import FOLLOW, Options
 from ..model.values import Prefix, Route, RouteKind, Settings, Snapshot
-from ..program.abi import CAPACITY, LOCAL4_FILTER_WORDS, Reason
+from ..program.abi import (
+    CAPACITY,
+    LOCAL4_FILTER_MULTIPLIER,
+    LOCAL4_FILTER_SHIFT,
+    LOCAL4_FILTER_WORDS,
+    Reason,
+)
 from .firewall import Findings
 from .tables import TABLE_LOCAL, Config
 
@@ -127,11 +133,12 @@ def _suspect_sources4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
 
 def local4_filter(addresses: Collection[bytes] | None) -> list[int]:
     """The Bloom filter of struct config: one bit an address, by the hash that check_source4() in
-    bpf/routes.c uses. All ones for None."""
+    bpf/lookup.c uses. All ones for None."""
     if addresses is None:
         return [(1 << 64) - 1] * LOCAL4_FILTER_WORDS
     words = [0] * LOCAL4_FILTER_WORDS
     for address in addresses:
-        bit = (int.from_bytes(address, "little") * 0x9E3779B1 & 0xFFFFFFFF) >> 23
+        product = int.from_bytes(address, "little") * LOCAL4_FILTER_MULTIPLIER & 0xFFFFFFFF
+        bit = product >> LOCAL4_FILTER_SHIFT
         words[bit >> 6] |= 1 << (bit & 63)
     return words

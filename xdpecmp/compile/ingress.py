@@ -128,9 +128,9 @@ def _device_flags(links: Mapping[int, Link], device: Link) -> int:
     unknown = not (generic or native)  # about to be attached: what holds in either mode
     return _chosen(
         GENERIC=generic,
-        PARTIAL_CHECKSUMS=unknown or (native and device.leaves_checksums),
-        UNFINISHED=generic and may_be_unfinished(links, device),
-        MERGES=not native and merges_unseen(links, device),
+        LOSES_PARTIAL=unknown or (native and device.leaves_checksums),
+        KEEPS_PARTIAL=generic and may_be_unfinished(links, device),
+        MERGES_UNSEEN=not native and merges_unseen(links, device),
     )
 
 

@@ -265,13 +265,13 @@ def _merges(plan: Plan, ifindex: int) -> Iterator[tuple[Cause, int]]:
 
 def _checksums(plan: Plan, ifindex: int) -> Iterator[tuple[Cause, int]]:
     """What looks unfinished passes, and one finished checksum in 65,536 looks alike."""
-    flags = INTERFACE_FLAGS["PARTIAL_CHECKSUMS"] | INTERFACE_FLAGS["UNFINISHED"]
+    flags = INTERFACE_FLAGS["LOSES_PARTIAL"] | INTERFACE_FLAGS["KEEPS_PARTIAL"]
     if plan.interfaces[ifindex].flags & flags:
         yield Cause.CHECKSUMS, _device(plan, ifindex).ifindex
 
 
 def _source_check(plan: Plan, ingresses: list[int]) -> Iterator[Parting]:
-    """uses_interface() in bpf/routes.c leaves these to Linux, under strict rp_filter."""
+    """uses_interface() in bpf/lookup.c leaves these to Linux, under strict rp_filter."""
     unchecked = any(isinstance(group, Resilient) or len(group) > 16 for group in _groups(plan))
     for ifindex in ingresses:
         if unchecked and plan.interfaces[ifindex].rp_filter == 1:

@@ -241,8 +241,8 @@ class Dataplane:
         )
         for family, parting in ((4, config.parting4), (6, config.parting6)):
             if parting:
-                setattr(struct, f"parting{family}", int(parting[0].cause))
-                setattr(struct, f"parting{family}_ifindex", parting[0].ifindex)
+                setattr(struct, f"own_seed_cause{family}", int(parting[0].cause))
+                setattr(struct, f"own_seed_ifindex{family}", parting[0].ifindex)
         struct.sip_start[:] = state
         struct.sip_after_zero[:] = sip_absorb(state, [0] * 4)
         struct.sip_after_tcp[:] = sip_absorb(state, [socket.IPPROTO_TCP << 16, 0, 0])
@@ -281,7 +281,7 @@ class Dataplane:
         struct = self._maps.layout.value("nexthops")(
             ifindex=nexthop.ifindex,
             device=device,
-            flags=0 if adjacency.takes_anything else NEXTHOP_FLAGS["WHOLE_ONLY"],
+            flags=0 if adjacency.takes_anything else NEXTHOP_FLAGS["NO_OFFLOADS"],
             reason=adjacency.reason,
             family={0: 0, 4: 4, 16: 6}[len(nexthop.via)],
             mtu=adjacency.mtu,

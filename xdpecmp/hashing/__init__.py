@@ -1,7 +1,8 @@
-"""Which next hop a packet gets: the Python twin of bpf/walk.h, icmp.h, key.h, siphash.h, select.h.
+"""Which next hop a packet gets: the reference model of the kernel's multipath hash.
 
-It is the oracle that the data path is tested against, and the maths behind `weights --dry-run`,
-`explain` and `verify`. Pure functions over values; no input or output.
+The data path (bpf/walk.h, icmp.h, key.h, hash_*.h, siphash.h, select.h) is tested against it, and
+`weights --dry-run`, `explain` and `verify` compute with it. Pure functions over values: nothing
+here does input or output, or knows the program or the kernel's settings.
 
 Three steps, each as Linux does it:
 
@@ -11,9 +12,9 @@ Three steps, each as Linux does it:
 2. *hash*: `FlowKeys.hash` is SipHash-2-4 over the kernel's `struct flow_keys`, cut to 31 bits;
 3. *select*: `bounds` and `select` are hash-threshold (RFC 2992).
 
-One deliberate difference: an ICMP error is keyed by the packet that it embeds under *every* policy,
-and behind IPv6 extension headers too, so that it follows its flow. Linux does that under policy 0
-only.
+One deliberate difference: an ICMP error has the key of the packet that it quotes under *every*
+policy, and behind IPv6 extension headers too, so that it follows its flow. Linux does that under
+policy 0 only.
 
 Left out: the L4 hash of a NIC, which Linux prefers to its own under policy 1; resilient groups and
 `fib_multipath_use_neigh`, which depend on more than the flow.
@@ -27,6 +28,7 @@ from .keys import (
     Field,
     FlowKey,
     FlowKeys,
+    Policy,
     flow_hash,
     flow_key,
     flow_keys,
@@ -44,6 +46,7 @@ __all__ = [
     "Field",
     "FlowKey",
     "FlowKeys",
+    "Policy",
     "SipState",
     "bounds",
     "flow_hash",

@@ -1,33 +1,42 @@
-"""From one header of a packet to the next: the Python twin of bpf/walk.h and icmp.h.
+"""From one header of a packet to the next: the reference model of bpf/walk.h and icmp.h.
 
-In the order and with the stops of __skb_flow_dissect() in net/core/flow_dissector.c.
+In the order of __skb_flow_dissect() in net/core/flow_dissector.c, and stopping at the same headers.
+Which of the fields count for a hash is not decided here: see `keys`.
 """
 
 from __future__ import annotations
 
 MAX_HEADERS = 6
-"""How many headers the data path walks past, from where a walk starts or goes on (Linux: 15)."""
+"""How many headers one call of `pass_extension_headers` or `go_to_innermost` passes (Linux: 15)."""
 
 IP_HEADER = {4: 20, 6: 40}
+"""Bytes of the fixed header, by family."""
 
 HOP_BY_HOP = 0
 ICMP = 1
 IPIP = 4
+TCP = 6
+UDP = 17
+DCCP = 33
 IPV6 = 41
 ROUTING = 43
 FRAGMENT = 44
 GRE = 47
+ESP = 50
 AH = 51
 ICMPV6 = 58
 DESTINATION = 60
+SCTP = 132
+UDPLITE = 136
 
-# Where the four bytes that count as ports stand: proto_ports_offset() in net/core/utils.c.
-# TCP, UDP, DCCP, ESP (its SPI), AH (its SPI), SCTP, UDP-Lite.
-_PORTS_OFFSET = {6: 0, 17: 0, 33: 0, 50: 0, AH: 4, 132: 0, 136: 0}
+_PORTS_OFFSET = {TCP: 0, UDP: 0, DCCP: 0, ESP: 0, AH: 4, SCTP: 0, UDPLITE: 0}
+"""Offset of the four bytes that count as ports, the SPI of ESP and AH: proto_ports_offset() in
+net/core/utils.c."""
 
 ICMP_ERRORS = {4: frozenset({3, 4, 5, 11, 12}), 6: frozenset({1, 2, 3, 4})}
 """icmp_is_err() in include/linux/icmp.h, icmpv6_is_err() in include/linux/icmpv6.h."""
 _ICMP_HEADER = 8
+_FRAGMENT_HEADER = 8
 
 _IP_MF_OR_OFFSET = 0x3FFF
 _IP_OFFSET = 0x1FFF
@@ -37,15 +46,15 @@ _GRE_INNER = {0x0800: 4, 0x86DD: 6}
 
 
 class Walk:
-    """Where a walk through the headers of a packet is.
+    """A walk through the headers of a packet, and what it has found so far.
 
-    Where the data path can't go on though there is more (a header that is cut, too many of them,
-    GRE around something else than IP), the walk is `broken` and stays where it is.
+    If the data path cannot go on though there are more headers (a truncated one, too many of them,
+    GRE around something other than IP), the walk is broken and does not move any more.
     """
 
     def __init__(self, packet: bytes, start: int, family: int) -> None:
-        """Begins behind the IP header at `start`, which is there whole and taken on trust: of a
-        quoted one neither the version nor the length of the header is checked."""
+        """Begins behind the IP header at `start`, whose fixed part must be complete. Neither its
+        version nor its length is checked: Linux does not check those of a quoted one."""
         self._packet = packet
         self.label = 0
         """The innermost IPv6 flow label that is not 0."""
@@ -54,7 +63,7 @@ class Walk:
         self.is_encapsulated = False
         self.is_broken = False
         self.offset = start
-        """Of what comes next; may lie beyond the end of the packet."""
+        """Of the next header; may be beyond the end of the packet."""
         self._enter(family)
 
     # --- steps ----------------------------------------------------------------------------------
@@ -64,10 +73,10 @@ class Walk:
         packet, at = self._packet, self.offset
         self.family = family
         self.ip = at
-        """Offset of the innermost IP header entered."""
+        """Offset of the innermost IP header so far."""
         if family == 4:
             self.proto = packet[at + 9]
-            """Of what comes next."""
+            """Of the next header."""
             self.offset += _ihl_bytes(packet, at)
             self.is_fragment = bool(be16(packet, at + 6) & _IP_MF_OR_OFFSET)
         else:
@@ -90,19 +99,19 @@ class Walk:
         return not self.is_fragment and self.proto in (IPIP, IPV6, GRE)
 
     def _skip_extension_header(self) -> bool:
-        """Past one extension header; whether the walk goes on."""
+        """Passes one extension header, if the next header is one. Whether the walk goes on."""
         if self.is_broken or not self._is_at_extension_header():
             return False
-        header = self._packet[self.offset : self.offset + 8]
-        if len(header) < (8 if self.proto == FRAGMENT else 2):
+        header = self._packet[self.offset : self.offset + _FRAGMENT_HEADER]
+        if len(header) < (_FRAGMENT_HEADER if self.proto == FRAGMENT else 2):
             return self._break()
         self.is_fragment = self.proto == FRAGMENT
-        self.offset += 8 if self.is_fragment else (header[1] + 1) * 8
+        self.offset += _FRAGMENT_HEADER if self.is_fragment else (header[1] + 1) * 8
         self.proto = header[0]
         return not self.is_fragment
 
     def _enter_inner(self) -> bool:
-        """Into one inner IP packet; whether the walk goes on."""
+        """Enters one inner IP packet, if there is one. Whether the walk goes on."""
         if self.is_broken or not self._is_at_tunnel():
             return False
         inner = {IPIP: 4, IPV6: 6}.get(self.proto) or self._pass_gre()
@@ -117,7 +126,7 @@ class Walk:
         return True
 
     def _pass_gre(self) -> int:
-        """Past the GRE header to an IP packet: its family, 0 where there is none."""
+        """Passes the GRE header before an IP packet, and returns its family; 0 if there is none."""
         if not self._has(4):
             return 0
         flags, proto = be16(self._packet, self.offset), be16(self._packet, self.offset + 2)
@@ -131,24 +140,24 @@ class Walk:
 
     # --- walks ----------------------------------------------------------------------------------
 
-    def to_the_end_of_this_packet(self) -> None:
-        """Past the extension headers."""
+    def pass_extension_headers(self) -> None:
+        """Passes all extension headers of this IP header."""
         for _ in range(MAX_HEADERS):
             if not self._skip_extension_header():
                 return
         self.is_broken = self._is_at_extension_header()
 
-    def to_the_innermost_packet(self) -> None:
-        """Past the extension headers of that one, too."""
+    def go_to_innermost(self) -> None:
+        """Goes to the innermost IP packet, and passes its extension headers."""
         for _ in range(MAX_HEADERS):
             if not self._skip_extension_header() and not self._enter_inner():
                 return
         self.is_broken = self._is_at_extension_header() or self._is_at_tunnel()
 
-    # --- what is there --------------------------------------------------------------------------
+    # --- what was found --------------------------------------------------------------------------
 
     def addresses(self) -> tuple[bytes, bytes]:
-        """Source and destination of the IP header entered last."""
+        """Source and destination of the IP header entered last, packed."""
         size, at = (4, self.ip + 12) if self.family == 4 else (16, self.ip + 8)
         return self._packet[at : at + size], self._packet[at + size : at + 2 * size]
 
@@ -163,23 +172,24 @@ class Walk:
 
 
 def quote_offset(packet: bytes, family: int) -> int:
-    """Where an ICMP error has the IP header of the packet that it is about; 0 if not there whole.
+    """Offset of the IP header that an ICMP error quotes; 0 if that is not complete, or `packet` no
+    ICMP error.
 
-    ip_multipath_l3_keys() and ip6_multipath_l3_keys(), except that IPv6 extension headers may
-    precede, and an authentication header, though no fragment header.
+    ip_multipath_l3_keys() and ip6_multipath_l3_keys(), except that IPv6 extension headers and an
+    authentication header may precede, but no fragment header.
     """
     walk = Walk(packet, 0, family)
     if family == 4:
-        is_there = walk.proto == ICMP and not be16(packet, 6) & _IP_OFFSET
+        is_icmp = walk.proto == ICMP and not be16(packet, 6) & _IP_OFFSET
     else:
-        walk.to_the_end_of_this_packet()
+        walk.pass_extension_headers()
         ah = packet[walk.offset : walk.offset + 8]
         if walk.proto == AH and not walk.is_broken and len(ah) == 8:
             walk.proto = ah[0]
             walk.offset += (ah[1] + 2) * 4  # RFC 4302 counts 32-bit words, minus two
-        is_there = walk.proto == ICMPV6 and not walk.is_fragment
+        is_icmp = walk.proto == ICMPV6 and not walk.is_fragment
     start = walk.offset + _ICMP_HEADER
-    if not is_there or len(packet) < start + IP_HEADER[family]:
+    if not is_icmp or len(packet) < start + IP_HEADER[family]:
         return 0
     return start if packet[walk.offset] in ICMP_ERRORS[family] else 0
 
@@ -187,11 +197,11 @@ def quote_offset(packet: bytes, family: int) -> int:
 def trimmed(packet: bytes) -> tuple[bytes, int]:
     """The packet without trailing bytes, and its family; ip_rcv_core() and ip6_rcv_core().
 
-    Raises ValueError where it has no whole header, or lengths that disagree.
+    Raises ValueError if the header is not complete, or lengths disagree.
     """
     family = packet[0] >> 4 if packet else 0
     if family not in IP_HEADER or len(packet) < IP_HEADER[family]:
-        raise ValueError("neither a whole IPv4 nor a whole IPv6 header")
+        raise ValueError("no complete IPv4 or IPv6 header")
     if family == 4:
         header, length = _ihl_bytes(packet, 0), be16(packet, 2)
     else:

@@ -1,28 +1,39 @@
-"""From a packet to its flow keys, and from those to its hash: the Python twin of bpf/key.h.
+"""Packet → flow keys → hash: the reference model of bpf/key.h, hash_simple.h and hash_deep.h.
 
-By net.ipv4.fib_multipath_hash_policy and its IPv6 sister:
-
-| 0 | addresses; for IPv6 with flow label and next header |
-| 1 | addresses, ports, protocol |
-| 2 | as 0, of the innermost IP header |
-| 3 | the fields that fib_multipath_hash_fields names, outer and inner |
+By hash policy (`Policy`), as fib_multipath_hash() in net/ipv4/route.c and rt6_multipath_hash() in
+net/ipv6/route.c. How a packet is read is in `headers`, the hash functions in `siphash`.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import Literal, NamedTuple
 
 from .headers import Walk, be32, quote_offset, trimmed
 from .siphash import jhash_2words, siphash32
 
-POLICIES = (0, 1, 2, 3)
+
+class Policy(IntEnum):
+    """net.ipv4.fib_multipath_hash_policy, and that of net.ipv6 (ip-sysctl.rst in the kernel's
+    documentation)."""
+
+    L3 = 0
+    """Addresses; for IPv6 with flow label and next header."""
+    L4 = 1
+    """Addresses, ports, protocol."""
+    INNER_L3 = 2
+    """As L3, of the innermost IP header."""
+    CUSTOM = 3
+    """The fields that fib_multipath_hash_fields names, outer and inner."""
+
+
+POLICIES = tuple(Policy)
 
 
 class Field(IntFlag):
-    """Bits of fib_multipath_hash_fields; those of the inner header stand INNER_SHIFT further left
+    """Bits of fib_multipath_hash_fields; those of the inner header are INNER_SHIFT further left
     (include/net/ip_fib.h)."""
 
     SOURCE = 0x01
@@ -35,12 +46,12 @@ class Field(IntFlag):
 
 INNER_SHIFT = 6
 DEFAULT_FIELDS = 0x7
-"""What fib_multipath_hash_fields is where nobody changed it."""
+"""The kernel's default of fib_multipath_hash_fields."""
 
 _ALL_FIELDS = (1 << INNER_SHIFT) - 1
 _ADDRESSES = Field.SOURCE | Field.DESTINATION
-_POLICY_1 = _ADDRESSES | Field.PROTO | Field.SPORT | Field.DPORT
-_POLICY_2 = {4: _ADDRESSES, 6: _ADDRESSES | Field.PROTO | Field.FLOW_LABEL}
+_FIELDS_OF_L4 = _ADDRESSES | Field.PROTO | Field.SPORT | Field.DPORT
+_FIELDS_OF_L3 = {4: _ADDRESSES, 6: _ADDRESSES | Field.PROTO | Field.FLOW_LABEL}
 
 _ADDRESS_SIZE = {4: 4, 6: 16}
 _ByteOrder = Literal["little", "big"]
@@ -65,30 +76,30 @@ class FlowKey(NamedTuple):
     flow_label: int = 0
     """20 bits, IPv6 only."""
     label_as_on_the_wire: bool = True
-    """Whether the label goes into the hash as it stands in the packet (policy 0) or in the host's
-    byte order (2 and 3, which have it from the flow dissector)."""
+    """Whether the label is hashed in network byte order (policy 0) or in the host's (2 and 3, whose
+    label comes from the flow dissector)."""
 
     def for_policy(self, policy: int, fields: int = DEFAULT_FIELDS) -> FlowKey:
         """This key without the fields that `policy` leaves out, of a packet without encapsulation.
 
-        For flows named by their fields, without a packet: `FlowKeys(policy, key).hash(seed)` is the
-        hash of their packets. Raises ValueError for policies that don't exist.
+        For flows given by their fields, without a packet: `FlowKeys(policy, key).hash(seed)` is the
+        hash of their packets. Raises ValueError for a policy that does not exist.
         """
         _check_policy(policy)
-        if policy == 0:
-            return self._only(_POLICY_2[self.family])
-        if policy == 1:
-            return self._only(_POLICY_1)
+        if policy == Policy.L3:
+            return self._only(_FIELDS_OF_L3[self.family])
+        if policy == Policy.L4:
+            return self._only(_FIELDS_OF_L4)
         key = self._replace(label_as_on_the_wire=self.family == 4)
-        return key._only(_POLICY_2[self.family] if policy == 2 else fields)
+        return key._only(_FIELDS_OF_L3[self.family] if policy == Policy.INNER_L3 else fields)
 
     def _only(self, fields: int) -> FlowKey:
         """With these fields alone."""
-        nowhere = bytes(_ADDRESS_SIZE[self.family])
+        zero = bytes(_ADDRESS_SIZE[self.family])
         label = self.flow_label if self.family == 6 and fields & Field.FLOW_LABEL else 0
         return self._replace(
-            source=self.source if fields & Field.SOURCE else nowhere,
-            destination=self.destination if fields & Field.DESTINATION else nowhere,
+            source=self.source if fields & Field.SOURCE else zero,
+            destination=self.destination if fields & Field.DESTINATION else zero,
             proto=self.proto if fields & Field.PROTO else 0,
             sport=self.sport if fields & Field.SPORT else 0,
             dport=self.dport if fields & Field.DPORT else 0,
@@ -96,8 +107,8 @@ class FlowKey(NamedTuple):
             label_as_on_the_wire=self.label_as_on_the_wire or not label,
         )
 
-    def turned(self) -> FlowKey:
-        """Of the flow's other direction."""
+    def reversed(self) -> FlowKey:
+        """The key of the flow's other direction."""
         return self._replace(
             source=self.destination, destination=self.source, sport=self.dport, dport=self.sport
         )
@@ -106,9 +117,9 @@ class FlowKey(NamedTuple):
         """The bytes that the kernel hashes: 48 for IPv4, 72 for IPv6.
 
         `struct flow_keys` (include/net/flow_dissector.h) from its field `basic` on, once
-        __flow_hash_consistentify() has put addresses and ports in order, each on their own: both
-        directions of a flow have the same key. Raises ValueError where the addresses do not
-        belong to the family, struct.error where a number is out of range.
+        __flow_hash_consistentify() has put addresses in order, and ports: both directions of a flow
+        have the same bytes. Raises ValueError if the addresses do not belong to the family,
+        struct.error if a number is out of range.
         """
         size = _ADDRESS_SIZE.get(self.family)
         if len(self.source) != size or len(self.destination) != size:
@@ -135,7 +146,7 @@ class FlowKey(NamedTuple):
 
 
 class FlowKeys(NamedTuple):
-    """All that a packet's hash is computed from."""
+    """All keys that a packet's hash is computed from."""
 
     policy: int
     outer: FlowKey | None = None
@@ -143,13 +154,13 @@ class FlowKeys(NamedTuple):
     inner: FlowKey | None = None
     """Of the innermost IP header: policies 2, and 3 where there is encapsulation."""
     is_followed: bool = True
-    """False where the walk through the headers broke: then the data path leaves the packet to
-    Linux, unless it is an ICMP error, where what is quoted has to do."""
+    """False if the walk through the headers broke: then the data path passes the packet to Linux,
+    unless it is an ICMP error, of which the quoted bytes are enough."""
 
     @property
     def only(self) -> FlowKey | None:
         """The one key of policies 0, 1 and 2; None under policy 3."""
-        return None if self.policy == 3 else self.outer or self.inner
+        return None if self.policy == Policy.CUSTOM else self.outer or self.inner
 
     def hash(self, seed: int) -> int:
         """The 31-bit hash of the packet; `seed` as in `sip_state`, errors too."""
@@ -164,32 +175,31 @@ def flow_keys(
 ) -> FlowKeys:
     """The keys of an IPv4 or IPv6 packet under a hash policy.
 
-    `packet` begins at the IP header; what follows the end that its length field gives (Ethernet
-    padding) is cut off. `fields` is fib_multipath_hash_fields, for policy 3; `follow_label` False
-    leaves out the flow label under policy 0, as `attach --flow-label ignore` does. An ICMP error
-    has the keys of the packet that it embeds, under policy 3 of that packet turned round: as it
-    travels in the direction of the error. IPv6 jumbograms are not known here; their hop-by-hop
-    header sends them to Linux.
+    `packet` begins at the IP header; bytes beyond its length field (Ethernet padding) are ignored.
+    `fields` is fib_multipath_hash_fields, for policy 3; `follow_label` False leaves out the flow
+    label under policy 0, as `attach --flow-label ignore` does. An ICMP error has the keys of the
+    packet that it quotes; under policy 3 they are reversed, since the error goes the other way.
+    IPv6 jumbograms are not supported; their hop-by-hop header sends them to Linux.
 
-    Raises ValueError for a policy that doesn't exist and for packets that Linux would not route:
+    Raises ValueError for a policy that does not exist and for packets that Linux would not route:
     neither IPv4 nor IPv6, or lengths that disagree.
     """
     _check_policy(policy)
     packet, family = trimmed(packet)
     start = quote_offset(packet, family)
     walk = Walk(packet, start, family)
-    if policy == 0:
-        return FlowKeys(0, _key_of_policy_0(packet, walk, follow_label))
-    if policy != 3:
-        fields = _POLICY_1 if policy == 1 else _ALL_FIELDS << INNER_SHIFT
+    if policy == Policy.L3:
+        return FlowKeys(policy, _l3_key(packet, walk, follow_label))
+    if policy != Policy.CUSTOM:
+        fields = _FIELDS_OF_L4 if policy == Policy.L4 else _ALL_FIELDS << INNER_SHIFT
     outer = inner = None
     if chosen := fields & _ALL_FIELDS:
-        walk.to_the_end_of_this_packet()
+        walk.pass_extension_headers()
         outer = _key(walk, policy, chosen, is_quote=start > 0)
     if chosen := fields >> INNER_SHIFT & _ALL_FIELDS:
-        walk.to_the_innermost_packet()
-        if policy == 2 or walk.is_encapsulated:
-            chosen = _POLICY_2[walk.family] if policy == 2 else chosen
+        walk.go_to_innermost()
+        if policy == Policy.INNER_L3 or walk.is_encapsulated:
+            chosen = _FIELDS_OF_L3[walk.family] if policy == Policy.INNER_L3 else chosen
             inner = _key(walk, policy, chosen, is_quote=start > 0)
     return FlowKeys(policy, outer, inner, is_followed=not walk.is_broken)
 
@@ -206,7 +216,7 @@ def flow_hash(
 
 
 def flow_key(packet: bytes, policy: int) -> FlowKey:
-    """The one key that policy 0, 1 or 2 makes of a packet; ValueError for policy 3 as well."""
+    """The one key that policy 0, 1 or 2 makes of a packet; ValueError also for policy 3."""
     key = flow_keys(packet, policy).only
     if key is None:
         raise ValueError(f"hash policy {policy} has more than one key: flow_keys()")
@@ -218,8 +228,8 @@ def _check_policy(policy: int) -> None:
         raise ValueError(f"hash policy {policy} is not supported, only 0 to 3 are")
 
 
-def _key_of_policy_0(packet: bytes, walk: Walk, follow_label: bool) -> FlowKey:
-    """Next header and label are those of the IPv6 header itself."""
+def _l3_key(packet: bytes, walk: Walk, follow_label: bool) -> FlowKey:
+    """Policy 0: next header and label are those of the IPv6 header itself, without a walk."""
     if walk.family == 4:
         return FlowKey(4, *walk.addresses())
     label = be32(packet, walk.ip) & 0xFFFFF if follow_label else 0
@@ -233,19 +243,19 @@ def _key(walk: Walk, policy: int, fields: int, is_quote: bool) -> FlowKey:
         walk.proto,
         *walk.ports(),
         walk.label if walk.family == 6 else 0,
-        label_as_on_the_wire=policy < 2 or walk.family == 4,
+        label_as_on_the_wire=policy < Policy.INNER_L3 or walk.family == 4,
     )
-    if is_quote and policy == 3:
-        key = key.turned()
+    if is_quote and policy == Policy.CUSTOM:
+        key = key.reversed()
     return key._only(fields)
 
 
 def _in_order(
     source: bytes, destination: bytes, byte_order: _ByteOrder = sys.byteorder
 ) -> tuple[bytes, bytes]:
-    """Swap if destination < source, both being numbers in `byte_order`.
+    """Swaps them if destination < source, as numbers in `byte_order`.
 
-    The kernel compares ports and IPv4 addresses as they lie in memory, in the host's byte order.
+    The kernel compares ports and IPv4 addresses as numbers in the host's byte order.
     """
     if int.from_bytes(destination, byte_order) < int.from_bytes(source, byte_order):
         return destination, source

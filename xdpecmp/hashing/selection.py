@@ -1,6 +1,7 @@
-"""Which path takes a hash: hash-threshold (RFC 2992), and what follows from its bounds.
+"""Hash → path: hash-threshold (RFC 2992), and the shares that follow from its bounds.
 
-As fib_rebalance() and fib_select_multipath() in net/ipv4/fib_semantics.c compute it.
+As fib_rebalance() and fib_select_multipath() in net/ipv4/fib_semantics.c compute it. Resilient
+groups and the state of neighbours are left out: they depend on more than the hash.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ HASH_SPACE = 1 << HASH_BITS
 
 
 def bounds(weights: Sequence[int | None]) -> tuple[int, ...]:
-    """The upper bound of each path: it takes hashes up to and including that one.
+    """The upper bound of each path: the greatest hash that takes it.
 
-    `weights` are those of the paths in the kernel's order; None stands for a path that is out of
-    use (dead, or linkdown where that is ignored), whose bound is -1. fib_rebalance() in
+    `weights` are those of the paths in the kernel's order; None means a path that is not used
+    (dead, or linkdown if such paths are ignored), whose bound is -1. fib_rebalance() in
     net/ipv4/fib_semantics.c; rt6_multipath_rebalance() and nh_group_v4/v6 agree with it. Raises
     ValueError for a weight below 1.
     """
@@ -41,16 +42,16 @@ def bounds(weights: Sequence[int | None]) -> tuple[int, ...]:
 def select(bounds: Sequence[int], hash31: int) -> int:
     """Index of the path that takes this hash: the first one whose bound is not below it.
 
-    Raises LookupError where no path does: all are out of use.
+    Raises LookupError if no path does: none is used.
     """
     for index, bound in enumerate(bounds):
-        if hash31 <= bound:  # never so for -1
+        if hash31 <= bound:  # never true for -1
             return index
     raise LookupError(f"no path takes hash {hash31}: bounds {list(bounds)}")
 
 
 def shares(bounds: Sequence[int]) -> tuple[Fraction, ...]:
-    """The exact part of all hashes that each path takes: they sum to 1 unless all are dead."""
+    """The exact share of all hashes that each path takes; they sum to 1 unless no path is used."""
     result = []
     taken = -1
     for bound in bounds:
@@ -62,11 +63,11 @@ def shares(bounds: Sequence[int]) -> tuple[Fraction, ...]:
 def moved_share(
     old: Sequence[tuple[Hashable, int]], new: Sequence[tuple[Hashable, int]]
 ) -> Fraction:
-    """The exact part of all hashes that get another member: the flows that a change moves.
+    """The exact share of all hashes that get another member: the flows that a change moves.
 
-    `old` and `new` are paths as (member, bound) in the kernel's order; a member is whatever
-    stands for where packets go, for instance a NextHop. It may occur several times. Hashes that
-    nobody takes (all paths dead) count as moved if somebody takes them on the other side.
+    `old` and `new` are paths as (member, bound) in the kernel's order; a member is any value that
+    identifies where packets go, for instance a NextHop. It may occur several times. Hashes that no
+    path takes (all are dead) count as moved if one takes them before or after.
     """
     cuts = sorted({-1, HASH_SPACE - 1, *(bound for _, bound in old), *(bound for _, bound in new)})
     moved = sum(
@@ -76,5 +77,5 @@ def moved_share(
 
 
 def _member(paths: Sequence[tuple[Hashable, int]], hash31: int) -> tuple[Hashable, ...]:
-    """(member,) that takes this hash, () if none."""
+    """(member,) that takes this hash, () if none does."""
     return next(((member,) for member, bound in paths if hash31 <= bound), ())

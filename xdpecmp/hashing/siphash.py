@@ -1,4 +1,7 @@
-"""The two hash functions of Linux's multipath routing: SipHash-2-4 and, under policy 3, jhash."""
+"""The two hash functions of Linux's multipath routing: SipHash-2-4 and, under policy 3, jhash.
+
+The reference model of bpf/siphash.h and jhash.h. What is hashed is in `keys`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def sip_state(seed: int) -> SipState:
 
     `seed` is net.ipv4.fib_multipath_hash_seed, unsigned 32-bit; the key is the seed twice in each
     half (fib_multipath_hash_construct_key() in include/net/ip_fib.h). Raises ValueError for a
-    seed that does not fit; 0 is taken as it is, though the kernel reads it as "random".
+    seed that does not fit; 0 is a seed like any other here, though the sysctl means "random" by it.
     """
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"seed {seed} is not an unsigned 32-bit number")
@@ -84,7 +87,7 @@ def siphash24(message: bytes, key0: int, key1: int) -> int:
 
 
 def siphash32(key_bytes: bytes, seed: int) -> int:
-    """The kernel's 32-bit hash of a flow key that is laid out and in order already.
+    """The kernel's 32-bit hash of a flow key as `FlowKey.pack` lays it out.
 
     The low half of SipHash-2-4, 0 becoming 1: flow_hash_from_keys_seed() in
     net/core/flow_dissector.c. `seed` as in `sip_state`, errors too.

@@ -134,7 +134,7 @@ class View:
 
     def _state(self, reason: Any) -> str:
         """What packets meet that come in by the attached interfaces, in the modes that these have:
-        see resolve() in bpf/nexthops.c."""
+        see check_egress() in bpf/nexthops.c."""
         name: str = reason.name.lower()
         if reason == Reason.EGRESS_NO_XDP:
             generic = {
@@ -197,8 +197,8 @@ class View:
                 yield Passed(f"all on {link.name}", Reason.INTERFACE.name, why)
 
     def _why_parted(self, config: Any, family: int) -> str:
-        cause = getattr(config, f"parting{family}")
-        ifindex = getattr(config, f"parting{family}_ifindex")
+        cause = getattr(config, f"own_seed_cause{family}")
+        ifindex = getattr(config, f"own_seed_ifindex{family}")
         text, fix = ownseed.why(cause, [self._links.get(ifindex)] if ifindex else [])
         return f"{text}: {fix}" if fix else text
 

@@ -1,8 +1,8 @@
 """The numbers and names that the BPF program and the control plane share, read from the C sources.
 
-`bpf/abi.h`, `bpf/reasons.def` and `bpf/icmp_errors.def` are the one place where they are written;
-this module reads them, so that nothing is typed twice. The structs come from bcc, which compiles
-them (see `maps`).
+`bpf/abi.h`, `bpf/reasons.def` and `bpf/icmp_errors.def` are the one place for them; this module
+reads those, so that nothing is typed twice. Only the capacities of the maps have their place here.
+The layout of structs comes from bcc, which compiles them (see `maps`).
 """
 
 from __future__ import annotations
@@ -34,21 +34,20 @@ CAPACITY = {
     "DIRECT32_MAX": 1 << 15,
     "DESTINATIONS_MAX": 4096,
 }
-"""How many entries each map holds, by its name. LPM tries take memory for what is in them only."""
+"""Capacity of each map, by its name. LPM tries take memory for the entries in use only."""
 
 MAX_PATHS = 1024
-"""Paths of one group that the data path searches (bpf/select.h); longer ones pass to Linux."""
+"""Paths of one group that the data path searches (bpf/select.h); larger groups pass to Linux."""
 
 MAX_BUCKETS = 65_535
-"""Buckets of one resilient group: struct group has 16 bits for them, as the kernel has."""
-
+"""Buckets of one resilient group: struct group has 16 bits for them, as the kernel does."""
 
 SOURCES: dict[str, str] = {
     path.relative_to(BPF_DIR).as_posix(): path.read_text()
     for path in sorted(BPF_DIR.rglob("*.[chd]*"))
 }
-"""By name, the text of every file of BPF_DIR when this process began: what is compiled later is
-that text, even if another version has been installed over it meanwhile."""
+"""The text of every file of BPF_DIR by name, as it was when this process began: that text is
+compiled, even if another version has been installed over it meanwhile."""
 
 
 def _source(name: str) -> str:
@@ -85,7 +84,7 @@ def _defines(prefix: str) -> dict[str, int]:
 
 
 def _enum(name: str, members: list[str]) -> Any:
-    """An IntEnum that counts from 0 as C does; Any, since no type checker reads C."""
+    """An IntEnum that counts from 0, as in C. Any, since no type checker reads C."""
     return IntEnum(name, [(member, i) for i, member in enumerate(members)])
 
 
@@ -103,7 +102,7 @@ REASON_ADVICE: dict[str, str] = {row[0]: row[2] for row in _REASONS}
 
 
 def _icmp_counter(family: str, number: str, code: str) -> int:
-    """The entry of `reason_stats` that classify_icmp() in bpf/icmp.h reckons for it."""
+    """The entry of `reason_stats` that classify_icmp() in bpf/icmp.h computes for it."""
     base = int(_define(f"ICMPV{family}_STAT_BASE"), 0) + int(number)
     return base if code == "ANY_CODE" else base + int(_define("ICMP_STAT_FRAG_NEEDED_SHIFT"), 0)
 
@@ -114,20 +113,22 @@ ICMP_ERROR_INDEX: dict[str, int] = {row[0]: _icmp_counter(*row[1:4]) for row in 
 ICMP_ERROR_TEXT: dict[str, str] = {row[0]: row[4] for row in _ICMP_ERRORS}
 
 GroupKind = _enum("GroupKind", [m.removeprefix("GROUP_") for m in _enum_members("group_kind")])
-"""What an entry of `groups` leads to: PASS, SINGLE, THRESHOLD, RESILIENT."""
+"""Kind of an entry of `groups`: PASS, SINGLE, THRESHOLD, RESILIENT."""
 
 INDIRECT_INGRESS: int = int(_define("INDIRECT_INGRESS"), 0)
 INTERFACE_FLAGS: dict[str, int] = _defines("INTERFACE_")
 NEXTHOP_FLAGS: dict[str, int] = _defines("NEXTHOP_")
 FRAGMENTS_OF: dict[str, int] = _defines("FRAGMENTS_OF_")
 STAT_COUNT: int = int(_define("STAT_COUNT"), 0)
-"""Entries of `reason_stats` that the program counts in."""
+"""Entries of `reason_stats` that the program counts in, per reason or ICMP error."""
 STAT_ENTRIES: int = int(_define("STAT_ENTRIES"), 0)
-"""Entries with those behind them, of what earlier layouts counted."""
+"""All entries of `reason_stats`; the second half holds what earlier layouts counted."""
 EXPLAINED_NOTHING: int = int(_define("EXPLAINED_NOTHING"), 0)
 DIRECT_BLOCK: int = int(_define("DIRECT_BLOCK"), 0)
-"""In an entry of `direct24`: the rest is the number of a block of `direct32`."""
+"""Flag in an entry of `direct24`: the rest is the number of a block of `direct32`."""
 LOCAL4_FILTER_WORDS: int = _defines("LOCAL4_FILTER_")["WORDS"]
+LOCAL4_FILTER_MULTIPLIER: int = _defines("LOCAL4_FILTER_")["MULTIPLIER"]
+LOCAL4_FILTER_SHIFT: int = _defines("LOCAL4_FILTER_")["SHIFT"]
 
 
 @cache

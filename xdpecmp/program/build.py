@@ -1,4 +1,9 @@
-"""The BPF programs of one instance: compiled or taken from the cache, loaded and pinned."""
+"""The BPF programs of one instance: compiled or taken from the cache, loaded and pinned.
+
+Compiling is done by another process (`compiler`), so a `Build` runs while its caller does other
+things. Every `attach` is a *generation*: its programs have their own pins, so that during an
+upgrade no old program calls a new one.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +22,11 @@ from .image import Image
 from .maps import NAMES, Layout
 
 PROGRAM, CLOCK, EXPLAIN = "xdpecmp", "xdpecmp_clock", "xdpecmp_explain"
-"""What runs on the interfaces, what tells the time, and what only says how it would decide: the
-names of their C functions."""
+"""C functions: the program on the interfaces, the one that reads the clock, and the one that only
+records its decision."""
 
 EXPLANATION = "explanation"
-"""The map that EXPLAIN writes to."""
+"""The map that EXPLAIN records to."""
 
 
 class Variant(Enum):
@@ -29,29 +34,30 @@ class Variant(Enum):
 
     MAIN = "MAIN"
     DEEP = "DEEP"
-    """What the main program calls for a hash that takes a walk through the packet."""
+    """What the main program calls if the hash takes a walk through the packet."""
     EXPLAIN = "EXPLAIN"
-    """The same decisions, written down. A generation by itself: it calls a deep one of its own."""
+    """The same decisions, recorded. A separate generation, with its own deep program."""
 
 
 _PINNED = {Variant.MAIN: (PROGRAM, CLOCK), Variant.DEEP: (), Variant.EXPLAIN: (EXPLAIN,)}
 _CALLED = {Variant.DEEP: "xdpecmp_deep", Variant.EXPLAIN: "xdpecmp_explain_deep"}
 _CALLS = "programs"
-"""The map through which they are called."""
+"""The map through which those are called."""
+_DEEP_PROGRAM = 0
+"""Index into it: DEEP_PROGRAM in bpf/maps.c."""
 OF_GENERATION = {_CALLS, "workspaces", "destinations", EXPLANATION}
-"""Maps that programs of different generations don't share."""
-
+"""Maps that programs of different generations do not share."""
 
 GENERATION_DIGITS = 8
 
 
 def new_generation() -> str:
-    """A name for a program and those that it calls: they share pins that others don't."""
+    """A name for a program and those that it calls."""
     return os.urandom(GENERATION_DIGITS // 2).hex()
 
 
 def pin_name(function: str, generation: str) -> str:
-    """How a program's pin is called. A glob pattern for any generation with ANY_GENERATION."""
+    """Name of a program's pin. With ANY_GENERATION, a glob pattern for any generation's."""
     return f"{function}_{generation}"
 
 
@@ -59,7 +65,7 @@ ANY_GENERATION = "[0-9a-f]" * GENERATION_DIGITS
 
 
 class BuildFailed(XdpecmpError):
-    """The BPF programs do not compile, or the kernel does not take them."""
+    """The BPF programs do not compile, or the kernel does not load them."""
 
 
 class Build:
@@ -72,9 +78,9 @@ class Build:
         variant: Variant = Variant.MAIN,
         source: Path | None = None,
     ) -> None:
-        """Starts to compile at once, unless that was done before. `directory` must exist, in a
-        bpffs. A variant that others call goes with the main one of the same generation. `source`:
-        another file than bpf/xdpecmp.c."""
+        """Starts to compile at once, unless the cache has the image. `directory` must exist, in a
+        bpffs. A variant that others call has the generation of the main one. `source`: another
+        file than bpf/xdpecmp.c."""
         self._directory, self._generation, self._variant = directory, generation, variant
         self._request = json.dumps(compiler.request(variant.value, source))
         self._compiler = compiler.version()
@@ -85,44 +91,45 @@ class Build:
 
     def _compile(self) -> subprocess.Popen[str] | None:
         try:
-            with open(os.memfd_create("request"), "w+") as told:  # no pipe, which would fill up
-                told.write(self._request)
-                told.seek(0)
+            # no pipe, which would fill up
+            with open(os.memfd_create("request"), "w+") as request:
+                request.write(self._request)
+                request.seek(0)
                 return subprocess.Popen(
                     compiling(self._variant),
                     cwd="/",
-                    stdin=told,
+                    stdin=request,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                 )
-        except OSError as error:  # Python itself is gone, say: `result` tells
+        except OSError as error:  # for instance, Python was uninstalled; `result` raises it
             self._no_compiler = error
             return None
 
     def fileno(self) -> int | None:
-        """What becomes readable when the compiler is done; None: there is nothing to wait for."""
+        """Becomes readable when the compiler is done; None: there is nothing to wait for."""
         if self._process is None or self._process.stdout is None:
             return None
         return self._process.stdout.fileno()
 
     def result(self) -> Layout:
-        """Waits for the compiler and loads what it made. Raises BuildFailed with the line that says
-        most."""
+        """Waits for the compiler and loads the image. Raises BuildFailed with the line of its
+        output that names the cause."""
         if self._cached:
             try:
                 return self._load(self._cached)
-            except BuildFailed:  # by another kernel's verifier, say: the sources decide
+            except BuildFailed:  # perhaps another verifier's: compile the sources again
                 image.forget(self._key)
                 self._process = self._compile()
-        made, by = self._compiled()
-        layout = self._load(made)
-        if by == self._compiler:  # the distribution's bcc may just have been upgraded
-            image.keep(self._key, made)
+        compiled, compiler_version = self._compiled()
+        layout = self._load(compiled)
+        if compiler_version == self._compiler:  # bcc may have been upgraded meanwhile
+            image.keep(self._key, compiled)
         return layout
 
     def _compiled(self) -> tuple[Image, str]:
-        """The image, and which compiler made it."""
+        """The image, and the version of the compiler that made it."""
         if self._no_compiler is not None:
             raise BuildFailed(
                 f"cannot start the compiler: {self._no_compiler.strerror}",
@@ -138,21 +145,21 @@ class Build:
             )
         return Image.parse(out), str(json.loads(out)["compiler"])
 
-    def _load(self, made: Image) -> Layout:
+    def _load(self, compiled: Image) -> Layout:
         try:
-            load(made, self._directory, self._generation, self._variant)
+            load(compiled, self._directory, self._generation, self._variant)
         except libbpf.Refused as error:
             raise BuildFailed(
                 f"the kernel does not load the XDP program: {_essence(error.log)}",
-                "xdpecmp doctor says what may be in its way",
+                "see what may prevent it: xdpecmp doctor",
             ) from error
         except OSError as error:
             raise BuildFailed(
                 f"cannot load the XDP program: {error.filename}: {error.strerror}",
-                "xdpecmp doctor says what may be in its way",
+                "see what may prevent it: xdpecmp doctor",
             ) from error
         shown = (*NAMES, EXPLANATION)
-        return Layout({m.name: (m.key, m.value) for m in made.maps if m.name in shown})
+        return Layout({m.name: (m.key, m.value) for m in compiled.maps if m.name in shown})
 
     def abandon(self) -> None:
         """Ends the build if it still runs."""
@@ -163,31 +170,35 @@ class Build:
 
 
 def compiling(variant: Variant) -> list[str]:
-    """The command that compiles what it is told on standard input."""
+    """The command that compiles the `compiler.request` on its standard input."""
     return [sys.executable, "-P", "-c", compiler.BOOT, compiler.__name__, variant.value]
 
 
-def load(made: Image, directory: Path, generation: str, variant: Variant) -> None:
-    """Load an image's programs and pin them; its maps too, where they are not pinned yet. Raises
-    OSError, and libbpf.Refused where it was the verifier."""
+def load(compiled: Image, directory: Path, generation: str, variant: Variant) -> None:
+    """Loads an image's programs and pins them, and those of its maps that are not pinned yet.
+    Raises OSError; libbpf.Refused if the verifier refuses a program."""
     with ExitStack() as undo:
         fds = []
-        for spec in made.maps:
+        for spec in compiled.maps:
             own = spec.name in OF_GENERATION
             pin = directory / (pin_name(spec.name, generation) if own else spec.name)
             fds.append(_open_map(pin, spec))
             undo.callback(os.close, fds[-1])
         called = _CALLED.get(variant)
         programs = {}
-        for name in made.functions:
-            programs[name] = libbpf.load_xdp(name, made.code(name, fds))
+        for name in compiled.functions:
+            programs[name] = libbpf.load_xdp(name, compiled.code(name, fds))
             undo.callback(os.close, programs[name])
-        for name, program in programs.items():  # pinned when all of them were taken
+        for name, program in programs.items():  # pinned once all of them are loaded
             if name == called:
-                calls = [spec.name for spec in made.maps].index(_CALLS)
-                libbpf.map_update(fds[calls], bytes(4), program.to_bytes(4, sys.byteorder))
+                calls = [spec.name for spec in compiled.maps].index(_CALLS)
+                libbpf.map_update(fds[calls], _u32(_DEEP_PROGRAM), _u32(program))
             if name in _PINNED[variant]:
                 libbpf.pin(program, directory / pin_name(name, generation))
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
 
 
 def _open_map(pin: Path, spec: image.MapSpec) -> int:
@@ -205,17 +216,17 @@ def _open_map(pin: Path, spec: image.MapSpec) -> int:
         return fd
 
 
-def _cache_key(variant: Variant, request: str, by: str) -> str:
-    """All that goes into an image: what the compiling process is told, which is the very text, the
-    compiler, and the kernel, whose version bcc looks at."""
+def _cache_key(variant: Variant, request: str, compiler_version: str) -> str:
+    """A hash over all that an image depends on: the request with the text of the sources, the
+    compiler, and the kernel, whose version bcc reads."""
     digest = hashlib.sha256()
-    for part in (request, by, os.uname().release):
+    for part in (request, compiler_version, os.uname().release):
         digest.update(f"{part}\n".encode())
     return f"{variant.value.lower()}-{digest.hexdigest()[:16]}"
 
 
 def _essence(output: str) -> str:
-    """The one line of a compiler's, verifier's or Python's complaint that names the cause."""
+    """The line of a compiler's, verifier's or Python's error output that names the cause."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for mark in ("error:", "Error:", "Permission", "not permitted", "Exception:"):
         for line in lines:

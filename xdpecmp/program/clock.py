@@ -1,4 +1,7 @@
-"""The kernel's clock as the data path reads it: jiffies."""
+"""The kernel's clock as the data path reads it: jiffies.
+
+User space cannot read jiffies, so a small BPF program does (`xdpecmp_clock` in bpf/xdpecmp.c).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from . import libbpf
 
 _CLOCK_MONOTONIC_COARSE = 6
 HZ = round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
-"""How many jiffies the kernel has in a second."""
+"""Jiffies in a second."""
 
-_JIFFIES = 1 << 32
+_MODULUS = 1 << 32
 _AHEAD = 1 << 28
-"""So far a packet's time may be ahead of ours, which is that of the agent's last tick."""
+"""Jiffies by which the time of a packet may be ahead of `Jiffies.now`, read some time before."""
 
 
 class Jiffies(NamedTuple):
@@ -23,9 +26,9 @@ class Jiffies(NamedTuple):
     per_second: int
 
     def since(self, then: int) -> float:
-        """Seconds since a moment of which the low 32 bits are known; 0 where it is yet to come."""
-        elapsed = (self.now - then) % _JIFFIES
-        return 0.0 if elapsed >= _JIFFIES - _AHEAD else elapsed / self.per_second
+        """Seconds since `then`, the low 32 bits of a time; 0 if that is ahead."""
+        elapsed = (self.now - then) % _MODULUS
+        return 0.0 if elapsed >= _MODULUS - _AHEAD else elapsed / self.per_second
 
 
 def read_jiffies(clock_fd: int) -> int:

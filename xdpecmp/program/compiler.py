@@ -1,10 +1,10 @@
 """Compiles the BPF programs: the only module that knows bcc.
 
-It is run as a process of its own, so that nobody else carries a compiler in memory, what the
-compiler says on stderr can be caught, and the caller does other things meanwhile. That process
-reads no file of this package, which may be another version's by then: `BOOT` has Python run this
-very text, and take the sources, from a `request` on standard input. It prints an `Image` as JSON.
-So this module imports nothing of the package at its top.
+It runs in a separate process, so that no other process has a compiler in memory, messages of the
+compiler on stderr can be captured, and the caller does other things meanwhile. That process reads
+no file of this package, which may be of another version by then: `BOOT` makes Python run the text
+of this module, and compile the sources, from a `request` on standard input. It prints an `Image` as
+JSON. So this module imports nothing of the package at its top.
 """
 
 from __future__ import annotations
@@ -39,25 +39,24 @@ BOOT = (
     "exec(compile(asked.pop('code'), 'xdpecmp/program/compiler.py', 'exec'), "
     "{'__name__': '__main__', 'asked': asked})"
 )
-"""What `python -c` runs."""
+"""The code for `python -c`."""
 
 CODE = Path(__file__).read_text() if "__file__" in globals() else ""
-"""This module, as it was when it was imported."""
+"""The text of this module, as it was when it was imported."""
 
 _QUICK = ("-g0", "-Xclang", "-disable-llvm-passes")
-"""Without debug information, and without clang's optimiser: bcc runs LLVM's over it anyway. Both
-together take a third off the time, and cost a packet one nanosecond."""
-
+"""Without debug information, and without clang's optimiser, since bcc runs LLVM's anyway. This
+saves a third of the time, and costs a packet one nanosecond."""
 
 READ_BY_THE_PROGRAM = {"INTERFACES_MAX", "DESTINATIONS_MAX"}
-"""Capacities that are more than the size of a map."""
+"""Capacities that the program's code uses too, not only the maps."""
 
 
 def flags(variant: str, capacity: Mapping[str, int]) -> list[str]:
-    """What bpf/xdpecmp.c is compiled with, beside what bcc adds, and where its headers are.
+    """Compiler flags for bpf/xdpecmp.c; bcc adds others, `_compile` the directory of headers.
 
-    bcc makes the maps as it compiles, only for us to throw them away: so they are small then, and
-    get their sizes in the image.
+    bcc makes maps as it compiles, which nobody uses: so they are small, and the capacities are put
+    into the image afterwards.
     """
     sizes = [
         f"-D{name}={value if name in READ_BY_THE_PROGRAM else 1}"
@@ -67,7 +66,8 @@ def flags(variant: str, capacity: Mapping[str, int]) -> list[str]:
 
 
 def version() -> str:
-    """What tells one compiler from another, without loading it; "" where there is none."""
+    """The text of bcc's version.py, which identifies the compiler without loading it; "" if there
+    is no bcc."""
     found = importlib.util.find_spec("bcc")
     if found is None or found.origin is None:
         return ""
@@ -76,10 +76,10 @@ def version() -> str:
 
 
 def joined(name: str, text: str, sources: Mapping[str, str]) -> str:
-    """A BPF source with the text of the .c files of bpf/ that it includes in place of their names.
+    """A BPF source with the text of the .c files of bpf/ in place of the #include lines for them.
 
-    bcc rewrites map accesses in the main source alone; what it includes would compile and not load.
-    The compiler's messages name files and lines as they are.
+    bcc rewrites map accesses in the main source only; included ones would compile, but not load.
+    #line keeps the compiler's messages right.
     """
 
     def part(include: re.Match[str]) -> str:
@@ -91,7 +91,7 @@ def joined(name: str, text: str, sources: Mapping[str, str]) -> str:
 
 
 def request(variant: str, source: Path | None = None) -> dict[str, Any]:
-    """All that goes into an image but bcc and the kernel: what a compiling process is told.
+    """All that an image depends on, except bcc and the kernel: the input of a compiling process.
     `source`: another file than bpf/xdpecmp.c."""
     from .abi import CAPACITY, SOURCES
 
@@ -108,8 +108,7 @@ def request(variant: str, source: Path | None = None) -> dict[str, Any]:
 
 
 def compile_image(variant: str, source: Path | None = None) -> Image:
-    """Compile in this process, from the files. Raises what bcc raises, which has said why on
-    stderr."""
+    """Compiles in this process, from the files. Raises bcc's exceptions; the cause is on stderr."""
     from .abi import BPF_DIR
     from .image import Image
 
@@ -117,7 +116,7 @@ def compile_image(variant: str, source: Path | None = None) -> Image:
 
 
 def _compile(asked: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """An Image as plain values, and which compiler made it. `directory` has the headers."""
+    """An Image as plain values, and the compiler's version. `directory` has the headers."""
     os.environ["BCC_KERNEL_SOURCE"] = str(directory / "uapi")
     import bcc
 
@@ -138,7 +137,7 @@ def _map_spec(
     """The fields of a MapSpec."""
 
     def ask(call: str, kind: Any = ctypes.c_int) -> Any:
-        """Of the table with that number: what bcc's Python does not declare all of."""
+        """The answer of a bcc function about that table; bcc's Python does not declare them all."""
         function = getattr(library, call)
         function.restype, function.argtypes = kind, [ctypes.c_void_p, ctypes.c_size_t]
         return function(module, number)
@@ -158,7 +157,7 @@ def _map_spec(
 
 
 def _relocatable(code: bytes, numbers: dict[int, int]) -> bytes:
-    """Instructions that name maps by their number in the image rather than by descriptor."""
+    """Instructions that refer to maps by their number in the image instead of a descriptor."""
     found = bytearray(code)
     for at in _map_references(code):
         fd = int.from_bytes(code[at : at + 4], sys.byteorder)
@@ -166,25 +165,33 @@ def _relocatable(code: bytes, numbers: dict[int, int]) -> bytes:
     return bytes(found)
 
 
+_INSTRUCTION, _IMMEDIATE, _LOAD_64, _PSEUDO_MAP_FD = 8, 4, 0x18, 1
+"""As in `image`."""
+
+
 def _map_references(code: bytes) -> list[int]:
-    """See Image.map_references, which is not here in that process."""
-    return [at + 4 for at in range(0, len(code), 8) if code[at] == 0x18 and code[at + 1] >> 4 == 1]
+    """See Image.map_references, which that process cannot import."""
+    return [
+        at + _IMMEDIATE
+        for at in range(0, len(code), _INSTRUCTION)
+        if code[at] == _LOAD_64 and code[at + 1] >> 4 == _PSEUDO_MAP_FD
+    ]
 
 
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
-
+"""include/uapi/linux/sched.h and mount.h."""
 
 _MOUNT_POINT = Path("/proc/fs")
-"""Any directory that every Linux has, and that neither Python nor bcc needs."""
+"""A directory that every Linux has, and that neither Python nor bcc needs."""
 
 
 def _mount_apart() -> Path | None:
-    """Have mounts of our own, which end with this process: a file system in memory, which is
-    returned, and nothing in place of the kernel's symbols, over 100,000 lines.
+    """Makes mounts that only this process sees: a file system in memory, which is returned, and an
+    empty file instead of /proc/kallsyms. None if that is not permitted.
 
-    bcc reads them all before it compiles, to learn about a helper of tracing programs, which takes
-    a third of the time. None where that is not permitted.
+    bcc reads all of the kernel's symbols before it compiles, over 100,000 lines, only to learn
+    about a helper of tracing programs; that takes a third of the time.
     """
     libc = ctypes.CDLL(None)
     if libc.unshare(_CLONE_NEWNS) or libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
@@ -198,16 +205,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_the_caller() -> None:
-    """However that ends: between starting us and knowing us it may be told to."""
+    """However the caller ends: a signal may end it before it knows this process."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _main(asked: Mapping[str, Any]) -> None:
-    """Do what was asked for, print it and end."""
+    """Compiles what was asked for, prints the image and ends."""
     _end_with_the_caller()
-    os.setpriority(
-        os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0))
-    )  # not the agent's
+    # the agent's priority is higher, and inherited
+    os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
     apart = _mount_apart()
     directory = apart or Path(tempfile.mkdtemp(prefix="xdpecmp-"))
     try:
@@ -221,7 +227,7 @@ def _main(asked: Mapping[str, Any]) -> None:
         if apart is None:
             with suppress(OSError):
                 shutil.rmtree(directory)
-    os._exit(0)  # taking a compiler down in good order takes 50 ms
+    os._exit(0)  # an orderly end of the compiler would take 50 ms
 
 
 if __name__ == "__main__":

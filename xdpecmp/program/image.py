@@ -1,7 +1,7 @@
-"""Compiled programs: what a compiler made of the BPF sources, free of any instance, as a value.
+"""Compiled programs as values, which belong to no instance, and a cache of them.
 
-Compiling takes most of an `attach`, and gives the same each time: so images are kept in a cache, by
-all that goes into one.
+Compiling takes most of the time of an `attach`, and gives the same result each time: so images are
+kept in a cache, by a hash over all that they depend on (`build`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from .. import places
 
 CACHE = Path("/var/cache/xdpecmp")
 _KEPT = 16
-"""Images in the cache; the oldest ones go."""
+"""Images in the cache; older ones are deleted."""
 
 _INSTRUCTION = 8
+"""Bytes of struct bpf_insn (include/uapi/linux/bpf.h)."""
 _IMMEDIATE = 4
-"""Offset in an instruction."""
+"""Offset of its field `imm`."""
 _LOAD_64 = 0x18
+"""BPF_LD | BPF_DW | BPF_IMM."""
 _PSEUDO_MAP_FD = 1
+"""BPF_PSEUDO_MAP_FD in `src_reg`: the immediate value is a map's descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +51,17 @@ class Image:
 
     maps: Sequence[MapSpec]
     functions: Mapping[str, bytes]
-    """Name → BPF instructions, which name maps by their place in `maps`."""
+    """Name → BPF instructions, which refer to maps by their index in `maps`."""
 
     @staticmethod
     def map_references(code: bytes) -> Iterator[int]:
-        """Where in the instructions maps are named: offsets of four bytes in host order."""
+        """Offsets of the references to maps in the instructions: four bytes each, in host order."""
         for at in range(0, len(code), _INSTRUCTION):
             if code[at] == _LOAD_64 and code[at + 1] >> 4 == _PSEUDO_MAP_FD:
                 yield at + _IMMEDIATE
 
     def code(self, function: str, fds: Sequence[int]) -> bytes:
-        """The instructions of a program for these descriptors of `maps`."""
+        """The instructions of a program, linked to these descriptors of `maps`."""
         linked = bytearray(self.functions[function])
         for at in self.map_references(bytes(linked)):
             number = int.from_bytes(linked[at : at + 4], sys.byteorder)
@@ -72,8 +75,8 @@ class Image:
 
     @classmethod
     def parse(cls, text: str) -> Image:
-        """What `dump` gave. Raises ValueError, KeyError, TypeError or AttributeError for
-        anything else."""
+        """The image from the result of `dump`. Raises ValueError, KeyError, TypeError or
+        AttributeError for anything else."""
         found = json.loads(text)
         functions = {name: base64.b64decode(raw) for name, raw in found["functions"].items()}
         return cls([MapSpec(**spec) for spec in found["maps"]], functions)
@@ -83,8 +86,8 @@ class Image:
 
 
 def cached(key: str) -> Image | None:
-    """The image kept under that name; None where there is none that can be read, or somebody other
-    than root could have written it."""
+    """The image with that key; None if there is none that can be read, or if anybody other than
+    root could have written it."""
     path = CACHE / f"{key}.json"
     if not (places.is_private(CACHE) and places.is_private(path)):
         return None
@@ -94,7 +97,7 @@ def cached(key: str) -> Image | None:
 
 
 def keep(key: str, image: Image) -> None:
-    """Keep an image for the next time. Where that fails, the next time takes longer."""
+    """Keeps an image for the next time. If that fails, the next time takes longer."""
     with suppress(OSError, places.Untrusted):
         CACHE.parent.mkdir(parents=True, exist_ok=True)
         places.make_directory(CACHE)
@@ -105,6 +108,6 @@ def keep(key: str, image: Image) -> None:
 
 
 def forget(key: str) -> None:
-    """Do not use that image again."""
+    """Deletes that image."""
     with suppress(OSError):
         (CACHE / f"{key}.json").unlink()

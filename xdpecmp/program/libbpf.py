@@ -1,7 +1,8 @@
-"""The bpf(2) system call by way of libbpf.so.1, which bcc depends on already.
+"""The bpf(2) system call through libbpf.so.1, which bcc depends on anyway.
 
-What bcc's Python lacks or what must work without compiling: loading, pins, maps by file descriptor,
-attaching, test runs. Keys and values are bytes, laid out as the C structs (see `maps`).
+What bcc's Python lacks, or what must work without compiling: loading, pins, maps by file
+descriptor, queries, test runs. Keys and values are bytes, laid out as the C structs (see `maps`).
+Attaching is done by netlink, and not here.
 """
 
 from __future__ import annotations
@@ -16,35 +17,36 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-BPF_MAP_TYPE_PERCPU_ARRAY = 6
+BPF_MAP_TYPE_PERCPU_ARRAY = 6  # include/uapi/linux/bpf.h, as all constants of that name here
 BPF_F_MMAPABLE = 1 << 10
 BATCH = 4096
+"""Entries that one system call reads."""
 
 
 @cache
 def _library() -> Any:
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    # libbpf writes what we report ourselves to stderr
+    # otherwise libbpf writes to stderr what callers report too
     library.libbpf_set_print(None)
     return library
 
 
 def _check(result: int, what: str) -> int:
-    """The result of a call that concerns `what`. Raises OSError with that as its file name."""
+    """The result of a call. Raises OSError with `what` as its file name."""
     if result < 0:
         errno = ctypes.get_errno() or -result
-        # OSError itself, which becomes PermissionError, FileNotFoundError ... by its number
+        # OSError makes a PermissionError, FileNotFoundError ... of itself, by its number
         raise OSError(errno, os.strerror(errno), what)
     return result
 
 
 def pin(fd: int, path: Path) -> None:
-    """Give a map or program a name in bpffs."""
+    """Pins a map or program at a path in bpffs."""
     _check(_library().bpf_obj_pin(fd, os.fsencode(path)), str(path))
 
 
 def get_pinned(path: Path) -> int:
-    """A new file descriptor for what is pinned at `path`; the caller closes it."""
+    """A new file descriptor for the map or program pinned at `path`; the caller closes it."""
     return _check(_library().bpf_obj_get(os.fsencode(path)), str(path))
 
 
@@ -58,14 +60,14 @@ class _ProgInfo(ctypes.Structure):
 
 
 def prog_id(fd: int) -> int:
-    """The kernel's number of a program, as `bpftool prog` and `ip link` show it."""
+    """The kernel's id of a program, as `bpftool prog` and `ip link` show it."""
     info, length = _ProgInfo(), ctypes.c_uint32(ctypes.sizeof(_ProgInfo))
     _check(_library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "prog")
     return int(info.id)
 
 
 class Refused(OSError):
-    """The verifier does not take a program; `log` is what it says."""
+    """The verifier refused a program; `log` is its output."""
 
     def __init__(self, error: OSError, log: str) -> None:
         super().__init__(error.errno, error.strerror, error.filename)
@@ -91,16 +93,16 @@ class _ProgLoadOpts(ctypes.Structure):
     ]
 
 
-_XDP_PROGRAM = 6
+_BPF_PROG_TYPE_XDP = 6
 _LOG_SIZE = 1 << 20
 
 
 def load_xdp(name: str, code: bytes) -> int:
-    """Load an XDP program and return its descriptor; the caller closes it. Raises Refused."""
+    """Loads an XDP program and returns its descriptor; the caller closes it. Raises Refused."""
     options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts))
     what = f"program {name}"
     arguments = (
-        ctypes.c_int(_XDP_PROGRAM),
+        ctypes.c_int(_BPF_PROG_TYPE_XDP),
         name.encode(),
         b"GPL",
         code,
@@ -109,7 +111,7 @@ def load_xdp(name: str, code: bytes) -> int:
     )
     try:
         return _check(_library().bpf_prog_load(*arguments), what)
-    except OSError as error:  # again, for what the verifier has to say
+    except OSError as error:  # again, to get the verifier's log
         log = ctypes.create_string_buffer(_LOG_SIZE)
         options.log_level, options.log_size = 1, len(log)
         options.log_buf = ctypes.addressof(log)
@@ -125,9 +127,9 @@ def program_by_id(number: int) -> int:
 
 
 def attached_programs(target: int, attach_type: int) -> int:
-    """How many programs are attached: for tcx `target` is the index of a device of the caller's
-    namespace, for a flow dissector the descriptor of a namespace. EINVAL where the kernel does not
-    know `attach_type` (BPF_*)."""
+    """How many programs are attached. `target`: for tcx the index of a device of the caller's
+    namespace, for a flow dissector the descriptor of a namespace. Raises OSError, EINVAL if the
+    kernel does not know `attach_type` (BPF_*)."""
     count = ctypes.c_uint32()
     _check(
         _library().bpf_prog_query(target, attach_type, 0, None, None, ctypes.byref(count)),
@@ -140,13 +142,13 @@ _BPF_FLOW_DISSECTOR = 17
 
 
 def dissects_flows(namespace: int) -> bool:
-    """Whether a BPF program takes packets apart in the network namespace behind a descriptor; one
-    of the initial namespace does it for all. Raises OSError, EINVAL before Linux 4.20."""
+    """Whether the network namespace of that descriptor has a BPF flow dissector; one in the initial
+    namespace works for all. Raises OSError, EINVAL before Linux 4.20."""
     return attached_programs(namespace, _BPF_FLOW_DISSECTOR) > 0
 
 
 def next_link(number: int) -> int | None:
-    """The id of the BPF link behind that one, None behind the last."""
+    """The id of the BPF link after that one, None after the last."""
     following = ctypes.c_uint32()
     if _library().bpf_link_get_next_id(ctypes.c_uint32(number), ctypes.byref(following)) < 0:
         errno = ctypes.get_errno()
@@ -157,7 +159,7 @@ def next_link(number: int) -> int | None:
 
 
 class _LinkInfo(ctypes.Structure):
-    """The beginning of struct bpf_link_info, with what it says of a netfilter link."""
+    """The beginning of struct bpf_link_info, with its fields for a netfilter link."""
 
     _fields_ = [
         *((name, ctypes.c_uint32) for name in ("type", "id", "prog_id", "pad", "pf", "hook")),
@@ -170,8 +172,8 @@ BPF_LINK_TYPE_NETFILTER = 10
 
 
 def netfilter_link(number: int) -> tuple[int, int, int] | None:
-    """Family (NFPROTO_*), hook and flags of a netfilter program's link; None for another link, or
-    one that has gone."""
+    """Family (NFPROTO_*), hook and flags of a netfilter program's link; None if that is another
+    kind of link, or does not exist any more."""
     fd = _library().bpf_link_get_fd_by_id(ctypes.c_uint32(number))
     if fd < 0:
         errno = ctypes.get_errno()
@@ -228,14 +230,14 @@ class Context(ctypes.Structure):
 
 
 def run(fd: int, options: RunOptions) -> None:
-    """BPF_PROG_TEST_RUN as told; what came of it is in `options` then."""
+    """BPF_PROG_TEST_RUN; the result is in `options` afterwards."""
     options.sz = ctypes.sizeof(RunOptions)
     _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramRun:
-    """What BPF_PROG_TEST_RUN gave: verdict, frame afterwards, mean nanoseconds a run."""
+    """Result of BPF_PROG_TEST_RUN: verdict, frame afterwards, mean nanoseconds a run."""
 
     verdict: int
     frame: bytes
@@ -243,14 +245,19 @@ class ProgramRun:
 
 
 MIN_TEST_FRAME = 14
+"""Bytes that the kernel asks for: an Ethernet header."""
+
+
+_XDP_HEADROOM = 256
+"""XDP_PACKET_HEADROOM: a program may make a frame longer by that."""
 
 
 def run_program(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> ProgramRun:
-    """Run an XDP program on a frame (at least 14 bytes) as if it had come in on `ifindex`, a device
-    of the caller's namespace. The frame is not reset between repeats: see the kernel's docs."""
+    """Runs an XDP program on a frame (at least MIN_TEST_FRAME bytes) as if it had come in on
+    `ifindex`, a device of the caller's namespace. Between repeats the frame is not reset."""
     size = max(len(frame), 1)
     data_in = ctypes.create_string_buffer(frame, size)
-    data_out = ctypes.create_string_buffer(size + 256)
+    data_out = ctypes.create_string_buffer(size + _XDP_HEADROOM)
     context = Context(data_end=len(frame), ingress_ifindex=ifindex)
     options = RunOptions(
         data_in=ctypes.addressof(data_in),
@@ -320,20 +327,20 @@ def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
-    """Store `value` under `key`, whether it was there or not."""
+    """Stores `value` under `key`, whether that exists or not."""
     _check(_library().bpf_map_update_elem(fd, key, value, ctypes.c_uint64(0)), "map update")
 
 
 def map_delete(fd: int, key: bytes) -> None:
-    """Delete `key`; it may be absent."""
+    """Deletes `key`; it may be absent."""
     result = _library().bpf_map_delete_elem(fd, key)
     if result < 0 and ctypes.get_errno() != ENOENT:
         _check(result, "map delete")
 
 
 def map_next_key(fd: int, key: bytes | None, size: int) -> bytes | None:
-    """The key behind `key` in the map's own order, the first one where it has no such key; None
-    behind the last one."""
+    """The key after `key` in the map's order, the first one if it has no such key; None after the
+    last one."""
     following = ctypes.create_string_buffer(size)
     if _library().bpf_map_get_next_key(fd, key, following) < 0:
         return None
@@ -341,7 +348,7 @@ def map_next_key(fd: int, key: bytes | None, size: int) -> bytes | None:
 
 
 def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
-    """All of a hash or LPM map: keys concatenated, values concatenated, how many."""
+    """All entries of a hash or LPM map: keys concatenated, values concatenated, their number."""
     info = map_info(fd)
     keys = ctypes.create_string_buffer(info.key_size * BATCH)
     values = ctypes.create_string_buffer(info.value_size * BATCH)
@@ -354,7 +361,7 @@ def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
             fd, start, following, keys, values, ctypes.byref(count), None
         )
         done = result < 0
-        if done and ctypes.get_errno() != ENOENT:  # which says that this was the last batch
+        if done and ctypes.get_errno() != ENOENT:  # which means: this was the last batch
             _check(result, "map lookup")
         yield (
             keys.raw[: count.value * info.key_size],
@@ -368,8 +375,8 @@ def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
 
 
 def map_first(fd: int, count: int) -> bytes:
-    """The values of the first `count` (at least one) entries of an array; of a per-CPU array all
-    CPUs' of one entry, then those of the next, each value being a multiple of eight bytes."""
+    """The values of the first `count` (at least one) entries of an array, concatenated. A per-CPU
+    array gives all CPUs' values of an entry, then those of the next, each padded to eight bytes."""
     info = map_info(fd)
     size = info.value_size
     if info.type == BPF_MAP_TYPE_PERCPU_ARRAY:
@@ -380,13 +387,13 @@ def map_first(fd: int, count: int) -> bytes:
     result = _library().bpf_map_lookup_batch(
         fd, None, ctypes.byref(position), keys, values, ctypes.byref(done), None
     )
-    if result < 0 and ctypes.get_errno() != ENOENT:  # which says that there are no more
+    if result < 0 and ctypes.get_errno() != ENOENT:  # which means: there are no more
         _check(result, "map lookup")
     return values.raw
 
 
 def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
-    """Store `count` keys and values, each concatenated."""
+    """Stores `count` keys and values, each concatenated."""
     done = ctypes.c_uint32(count)
     _check(
         _library().bpf_map_update_batch(fd, keys, values, ctypes.byref(done), None),
@@ -396,7 +403,7 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
 
 @cache
 def possible_cpus() -> int:
-    """How many values a per-CPU map holds for each key."""
+    """Number of values that a per-CPU map holds for each key."""
     return _check(_library().libbpf_num_possible_cpus(), "CPUs")
 
 
@@ -406,11 +413,11 @@ _LONGEST_PACKET_SECONDS = 0.2
 
 
 def wait_for_readers() -> None:
-    """Return when every packet that was being handled at the call has been handled.
+    """Returns when every packet that was in flight at the call has been handled.
 
-    membarrier(2)'s MEMBARRIER_CMD_GLOBAL is synchronize_rcu() from user space, and an XDP program
-    runs inside an RCU read side. Where it isn't to be had (nohz_full), wait far longer than any
-    packet takes.
+    membarrier(2)'s MEMBARRIER_CMD_GLOBAL is synchronize_rcu() for user space, and an XDP program
+    runs in an RCU read-side section. If it is unavailable (nohz_full), this waits far longer than
+    any packet takes.
     """
     number = _MEMBARRIER_NUMBER.get(os.uname().machine)
     if number is not None and ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0) == 0:

@@ -1,9 +1,9 @@
 """Typed access to the data path's maps.
 
 The layout of keys and values comes from bcc, which compiled the C structs: `Layout` holds its
-descriptions, which are kept beside the pins so that reading commands need neither bcc nor a
-compiler. Array maps are mapped into memory: a store of an aligned word is one store, which no
-packet can see half done.
+descriptions, which are saved in the instance's directory so that commands that only read need
+neither bcc nor a compiler. Array maps are mapped into memory: the store of an aligned word is one
+store, so no packet sees it half done. What the entries mean is not known here.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SCALARS: dict[str, Any] = {
 }
 
 MAPPED = ("control", "config", "interfaces", "groups", "paths", "buckets", "nexthops")
-"""The maps that are reached through memory."""
+"""The maps that are accessed through memory."""
 
 DIRECT = ("direct16", "direct24", "direct32")
-"""The tables in front of the IPv4 trie. They are large, and only who writes them maps them."""
+"""The tables in front of the IPv4 trie. They are large, so only their writer maps them."""
 
 NAMES = (
     *MAPPED,
@@ -56,7 +56,7 @@ class Layout:
     """The key and value types of each map, from bcc's descriptions."""
 
     def __init__(self, descriptions: dict[str, tuple[Any, Any]]) -> None:
-        """`descriptions`: map name → (key, value) as bcc's bpf_table_*_desc give them, parsed."""
+        """`descriptions`: map name → (key, value), the parsed results of bcc's bpf_table_*_desc."""
         self.descriptions = descriptions
         self._types: dict[str, tuple[Any, Any]] = {
             name: (_ctype(key), _ctype(value)) for name, (key, value) in descriptions.items()
@@ -73,7 +73,7 @@ class Layout:
 
     @classmethod
     def load(cls, path: Path) -> Layout:
-        """Raises FileNotFoundError where nothing was saved, Untrusted, ValueError."""
+        """Raises FileNotFoundError if nothing was saved, Untrusted, ValueError."""
         return cls(json.loads(places.read_file(path)))
 
 
@@ -88,7 +88,7 @@ def _ctype(description: Any) -> Any:
         for length in reversed(field[2] if len(field) > 2 else []):
             kind = kind * length
         members.append((field[0], kind))
-    # our structs pad by hand, so packed and natural layout are one
+    # the structs have no implicit padding, so packed and natural layout are the same
     return type(str(name), (ctypes.LittleEndianStructure,), {"_pack_": 1, "_fields_": members})
 
 
@@ -106,12 +106,12 @@ class MappedArray:
         self._words_each = self.stride // 8
 
     def store_word(self, index: int, word: int, value: int) -> None:
-        """Store one aligned 8-byte word of an entry: readers see the old one or the new one."""
+        """Stores one aligned 8-byte word of an entry: readers see the old one or the new one."""
         self.words[index * self._words_each + word] = value
 
     def store(self, index: int, value: Any, publish: int = 0) -> None:
-        """Store the words of an entry that differ from `value` (a ctypes struct of the map's type),
-        the word number `publish` last: the one that makes a fresh entry count."""
+        """Stores the words of an entry that differ from `value` (a ctypes struct of the map's
+        type), word number `publish` last: the one that puts a new entry in use."""
         raw = bytes(value)
         order = [word for word in range(self._words_each) if word != publish] + [publish]
         for word in order:
@@ -125,7 +125,7 @@ class Maps:
     """All maps of one instance, opened from their pins."""
 
     def __init__(self, directory: Path, layout: Layout) -> None:
-        """Raises OSError where a pin is missing or may not be opened."""
+        """Raises OSError if a pin is missing or may not be opened."""
         self.layout = layout
         self.fds: dict[str, int] = {}
         try:
@@ -137,7 +137,7 @@ class Maps:
             raise
 
     def close(self) -> None:
-        """Close the descriptors; the memory goes with the last reference to the arrays."""
+        """Closes the descriptors; memory is unmapped with the last reference to the arrays."""
         for fd in self.fds.values():
             os.close(fd)
         self.fds.clear()
@@ -152,12 +152,12 @@ class Maps:
         return self.arrays[name]
 
     def memory(self, name: str) -> mmap.mmap:
-        """All of an array map, mapped into memory: writes are seen by packets at once."""
+        """All of an array map, mapped into memory: packets see writes at once."""
         info = libbpf.map_info(self.fds[name])
         return mmap.mmap(self.fds[name], info.max_entries * info.value_size)
 
     def items(self, name: str) -> Iterator[tuple[Any, int]]:
-        """Keys (ctypes) and values of one of the maps whose values are 32-bit numbers."""
+        """Keys (ctypes) and values of a map whose values are 32-bit numbers."""
         key_type = self.layout.key(name)
         size = ctypes.sizeof(key_type)
         for keys, values, count in libbpf.map_batches(self.fds[name]):
@@ -174,7 +174,7 @@ class Maps:
                 yield slot, nexthop_of(entry)
 
     def group_of(self, prefix: Prefix) -> int | None:
-        """The group of this prefix or, where it has no entry, of the longest one that covers it."""
+        """The group of this prefix or, if it has no entry, of the longest one that covers it."""
         key = prefix.length.to_bytes(4, "little") + prefix.address
         value = libbpf.map_lookup(self.fds[f"routes{prefix.family}"], key, 4)
         return None if value is None else int.from_bytes(value, "little")
@@ -182,8 +182,8 @@ class Maps:
     def matched(self, address: bytes) -> Prefix | None:
         """The longest prefix that covers an address.
 
-        A look-up in an LPM trie says what stands under the prefix, not which one it is. But asked
-        for the next key, the trie gives the first one of all exactly where it has no such key.
+        A look-up in an LPM trie gives the value of the prefix, not the prefix. But asked for the
+        key after one that it does not have, a trie gives its first key.
         """
         family, bits = (4, 32) if len(address) == 4 else (6, 128)
         fd, size = self.fds[f"routes{family}"], 4 + len(address)
@@ -216,19 +216,19 @@ class Maps:
         return found
 
     def numbers(self, name: str) -> Counter[int]:
-        """The values of such a map, and how often each is there."""
+        """The values of such a map, and how often each occurs."""
         found: Counter[int] = Counter()
         for _, values, _ in libbpf.map_batches(self.fds[name]):
             found.update(memoryview(values).cast("I"))
         return found
 
     def totals(self, name: str, count: int) -> list[tuple[int, ...]]:
-        """Sums over all CPUs of the first entries of a per-CPU array, whose values are one or more
-        64-bit counters."""
+        """Sums over all CPUs of the first `count` entries of a per-CPU array, whose values are one
+        or more 64-bit counters."""
         return sums(self.fds[name], count, ctypes.sizeof(self.layout.value(name)) // 8)
 
     def per_cpu(self, name: str, index: int) -> Any:
-        """The values of one entry of a per-CPU array, one a CPU."""
+        """The values of one entry of a per-CPU array, one for each CPU."""
         value = self.layout.value(name)
         stride = -(-ctypes.sizeof(value) // 8) * 8
         cpus = libbpf.possible_cpus()
@@ -247,8 +247,8 @@ def nexthop_of(entry: Any) -> NextHop:
 
 
 def sums(fd: int, count: int, each: int) -> list[tuple[int, ...]]:
-    """Over all CPUs, of the first entries of a per-CPU array, which hold so many 64-bit counters
-    each."""
+    """Sums over all CPUs of the first `count` entries of a per-CPU array, which hold `each` 64-bit
+    counters."""
     if not count:
         return []
     counters, cpus = memoryview(libbpf.map_first(fd, count)).cast("Q"), libbpf.possible_cpus()

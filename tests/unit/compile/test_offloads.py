@@ -13,7 +13,7 @@ from xdpecmp.program.abi import INTERFACE_FLAGS
 
 ETH1 = replace(links()[3], kind="veth")
 VLAN = Link(4, "eth1.9", MAC2, 1500, True, "vlan", lower=3, vlan_id=9, vlan_protocol=0x8100)
-LIMIT = ("UNFINISHED", "MERGES", "PARTIAL_CHECKSUMS")
+LIMIT = ("KEEPS_PARTIAL", "MERGES_UNSEEN", "LOSES_PARTIAL")
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def flags(mode: str, kind: str, *others: Link, ifindex: int = 2, attached: int =
     ("mode", "kind", "expected"),
     [
         ("native", "", set()),
-        ("native", "veth", {"PARTIAL_CHECKSUMS"}),
+        ("native", "veth", {"LOSES_PARTIAL"}),
         ("generic", "", set()),
-        ("generic", "veth", {"UNFINISHED", "MERGES"}),
-        ("generic", "tun", {"UNFINISHED", "MERGES"}),
-        ("generic", "vxlan", {"UNFINISHED", "MERGES"}),
-        ("", "", {"PARTIAL_CHECKSUMS"}),
-        ("", "veth", {"PARTIAL_CHECKSUMS", "MERGES"}),
+        ("generic", "veth", {"KEEPS_PARTIAL", "MERGES_UNSEEN"}),
+        ("generic", "tun", {"KEEPS_PARTIAL", "MERGES_UNSEEN"}),
+        ("generic", "vxlan", {"KEEPS_PARTIAL", "MERGES_UNSEEN"}),
+        ("", "", {"LOSES_PARTIAL"}),
+        ("", "veth", {"LOSES_PARTIAL", "MERGES_UNSEEN"}),
     ],
 )
 def test_what_an_ingress_may_bring(mode: str, kind: str, expected: set[str]) -> None:
@@ -80,11 +80,11 @@ def test_what_an_ingress_may_bring(mode: str, kind: str, expected: set[str]) -> 
 def test_a_nic_may_bring_unfinished_checksums() -> None:
     eth0 = replace(links()[2], xdp_mode="generic", offloads_received=True)
     found = compile_tables(snapshot(links=links(eth0)), {2}).interfaces[2].flags
-    assert found & INTERFACE_FLAGS["UNFINISHED"]
-    assert not found & INTERFACE_FLAGS["MERGES"]
+    assert found & INTERFACE_FLAGS["KEEPS_PARTIAL"]
+    assert not found & INTERFACE_FLAGS["MERGES_UNSEEN"]
     port = replace(PORT, offloads_received=True)
     tables = compile_tables(snapshot(links=links(UPPER, port)), {7})
-    assert tables.interfaces[7].flags & INTERFACE_FLAGS["UNFINISHED"]
+    assert tables.interfaces[7].flags & INTERFACE_FLAGS["KEEPS_PARTIAL"]
 
 
 UPPER = Link(
@@ -112,7 +112,7 @@ BOND = Link(9, "bond0", MAC1, 1500, True, "bond", master=7)
 )
 def test_it_receives_what_its_members_do(what: str, members: list[Link], merges: bool) -> None:
     found = flags("", "", UPPER, *members, ifindex=7, attached=7)
-    assert ("MERGES" in found) == merges, what
+    assert ("MERGES_UNSEEN" in found) == merges, what
 
 
 @pytest.mark.parametrize("mode", ["generic", "", "native"])

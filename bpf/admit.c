@@ -1,32 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Everything up to the route: what each family asks of a packet before Linux would forward it, in the
- * order in which Linux asks.
+ * Whether a packet may be forwarded at all, before the choice among paths: the checks that Linux
+ * makes, in its order, and the route. Returns REASON_FORWARDED or the reason to pass it to Linux.
+ * Checks of single headers are in parse.h; whether the chosen next hop can take the packet is in
+ * nexthops.c.
  */
 #include "packet.h"
 #include "parse.h"
 #include "walk.h"
 
 /*
- * In generic mode the note that a checksum is unfinished, or that the packet was merged and is to be
- * split, stays with the packet: TCP and UDP then pass only where the egress must not get such. SCTP's
- * CRC few devices finish.
+ * In generic mode CHECKSUM_PARTIAL, and the mark of a merged packet, stay with the skb: TCP and UDP
+ * then pass only if the egress device must not get such packets, which check_egress() decides. SCTP
+ * always passes, since few devices compute its CRC.
  */
-static __always_inline enum reason check_checksum(const struct ingress *ingress,
-						  const struct l3 *l3, const struct l4 *l4,
-						  u64 addresses, struct packet *p)
+static __always_inline enum reason check_partial(const struct ingress *ingress,
+						 const struct l3 *l3, const struct l4 *l4,
+						 u64 addresses, struct packet *p)
 {
-	if (!checksum_is_partial(l3, l4, addresses))
+	if (!is_checksum_partial(l3, l4, addresses))
 		return REASON_FORWARDED;
-	if ((ingress->flags & INTERFACE_PARTIAL_CHECKSUMS) || l4->proto == PROTO_SCTP)
+	if ((ingress->flags & INTERFACE_LOSES_PARTIAL) || l4->proto == PROTO_SCTP)
 		return REASON_PARTIAL_CHECKSUM;
 	p->is_partial = 1;
 	return REASON_FORWARDED;
 }
 
-static __always_inline enum reason inspect4(const struct config *config,
-					    const struct ingress *ingress, struct l3 *l3,
-					    struct packet *p)
+static __always_inline enum reason admit4(const struct config *config,
+					  const struct ingress *ingress, struct l3 *l3,
+					  struct packet *p)
 {
 	struct ipv4_header *ip = l3->start;
 	enum reason reason;
@@ -41,7 +43,7 @@ static __always_inline enum reason inspect4(const struct config *config,
 	if (!(ingress->flags & INTERFACE_FORWARD4))
 		return REASON_FORWARDING_OFF;
 
-	p->group = route4(ip->destination);
+	p->group = look_up4(ip->destination);
 	if (p->group.kind == GROUP_PASS)
 		return p->group.first;
 	reason = check_source4(config, ingress, ip->source);
@@ -50,10 +52,10 @@ static __always_inline enum reason inspect4(const struct config *config,
 	if (ip->ttl <= 1)
 		return REASON_TTL;
 	p->is_fragment = ip->fragment & IPV4_FRAGMENT_MASK;
-	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
-		struct l4 l4 = ipv4_l4(ip, 0);
+	if (ingress->flags & (INTERFACE_LOSES_PARTIAL | INTERFACE_KEEPS_PARTIAL)) {
+		struct l4 l4 = find_l4_of_ipv4(ip, 0);
 
-		reason = check_checksum(ingress, l3, &l4, sum_words(&ip->source, 2), p);
+		reason = check_partial(ingress, l3, &l4, sum_words(&ip->source, 2), p);
 		if (reason)
 			return reason;
 	}
@@ -61,9 +63,9 @@ static __always_inline enum reason inspect4(const struct config *config,
 	return REASON_FORWARDED;
 }
 
-/* What comes behind the extension headers; a walk only where there are some. */
-static __always_inline enum reason find_l4_6(const struct l3 *l3, const struct ipv6_header *ip,
-					     struct l4 *l4)
+/* What follows the extension headers; only if there are any does it take a walk. */
+static __always_inline enum reason find_l4_of_ipv6(const struct l3 *l3,
+						   const struct ipv6_header *ip, struct l4 *l4)
 {
 	struct workspace *space;
 	volatile struct walk *w;
@@ -73,7 +75,7 @@ static __always_inline enum reason find_l4_6(const struct l3 *l3, const struct i
 	l4->is_fragment = 0;
 	if (!is_extension_header(l4->proto))
 		return REASON_FORWARDED;
-	space = workspace();
+	space = get_workspace();
 	if (!space)
 		return REASON_EXTENSION_HEADER;
 	w = &space->scratch.walk;
@@ -81,13 +83,13 @@ static __always_inline enum reason find_l4_6(const struct l3 *l3, const struct i
 	walk_extension_headers(l3, w);
 	if (w->has_routing || w->is_broken)
 		return REASON_EXTENSION_HEADER;
-	*l4 = walk_l4(w);
+	*l4 = get_l4(w);
 	return REASON_FORWARDED;
 }
 
-static __always_inline enum reason inspect6(const struct config *config,
-					    const struct ingress *ingress, struct l3 *l3,
-					    struct packet *p)
+static __always_inline enum reason admit6(const struct config *config,
+					  const struct ingress *ingress, struct l3 *l3,
+					  struct packet *p)
 {
 	struct ipv6_header *ip = l3->start;
 	enum reason reason;
@@ -103,18 +105,18 @@ static __always_inline enum reason inspect6(const struct config *config,
 	if (!(ingress->flags & INTERFACE_FORWARD6))
 		return REASON_FORWARDING_OFF;
 
-	p->group = route6((const u64 *)ip->destination, p->epoch6);
+	p->group = look_up6((const u64 *)ip->destination, p->epoch6);
 	if (p->group.kind == GROUP_PASS)
 		return p->group.first;
 	if (ip->hop_limit <= 1)
 		return REASON_TTL;
-	reason = find_l4_6(l3, ip, &l4);
+	reason = find_l4_of_ipv6(l3, ip, &l4);
 	if (reason)
 		return reason;
-	/* behind an authentication header there may be one; this walk, made for the ports, ends there */
+	/* the walk ends at an authentication header, and a fragment header may follow that */
 	p->is_fragment = l4.is_fragment | (l4.proto == PROTO_AH);
-	if (ingress->flags & (INTERFACE_PARTIAL_CHECKSUMS | INTERFACE_UNFINISHED)) {
-		reason = check_checksum(ingress, l3, &l4, sum_words(ip->source, 8), p);
+	if (ingress->flags & (INTERFACE_LOSES_PARTIAL | INTERFACE_KEEPS_PARTIAL)) {
+		reason = check_partial(ingress, l3, &l4, sum_words(ip->source, 8), p);
 		if (reason)
 			return reason;
 	}
@@ -122,23 +124,23 @@ static __always_inline enum reason inspect6(const struct config *config,
 	return REASON_FORWARDED;
 }
 
-/* Everything up to the route; `config` is NULL for a packet that met no lease. */
-static __always_inline enum reason inspect(struct xdp_md *ctx, struct packet *p, struct l3 *l3,
-					   struct config **config)
+/* Fills in `p` and `l3`. *config is NULL if the lease has run out. */
+static __always_inline enum reason admit(struct xdp_md *ctx, struct packet *p, struct l3 *l3,
+					 struct config **config)
 {
 	struct cursor c = {.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
 	struct ingress ingress;
 	enum reason reason;
 	u64 mac;
 
-	*config = leased_config(&p->config_slot, &p->epoch6);
+	*config = load_config(&p->config_slot, &p->epoch6);
 	if (!*config)
 		return REASON_LEASE_EXPIRED;
 	l3->start = c.at;
 	reason = parse_link_layer(&c, &p->link);
 	if (reason)
 		return reason;
-	mac = *(u64 *)l3->start & 0xffffffffffff;
+	mac = *(u64 *)l3->start & MAC_MASK;
 	if (p->link.eth_proto != ETHERTYPE_IPV4 && p->link.eth_proto != ETHERTYPE_IPV6)
 		return REASON_NON_IP;
 	reason = find_ingress(ctx->ingress_ifindex, &p->link, &ingress);
@@ -155,10 +157,10 @@ static __always_inline enum reason inspect(struct xdp_md *ctx, struct packet *p,
 	l3->end = c.end;
 	if (likely(p->link.eth_proto == ETHERTYPE_IPV4)) {
 		p->family = 4;
-		reason = inspect4(*config, &ingress, l3, p);
+		reason = admit4(*config, &ingress, l3, p);
 	} else {
 		p->family = 6;
-		reason = inspect6(*config, &ingress, l3, p);
+		reason = admit6(*config, &ingress, l3, p);
 	}
 	p->l3_length = l3->length;
 	return reason;

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * An address -> the group of next hops that Linux has a route to it by: tables indexed by the address
- * or a cache of destinations stand before the tries. And what Linux asks of the source address.
+ * Address -> group, by longest prefix match; and what Linux checks of the source address by the
+ * same look-up. In front of the IPv4 trie there are tables indexed by the address, in front of the
+ * IPv6 one a cache of recent destinations: both only say what the trie would, sooner. The maps hold
+ * every route that may match; one that only Linux handles leads to a group that passes.
  */
 #include "abi.h"
 #include "parse.h"
 
-/* Reads the group at once: it may flip to another any time. An id of no group is no route. */
+#define RP_FILTER_STRICT 1
+#define HASH_MULTIPLIER_64 0x9e3779b97f4a7c15ULL /* 2^64 by the golden ratio: Fibonacci hashing */
+#define DESTINATION_HASH_SHIFT 40
+
+/* The group in one load, since it may change at any time. An id beyond the map means: no route. */
 static __always_inline struct group load_group(const u32 *id)
 {
 	struct group group = {.first = REASON_NO_ROUTE, .kind = GROUP_PASS};
@@ -23,8 +29,8 @@ static __always_inline struct group load_group(const u32 *id)
 	return group;
 }
 
-/* The group that the direct tables have for an address; 0: the trie has to be asked. */
-static __always_inline u32 direct_group(__be32 address)
+/* What the direct tables say (struct direct); 0: ask the trie. */
+static __always_inline u32 look_up_direct(__be32 address)
 {
 	u32 index = address & 0xff;
 	struct direct *block = direct16.lookup(&index);
@@ -45,18 +51,18 @@ static __always_inline u32 direct_group(__be32 address)
 	return block ? *(volatile u16 *)&block->group[address >> 24] : 0;
 }
 
-static __always_inline struct group route4(__be32 address)
+static __always_inline struct group look_up4(__be32 address)
 {
 	struct route4_key key = {.prefixlen = 32, .address = address};
-	u32 id = direct_group(address);
+	u32 id = look_up_direct(address);
 
 	return load_group(id ? &id : routes4.lookup(&key));
 }
 
-/* The entry of `groups` for an address, as the trie has it. */
-static __always_inline u32 trie_group6(const u64 *address)
+/* The id of a group. A reason is one too: groups[reason] passes with that reason. */
+static __always_inline u32 look_up_trie6(const u64 *address)
 {
-	/* by words, which the trie then reads; a copy by bytes takes longer than the look-up */
+	/* copied by words: byte by byte takes longer than the look-up */
 	struct {
 		u32 pad;
 		struct route6_key key;
@@ -71,20 +77,20 @@ static __always_inline u32 trie_group6(const u64 *address)
 }
 
 /*
- * `epoch` was read before the trie is, and the agent counts it up after it changed the trie: so what
- * is kept under an epoch can't be older than it.
+ * `epoch` was read before the trie, and the agent increments it after it changed the trie: so an
+ * entry is never older than its epoch.
  */
-static __always_inline struct group route6(const u64 *address, u32 epoch)
+static __always_inline struct group look_up6(const u64 *address, u32 epoch)
 {
-	u64 mixed = (address[0] ^ (address[1] << 32 | address[1] >> 32)) * 0x9e3779b97f4a7c15ULL;
-	u32 index = mixed >> 40 & (DESTINATIONS_MAX - 1);
+	u64 mixed = (address[0] ^ (address[1] << 32 | address[1] >> 32)) * HASH_MULTIPLIER_64;
+	u32 index = mixed >> DESTINATION_HASH_SHIFT & (DESTINATIONS_MAX - 1);
 	struct destination *known = destinations.lookup(&index);
 	u32 group;
 
 	if (known && known->epoch == epoch && known->address[0] == address[0] &&
 	    known->address[1] == address[1])
 		return load_group(&known->group);
-	group = trie_group6(address);
+	group = look_up_trie6(address);
 	if (known) {
 		known->address[0] = address[0];
 		known->address[1] = address[1];
@@ -94,22 +100,22 @@ static __always_inline struct group route6(const u64 *address, u32 epoch)
 	return load_group(&group);
 }
 
-static __always_inline u32 nexthop_ifindex(u32 id)
+static __always_inline u32 load_ifindex(u32 id)
 {
 	struct nexthop *nexthop = nexthops.lookup(&id);
 
 	return nexthop ? nexthop->ifindex : 0;
 }
 
-#define STRICT_CHECK_PATHS 16
+#define STRICT_CHECK_PATHS 16 /* that uses_interface() looks at */
 
-/* Whether one of the group's paths leaves by this interface: fib_info_nh_uses_dev(). */
+/* Whether one of the group's paths leaves by this interface: fib_info_nh_uses_dev(). 0 in doubt. */
 static __always_inline int uses_interface(const struct group *group, u32 ifindex)
 {
 	if (group->kind == GROUP_SINGLE)
-		return nexthop_ifindex(group->first) == ifindex;
+		return load_ifindex(group->first) == ifindex;
 	if (group->kind == GROUP_RESILIENT)
-		return 0; /* its next hops are scattered over many buckets: Linux will see */
+		return 0; /* its next hops are spread over many buckets: Linux checks */
 	for (u32 i = 0; i < STRICT_CHECK_PATHS; i++) {
 		u32 index = group->first + i;
 		struct path *path;
@@ -117,33 +123,33 @@ static __always_inline int uses_interface(const struct group *group, u32 ifindex
 		if (i >= group->count)
 			break;
 		path = paths.lookup(&index);
-		if (path && nexthop_ifindex(path->nexthop) == ifindex)
+		if (path && load_ifindex(path->nexthop) == ifindex)
 			return 1;
 	}
-	return 0; /* or among the paths not looked at: Linux will see */
+	return 0; /* none, or one beyond those looked at: Linux checks */
 }
 
 /*
- * fib_validate_source() in net/ipv4/fib_frontend.c. With rp_filter off Linux still refuses our own
- * addresses as a source, and sometimes broadcast ones; a Bloom filter over them spares nearly every
- * packet the look-up.
+ * fib_validate_source() in net/ipv4/fib_frontend.c. Even with rp_filter off, Linux refuses the
+ * host's own addresses as a source, and sometimes broadcast ones; with a Bloom filter over them
+ * nearly every packet needs no second look-up.
  */
 static __always_inline enum reason check_source4(const struct config *config,
 						 const struct ingress *ingress, __be32 source)
 {
-	u32 bit = (source * 0x9e3779b1U) >> 23;
+	u32 bit = (source * LOCAL4_FILTER_MULTIPLIER) >> LOCAL4_FILTER_SHIFT;
 	struct group group;
 
 	if (!ingress->rp_filter &&
 	    !(config->local4_filter[(bit >> 6) & (LOCAL4_FILTER_WORDS - 1)] >> (bit & 63) & 1))
 		return REASON_FORWARDED;
-	group = route4(source);
+	group = look_up4(source);
 	if (group.kind == GROUP_PASS) {
 		if (group.first == REASON_ROUTE_LOCAL || group.first == REASON_ROUTE_SPECIAL)
 			return REASON_MARTIAN_SOURCE;
 		return ingress->rp_filter ? REASON_RP_FILTER : REASON_FORWARDED;
 	}
-	if (ingress->rp_filter == 1 && !uses_interface(&group, ingress->ifindex))
+	if (ingress->rp_filter == RP_FILTER_STRICT && !uses_interface(&group, ingress->ifindex))
 		return REASON_RP_FILTER;
 	return REASON_FORWARDED;
 }
