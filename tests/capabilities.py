@@ -23,6 +23,7 @@ FORCE = "XDPECMP_FORCE_ROOT_TESTS"
 class Since(Enum):
     """What Linux has learned since 6.1, the oldest that the tests run on: the only list."""
 
+    USO = "UDP segments (USO) of tap devices and in virtio_net_hdr", (6, 2)
     XDP_FEATURES = "netlink's word on which devices take redirected frames", (6, 3)
     BPF_NETFILTER = "BPF programs on netfilter's hooks", (6, 4)
     TCX = "tcx programs", (6, 6)
@@ -56,6 +57,11 @@ def since(feature: Since) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not kernel_has(feature), reason=_absent(feature))
 
 
+NATIVE = pytest.param("native", marks=since(Since.XDP_FEATURES))
+"""The mode, for tests in which a veth is to take redirected frames: see
+tests/vm/test_unknown_features.py."""
+
+
 def require(capable: bool, what: str) -> None:
     """Skip the running test, or fail it where forced, unless `capable`; `what` names the need."""
     if capable:
@@ -63,6 +69,12 @@ def require(capable: bool, what: str) -> None:
     if os.environ.get(FORCE) == "1":
         pytest.fail(f"needs {what}, and {FORCE}=1 forbids to skip", pytrace=False)
     pytest.skip(f"needs {what} ({FORCE}=1: fail, don't skip)")
+
+
+def require_host(what: str) -> None:
+    """Skip in the virtual machine of `make test-vm`, which is cut off from it."""
+    if STOCK_KERNEL:
+        pytest.skip(f"needs {what}, which the virtual machine does not reach")
 
 
 def require_stock_kernel(capable: bool, what: str) -> None:

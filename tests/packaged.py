@@ -10,7 +10,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from tests.capabilities import require
+from tests.capabilities import require, require_host
 
 DISTRIBUTIONS = {
     "debian-12": {"click": "8.1.3", "pyroute2": "0.7.2", "rich": "13.3.1", "numpy": "1.24.2"},
@@ -37,6 +37,7 @@ def install(name: str) -> dict[str, str]:
     versions = dict((DISTRIBUTIONS | LATER)[name])
     if sys.version_info[:2] != _PYTHON.get(name):
         versions.pop("numpy", None)
+    require_host("the Python package index")
     wanted = [f"{package}=={version}" for package, version in versions.items()]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(

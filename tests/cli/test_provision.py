@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import require
+from tests.capabilities import require, require_host
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ("bpf", "xdpecmp", "vagrant", "pyproject.toml", "LICENSE", "README.md")
@@ -40,6 +40,7 @@ def provision(project: Path) -> str:
 
 def test_a_broken_environment_is_made_again(tmp_path: Path) -> None:
     """It was complete once, and says so: what counts is that it works."""
+    require_host("the Python package index")
     for name in PROJECT:
         source = ROOT / name
         if source.is_dir():

@@ -173,7 +173,7 @@ def test_native_program_and_a_deaf_device(attached: Small) -> None:
         assert len(rows) == 1 or not kernel_has(Since.XDP_FEATURES)
         assert said["found"].startswith("what leaves by in1 passes to Linux")
         tells = kernel_has(Since.XDP_FEATURES)
-        helps = "ethtool -K PEER gro on" if tells else "xdpecmp attach IFACE --mode generic"
+        helps = "ethtool -K PEER gro on" if tells else "xdpecmp attach in0 --mode generic"
         assert said["fix"] == helps
     finally:
         attached.ns.ip("neigh del 10.1.0.2 dev in1")

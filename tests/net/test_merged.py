@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from testbed.waiting import wait_until
+from tests.capabilities import Since, since
 from tests.net.merging import CSUM, HOST, PORT, TSO4, TSO6, USO4, USO6, Merging, Packet
 from tests.net.topology import DEADLINE
 from xdpecmp.program.abi import NEXTHOP_FLAGS
@@ -30,6 +31,7 @@ TAPS = {
     "TCP and UDP": CSUM | TSO4 | TSO6 | USO4 | USO6,
 }
 """What the one behind a tap takes."""
+MARKS = {"TCP and UDP": since(Since.USO)}
 VETHS = (
     "",
     "tx off",
@@ -78,7 +80,12 @@ def arrived(router: Merging, tap: int | None) -> list[Packet]:
 
 @pytest.mark.parametrize(
     ("ingress", "takes"),
-    [*(("in0", takes) for takes in TAPS), ("mv0", "nothing"), ("mv0", "TCP"), ("br0", "TCP")],
+    [
+        *(pytest.param("in0", takes, marks=MARKS.get(takes, ())) for takes in TAPS),
+        ("mv0", "nothing"),
+        ("mv0", "TCP"),
+        ("br0", "TCP"),
+    ],
 )
 def test_datagrams_to_a_tap(router: Merging, ingress: str, takes: str) -> None:
     tap = router.open_tap(TAPS[takes])
@@ -89,6 +96,7 @@ def test_datagrams_to_a_tap(router: Merging, ingress: str, takes: str) -> None:
     assert router.reason(refusal(ingress)) >= 4
 
 
+@since(Since.USO)
 @pytest.mark.parametrize(
     ("ingress", "features"),
     [
@@ -116,6 +124,7 @@ def takes_anything(router: Merging) -> bool:
     return not any(flags & NEXTHOP_FLAGS["NO_OFFLOADS"] for flags in found)
 
 
+@since(Since.USO)
 def test_features_are_followed(router: Merging) -> None:
     """Switched off behind our back, and on again."""
     router.connect("in0", "out")
@@ -146,6 +155,7 @@ def test_the_advice_helps(router: Merging) -> None:
     assert not [line for line in router.run("attach", "in0").lines if "leaves by out" in line]
 
 
+@since(Since.USO)
 def test_lists_are_left_to_linux(router: Merging) -> None:
     """GRO's other way of merging, which generic XDP breaks."""
     router.ns.run("ethtool", "-K", "in0", "rx-gro-list", "on")

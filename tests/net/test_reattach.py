@@ -85,7 +85,9 @@ def test_moved_away_and_back(small: Small) -> None:
 def test_renamed(small: Small) -> None:
     """A program stays with its device, and so does the wish; the old name is forgotten."""
     small.run("attach", "in0", "in1")
+    small.ns.ip("link set in0 down")  # before Linux 6.2 none is renamed while it is up
     small.ns.ip("link set in0 name lan0")
+    small.ns.ip("link set lan0 up")
     wait_for(small, {"lan0": "generic", "in1": "generic"})
     wait_until(lambda: "lan0" in small.instance.wanted(), "recorded", DEADLINE)
     small.ns.ip("link del lan0")

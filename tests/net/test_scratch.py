@@ -12,7 +12,7 @@ from xdpecmp import hashing
 from xdpecmp.netlink.namespace import fresh
 from xdpecmp.observe import scratch
 from xdpecmp.observe.explain import HashSettings
-from xdpecmp.observe.frames import Flow
+from xdpecmp.model.flow import Flow
 
 pytestmark = pytest.mark.root
 

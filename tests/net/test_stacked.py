@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.waiting import wait_until
+from tests.capabilities import NATIVE
 from tests.net.topology import DEADLINE
 from tests.net.wires import OFF, ROUTER, SENDER, VMAC, Wires
 
@@ -20,7 +21,7 @@ def net() -> Iterator[Wires]:
         yield made
 
 
-MODES = ("generic", "native")
+MODES = ("generic", NATIVE)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-import pytest
-
 from testbed.netns import Namespace
-from tests.capabilities import Since, require_stock_kernel, since
-
-NATIVE = pytest.param("native", marks=since(Since.XDP_FEATURES))
-"""The mode, for tests in which a veth is to take redirected frames: see test_unknown_features."""
+from tests.capabilities import require_stock_kernel
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.waiting import wait_until
-from tests.capabilities import Since, since
+from tests.capabilities import NATIVE, Since, since
 from tests.net.topology import DEADLINE
 from tests.net.wires import ROUTER, Wires
 from tests.vm.devices import require_kind
@@ -76,7 +76,7 @@ def test_what_sees_no_tags(net: Wires, kind: str) -> None:
     assert net.passes("own0")
 
 
-@pytest.mark.parametrize("mode", ["generic", "native"])
+@pytest.mark.parametrize("mode", ["generic", NATIVE])
 @pytest.mark.parametrize("tags", ["", "vlan id 5", "vlan id 7 protocol 802.1ad"])
 def test_vlans_with_frames_of_all_kinds(net: Wires, mode: str, tags: str) -> None:
     """With and without a VLAN device, its tags in the frame and beside it."""
