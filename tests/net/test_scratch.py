@@ -9,10 +9,10 @@ import pytest
 
 from tests.capabilities import Since, require, since
 from xdpecmp import hashing
+from xdpecmp.model.flow import Flow
 from xdpecmp.netlink.namespace import fresh
 from xdpecmp.observe import scratch
 from xdpecmp.observe.explain import HashSettings
-from xdpecmp.model.flow import Flow
 
 pytestmark = pytest.mark.root
 

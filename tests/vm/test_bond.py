@@ -13,11 +13,11 @@ import pytest
 
 from testbed.netns import Namespace, veth
 from testbed.waiting import wait_until
-from tests.capabilities import Since, kernel_has
+from tests.capabilities import NATIVE, Since, kernel_has
 from tests.net.topology import DEADLINE, Anycast
 from tests.net.wires import Wires
 from tests.vm.asking import FLOWS, verdicts
-from tests.vm.devices import NATIVE, require_kind
+from tests.vm.devices import require_kind
 
 TAGS_INSIDE = ["txvlan", "off", "tx-vlan-stag-hw-insert", "off"]
 NO_OFFLOAD = ["tx", "off", *TAGS_INSIDE]

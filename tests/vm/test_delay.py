@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.capabilities import Since, kernel_has
+from tests.capabilities import NATIVE, Since, kernel_has
 from tests.net.tcp import streams, too_big_errors
 from tests.net.topology import SEED, VIP_PREFIX, Anycast, batch
-from tests.vm.devices import NATIVE, require_kind, require_netem
+from tests.vm.devices import require_kind, require_netem
 
 BODY = bytes(range(256)) * 100
 DELAY = "20ms"

@@ -110,7 +110,7 @@ def test_queues_with_a_rate(net: Lab, options: str) -> None:
 
 @contextmanager
 def _ebtables_unloaded() -> Iterator[None]:
-    """Afterwards: a kernel that does not list its hooks has every bridge pass while it is loaded."""
+    """Afterwards: under a kernel that does not list its hooks bridges pass while it is there."""
     try:
         yield
     finally:

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from testbed.netns import Namespace, veth
-from tests.capabilities import Since, since
+from tests.capabilities import NATIVE, Since, since
 from tests.net.topology import SEED, Anycast
 from tests.net.traffic import Servers, by_server
 from tests.vm.asking import FLOWS, asked, flows_and_answers
-from tests.vm.devices import NATIVE, require_kind
+from tests.vm.devices import require_kind
 
 Tags = tuple[tuple[str, int], ...]
 INGRESS: Tags = (("802.1Q", 100),)
