@@ -177,9 +177,10 @@ class Agent:
 
     def _wait(self, poll: select.poll, milliseconds: int) -> bool:
         """For events, and for a build that is done, which is brought into use."""
-        if self._mirror.build is None:
+        deep = self._mirror.deep
+        if not deep.is_building:
             return self._peek(poll, milliseconds)
-        built = self._mirror.build.fileno()
+        built = deep.fileno()
         if built is not None:
             poll.register(built, select.POLLIN)
             ready = dict(poll.poll(milliseconds))
@@ -187,7 +188,7 @@ class Agent:
             if self._stopping or built not in ready:
                 return bool(ready)
         self._lease.progress()
-        self._mirror.complete()
+        deep.complete()
         self._follow(Changes(settings=True), push=True)
         return False  # the next time, if there are some
 

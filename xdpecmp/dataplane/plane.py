@@ -200,6 +200,17 @@ class Dataplane:
         """Indexes of interfaces that found no place, so that what they receive passes to Linux."""
         return self._crowded_out
 
+    def forwarded(self, nexthop: NextHop) -> int | None:
+        """Packets that the next hop's entry has counted so far; None if it has none."""
+        slot = self._nexthop_slots.live.get(nexthop)
+        if slot is None:
+            return None
+        return sum(int(each.packets) for each in self._maps.per_cpu("path_stats", slot))
+
+    def descriptors(self) -> set[int]:
+        """The open files that a forked process needs to go on with it."""
+        return set(self._maps.fds.values())
+
     @property
     def nexthop_slots(self) -> Mapping[NextHop, int]:
         """The next hops in use and their entries in `nexthops` and `path_stats`."""
