@@ -32,7 +32,7 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
-from xdpecmp.compile.tables import NOTHING, Change
+from xdpecmp.compile.tables import NOTHING, TableChange
 from xdpecmp.dataplane.slots import CapacityError
 from xdpecmp.model.values import NextHop
 from xdpecmp.program.abi import CAPACITY, Reason
@@ -57,9 +57,9 @@ def test_a_group_that_is_gone_passes_until_its_routes_are_read(plane: Plane, gro
     (key,) = [each for each in tables.groups if each[0] == "object"]
     l3 = packets(4, 1)[0]
     before = split(plane, [l3])
-    assert plane.dataplane.change(Change({}, {}, set(), {key: NOTHING}))
+    assert plane.dataplane.change(TableChange({}, {}, set(), {key: NOTHING}))
     assert plane.observe(frame(l3)) == ("PASS", frame(l3), {"ROUTE_UNSUPPORTED": 1}, {})
-    assert plane.dataplane.change(Change({}, {}, set(), {key: tables.groups[key]}))
+    assert plane.dataplane.change(TableChange({}, {}, set(), {key: tables.groups[key]}))
     assert split(plane, [l3]) == before
 
 

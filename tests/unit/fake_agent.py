@@ -72,6 +72,7 @@ class FakeMirror:
         self.unsure = self.unsure_of_all = False
         self.interrupted = False
         self.behind = self.glanced = False
+        self.lease = self
         self.used = {ANYWHERE, 7}
         self.did: list[object] = []
 

@@ -120,14 +120,14 @@ class Agent:
         """Whether something was followed while all routes were being read."""
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
-        self._backlog = Backlog(mirror.fall_behind, mirror.catch_up)
+        self._backlog = Backlog(mirror.lease.fall_behind, mirror.lease.catch_up)
         self._read_until: float | None = None
         """All events that there were by then are read; None: the last drain left some."""
         self._marked = False
         """Whether next hops pass to Linux until the next push, since their device is down."""
         self._owes_dump = False
         """Whether routes may have changed without an event since all of them were read."""
-        self._lease = Lease(mirror, self._backlog, monitor.fileno())
+        self._lease = Lease(mirror.lease, self._backlog, monitor.fileno())
         self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 

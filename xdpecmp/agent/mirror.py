@@ -13,26 +13,23 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..compile import Change, Config, Tables, bearing, ownseed
-from ..compile.change import compile_updates
+from ..compile import Config, TableChange, Tables, bearing, ownseed
 from ..compile.config import stop_at_firewall
-from ..compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
+from ..compile.follow import compile_neighbours, differ
 from ..dataplane.plane import Dataplane
-from ..errors import XdpecmpError
-from ..model.nexthoptable import BucketUpdate, NexthopTable, NexthopUpdate
 from ..model.options import Options
 from ..model.routetable import RouteTable
-from ..model.values import Neighbour, NeighbourUpdate, NextHop, RouteUpdate, Snapshot
+from ..model.values import NeighbourUpdate, NextHop, RouteUpdate, Snapshot
 from ..netlink import ANYWHERE, Changes, Kernel
-from ..program.clock import HZ, Clock
+from ..program.clock import Clock
 from .deep import DeepProgram
+from .dump import Dump, put_right
+from .lease import StoredLease
 from .live import LiveRouting
+from .objects import Objects
 from .resolve import Resolver
 
 log = logging.getLogger("xdpecmp.agent")
-
-LEASE_SECONDS = 3
-"""So long the data path goes on without its agent; then it passes everything to Linux."""
 
 
 class Mirror:
@@ -54,6 +51,7 @@ class Mirror:
         self.kernel = kernel
         self.deep = deep
         self._live = live
+        self.lease = StoredLease(dataplane, clock)
         self._dataplane = dataplane
         self._clock = clock
         self._programs = programs
@@ -61,13 +59,9 @@ class Mirror:
         self._complaints: set[str] = set()
         self._told: list[str] = []
         """What was logged last of a seed of our own."""
-        self._orphaning: set[int] = set()
-        """Nexthop objects in use that went since all routes were read last."""
-        self._late_orphaning: set[int] = set()
-        """And since that was begun."""
-        self._late: list[RouteUpdate] | None = None
-        """What was followed while the dump goes on that is being read, if one is."""
-        self._spoilt = False
+        self._objects = Objects(kernel, live, self._complain)
+        self._dump: Dump | None = None
+        """The dump of all routes that is being read, if one is."""
         self._fits = True
         """Whether the data path took all when it was last asked twice."""
         self.unsure = False
@@ -139,7 +133,7 @@ class Mirror:
         differs = False
         routes = self.snapshot.routes
         if changes.routes or changes.lost:
-            routes, differs = self._dump(meanwhile)
+            routes, differs = self._read_routes(meanwhile)
         old, new = self.snapshot, replace(self.snapshot, routes=routes)
         if changes.links or changes.lost or self._is_due(changes):
             new = replace(new, links=self.kernel.links())
@@ -182,42 +176,31 @@ class Mirror:
         """Whether links have to be read without an event of theirs."""
         return changes.elapsed and self.kernel.links_may_differ(self.attached())
 
-    def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
-        """All routes as they are now, with what was followed while they were read; and whether they
-        may differ from what the data path says, though not from what was known."""
-        self._late, self._spoilt = [], False
-        self._late_orphaning = set()
+    def _read_routes(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
+        """All routes as they are now; and whether they may differ from what the data path says,
+        though not from what was known."""
+        dump = self._dump = Dump()
         try:
-            table = self.kernel.routes(partial(meanwhile, False))
+            told = self.kernel.routes(partial(meanwhile, False))
             meanwhile(True)
         finally:
-            late, self._late = self._late, None
-        live, known = self._live, self._live.routes
-        self.unsure_of_all = self._spoilt
-        if self._spoilt:
+            self._dump = None
+        live = self._live
+        self.unsure_of_all = dump.is_spoilt
+        if dump.is_spoilt:
             self.unsure = True
-            return known, bool(late)
-        # where IPv6 routes come and go during a dump, it leaves out others without a word
-        torn = len({update.gone for update in late if update.route.prefix.family == 6}) > 1
-        differs = bool(late or live.doubtful)
-        missing = set()  # of what was in doubt
-        if torn:
-            told = table.by_prefix.lookup
-            missing = {each for each in live.doubtful if each.family == 6 and told(each) is None}
-            table.keep(known, 6)
-        table = table.sharing(known)
-        live.doubtful, live.hubs = missing, live.hubs & missing
-        live.doubtful.update(update.route.prefix for update in late if not table.apply(update))
-        gone = self._late_orphaning
-        if gone:
-            live.doubtful.update(r.prefix for r in table.where(lambda r: r.nhid in gone))
-        self._orphaning = set()  # what still is, passes all the same
-        self.unsure = torn or bool(live.doubtful)
-        return table, differs
+            return live.routes, bool(dump.updates)
+        differs = bool(dump.updates or live.doubtful)
+        read = put_right(told, dump, live.routes, live.doubts)
+        live.take_over(read)
+        self._objects.routes_are_read()
+        self.unsure = read.is_torn or bool(read.doubtful)
+        return read.table, differs
 
     def spoil(self) -> None:
         """Events were lost: so what the dump that is being read says can't be put right."""
-        self._spoilt = True
+        if self._dump:
+            self._dump.is_spoilt = True
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
@@ -225,7 +208,7 @@ class Mirror:
         if self._live.is_compiled(ours, self.deep.is_ready):
             return
         self._live.find_used_objects()
-        self._read_buckets()
+        self._objects.read_buckets()
         self._live.compile(ours, self.deep.is_ready)
 
     def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
@@ -273,47 +256,18 @@ class Mirror:
         """Bring the data path to what these updates say, in order. False where they, or some, don't
         say enough: then all routes have to be pulled, and meanwhile those prefixes pass to Linux.
         """
-        updates, live = list(updates), self._live
-        if self._late is not None:
-            self._late += updates
-        live.touch()  # whatever comes of it, the snapshot's routes change in place
-        live.used_objects.update(update.route.nhid for update in updates)
-        self._read_buckets()
-        change = compile_updates(self.snapshot, self.tables, updates, live.doubtful, live.hubs)
+        updates = list(updates)
+        if self._dump:
+            self._dump.updates += updates
+        self._live.used_objects.update(update.route.nhid for update in updates)
+        self._objects.read_buckets()
+        change = self._live.update(updates)
         if change is None:
             self.unsure_of_all = True
             return False
-        self.tables.absorb(change)
         fits = self._dataplane.change(change)
         self._resolver.keep(self.kernel, self.snapshot, change.gateways)
-        return fits and not live.doubtful
-
-    # --- what falls due with time -----------------------------------------------------------------
-
-    def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now."""
-        self.set_lease(self.lease_deadline())
-
-    def lease_deadline(self) -> int:
-        """When a lease of LEASE_SECONDS ends that begins now. Any thread may ask."""
-        return self._clock.jiffies() + LEASE_SECONDS * HZ
-
-    def set_lease(self, deadline: int) -> None:
-        """Let the data path work until then. Any thread may do it."""
-        self._dataplane.set_lease(deadline)
-
-    def fall_behind(self, seconds: float) -> None:
-        """Pass everything to Linux: the data path knows what happened up to so long ago. Any thread
-        may do it, and `catch_up`."""
-        self._dataplane.fall_behind(max(1, self._clock.jiffies() - int(seconds * HZ)))
-
-    def catch_up(self) -> None:
-        """The data path says what the kernel says."""
-        self._dataplane.catch_up()
-
-    def settle_buckets(self) -> None:
-        """Let buckets go where the kernel wants them which have become idle since."""
-        self._dataplane.settle_buckets(self._clock.now())
+        return fits and not self._live.doubtful
 
     # --- neighbours and nexthop objects -----------------------------------------------------------
 
@@ -323,103 +277,51 @@ class Mirror:
         them, so that all have to be pulled; their packets pass to Linux until then."""
         sure = True
         if changes.nexthop_updates and not changes.nexthops:
-            sure = self._follow_objects(changes.nexthop_updates)
+            change, sure = self._objects.follow(changes.nexthop_updates, self._dump)
+            self._change(change)
         if changes.neighbour_updates and not (changes.neighbours or changes.links):
             self._follow_neighbours(changes.neighbour_updates)
         return sure
 
-    def _follow_objects(self, updates: Iterable[NexthopUpdate | BucketUpdate]) -> bool:
-        """What no route refers to costs nothing more than its entry in the table."""
-        objects = self.snapshot.nexthop_groups
-        assert isinstance(objects, NexthopTable)
-        before = objects.apply(updates, self._live.used_objects)
-        self._read_buckets()
-        gone = self._orphaning | (objects.removed & self._live.used_objects)
-        self._late_orphaning |= gone
-        back = {nhid for nhid in before if nhid in gone and nhid in objects}
-        self._orphaning = gone - back
-        if back and self._doubt_routes_over(back):
-            return False
-        before = {nhid: was for nhid, was in before.items() if objects.get(nhid) != was}
-        if not before:
-            return True
-        self._live.touch()
-        found = compile_objects(self.snapshot, self.tables, before, self._doubts())
-        if found is None:
-            self._compile_all()
-            return all(nhid in objects for nhid in before)
-        self._change(found.change)
-        return not found.routes_gone
-
-    def _doubt_routes_over(self, nhids: Collection[int]) -> bool:
-        """An object that went took its IPv4 routes along without a word: that it is back brings
-        none of them back. Whether there were any; they pass to Linux until they are read."""
-        table = self._live.routes
-        found = {route.prefix for route in table.where(lambda route: route.nhid in nhids)}
-        if not found:
-            return False
-        self._live.doubtful |= found
-        self._live.touch()
-        self._compile_all()
-        return True
-
     def _follow_neighbours(self, updates: Iterable[NeighbourUpdate]) -> None:
-        known = self.snapshot.neighbours
-        assert isinstance(known, dict)
-        before: dict[tuple[bytes, int], Neighbour | None] = {}
+        live = self._live
         gateways = set()
         for neighbour, gone in updates:
-            key = neighbour.address, neighbour.ifindex
-            was, now = known.get(key), None if gone else neighbour
-            if counts(was, now):
-                before.setdefault(key, was)
-            if NextHop(*key) in self.tables.gateways:
-                gateways.add(NextHop(*key))
-                if now is None:
-                    self._resolver.gone(NextHop(*key))
-            if now is None:
-                known.pop(key, None)
-            else:
-                known[key] = now
+            nexthop = NextHop(neighbour.address, neighbour.ifindex)
+            if nexthop in live.tables.gateways:
+                gateways.add(nexthop)
+                if gone:
+                    self._resolver.gone(nexthop)
+        before = live.follow_neighbours(updates)
         if before:
-            self._live.touch()
-            change = compile_neighbours(self.snapshot, self.tables, before, self._doubts())
-            if change is None:
-                self._compile_all()
-            else:
-                self._change(change)
+            self._change(compile_neighbours(live.snapshot, live.tables, before, live.doubts))
         self._resolver.keep(self.kernel, self.snapshot, gateways)
 
-    def _doubts(self) -> Doubts:
-        return Doubts(self._live.doubtful, self._live.hubs)
-
-    def _compile_all(self) -> None:
-        """Where following would not come to the same. Nothing is read again for it. What does not
-        fit gets a second try, without what nobody wants any more."""
-        self._fits = self.push(wait=False) or self.push(wait=False)
-
-    def _change(self, change: Change) -> None:
+    def _change(self, change: TableChange | None) -> None:
+        """Carry it out; None: compile everything, since following would not come to the same."""
+        if change is None:
+            self._compile_all()
+            return
         if not (change.routes or change.nexthops or change.groups):
             return
-        self.tables.absorb(change)
+        self._live.apply(change)
         if not self._dataplane.change(change) and self._fits:
             self._compile_all()  # which lets go of what nobody needs
         self._resolver.keep(self.kernel, self.snapshot, change.gateways)
 
-    def _read_buckets(self) -> None:
-        """Of resilient groups in use, where they may have moved without a word. What cannot be
-        read is tried again with the next change; it passes if it no longer fits its group."""
-        objects = self.snapshot.nexthop_groups
-        if not isinstance(objects, NexthopTable):
-            return
-        for nhid in objects.unread & self._live.used_objects:
-            try:
-                objects.set_buckets(nhid, self.kernel.buckets(nhid))
-            except (XdpecmpError, OSError) as error:
-                self._complain(f"buckets of nexthop group {nhid}: {error}")
+    def _compile_all(self) -> None:
+        """Nothing is read again for it. What does not fit gets a second try, without what nobody
+        wants any more."""
+        self._fits = self.push(wait=False) or self.push(wait=False)
+
+    # --- what falls due with time -----------------------------------------------------------------
+
+    def settle_buckets(self) -> None:
+        """Let buckets go where the kernel wants them which have become idle since."""
+        self._dataplane.settle_buckets(self._clock.now())
 
     def keep_resolved(self) -> None:
-        """Have the kernel keep our next hops resolved: see `keeping`."""
+        """Have the kernel keep our next hops resolved: see `resolve`."""
         self._resolver.forget(self.tables.nexthops)
         self._resolver.keep(self.kernel, self.snapshot, self.tables.gateways)
         self._resolver.report_use(self.kernel, self.snapshot.neighbours.values(), self._forwarded)

@@ -167,14 +167,14 @@ def _switch(attempt: _Attempt, live: LiveRouting, deep: DeepProgram) -> tuple[Mi
         mirror.pull(EVERYTHING)  # building took its time
     mirror.push({link.ifindex for link in attempt.links})
     mirror.settle_buckets()
-    mirror.renew_lease()
+    mirror.lease.renew()
     result = _attach_program(attempt, mirror)
     # now with the programs and their modes; what changes from here on the agent will hear of
     changed = bool(monitor.drain())
     mirror.pull(EVERYTHING if changed else Changes(links=True, settings=True, neighbours=True))
     mirror.push()
     mirror.keep_resolved()
-    mirror.renew_lease()
+    mirror.lease.renew()
     _carry_counters(instance)
     instance.remove_other_versions(attempt.generation)
     _record_losses(instance, kernel)
@@ -249,7 +249,7 @@ def _resume(attempt: _Attempt) -> None:
     live = LiveRouting(snapshot, instance.options(), attached, deep.is_ready)
     mirror = _open_mirror(instance, kernel, live, deep)
     mirror.push()
-    mirror.renew_lease()
+    mirror.lease.renew()
     instance.stage(instance.options(), instance.wanted())
     leave_agent(Running(instance, mirror, attempt.monitor, attempt.namespace))
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from ..compile import (
     Adjacency,
-    Change,
     Config,
     Interface,
     MacKey,
+    TableChange,
     Tables,
     Target,
     VlanKey,
@@ -127,7 +127,7 @@ class Dataplane:
         self._retire(tables, targets)
         return fits
 
-    def change(self, change: Change) -> bool:
+    def change(self, change: TableChange) -> bool:
         """Make the maps say this too, after a `sync`; False as there."""
         fits = self._sync_nexthops(change.nexthops)
         fits &= self._groups.add(change.groups)
