@@ -33,8 +33,8 @@ from ..program.clock import Jiffies
 from ..program.maps import Maps
 from . import counters
 from .groups import Groups
-from .routes import Tries
 from .slots import CapacityError, Slots
+from .tries import Tries
 
 NEIGHBOUR_WORD = 1
 """The word of struct nexthop that makes it usable."""
