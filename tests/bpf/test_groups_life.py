@@ -145,7 +145,7 @@ def test_trying_in_vain_uses_nothing_up(plane: Plane, monkeypatch: pytest.Monkey
 
 def fill_nexthops(plane: Plane) -> None:
     """Leave no entry free until the next sync, which finds out that nobody wants these."""
-    slots = plane.dataplane._nexthop_slots
+    slots = plane.dataplane._nexthops.slots
     slots._limit = slots.used
     with contextlib.suppress(CapacityError):
         for i in itertools.count():
