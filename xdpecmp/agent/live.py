@@ -114,8 +114,9 @@ class LiveRouting:
         self.touch()
         change = compile_updates(self.snapshot, self.tables, updates, self.doubts)
         self.routes.put(change.candidates)
-        self.doubtful |= change.doubts.prefixes
-        self.covering |= change.doubts.covering
+        if change.doubts.prefixes:
+            self.doubtful |= change.doubts.prefixes
+            self.covering |= change.doubts.covering
         if change.hidden:
             dependencies = hiding(self.tables.dependencies, change.hidden)
             self.tables = replace(self.tables, dependencies=dependencies)

@@ -34,7 +34,7 @@ class RouteChange(NamedTuple):
     doubts: Doubts
     """Prefixes of which the updates don't say enough, and those that take compiling everything to
     be right: more than there were."""
-    hidden: frozenset[Prefix]
+    hidden: AbstractSet[Prefix]
     """More of Dependencies.hidden."""
     tables: TableChange | None
     """None: the maps may not have the capacity for so many prefixes."""
@@ -55,29 +55,24 @@ def compile_updates(
     pending = _Pending(RouteTable.of(snapshot.routes), tables.dependencies, doubts.prefixes)
     for update in updates:
         pending.follow(update)
-    touched, doubtful = pending.touched, pending.doubtful | pending.dependent
     within: set[Prefix] = set()
-    covering = frozenset(filter(pending.is_shared, pending.dependent))
-    if covering:
+    covering: frozenset[Prefix] = frozenset()
+    if pending.dependent:
+        covering = frozenset(filter(pending.is_shared, pending.dependent))
         networks = grouped(covering)
         within = tables.targets.under(covering)
-        within.update(prefix for prefix in touched if covered(prefix, networks))
-    if pending.dependent and tables.dependencies.fallback4:  # which is asked last
-        asked = pending.table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-        fallback = {route.prefix for route in asked}
-        doubtful |= fallback
-        touched |= dict.fromkeys(fallback)
-    touched |= dict.fromkeys(within)
+        within.update(prefix for prefix in pending.touched if covered(prefix, networks))
+        pending.doubtful |= pending.dependent | pending.fallback4()
+        pending.touched |= dict.fromkeys(pending.doubtful | within)
+    doubtful = pending.doubtful
     change = compile_touched(
         snapshot,
         tables,
-        touched,
+        pending.touched,
         pending.lookup,
         lambda prefix: prefix in doubtful or prefix in within or prefix in doubts.prefixes,
     )
-    return RouteChange(
-        pending.candidates, Doubts(doubtful, covering), frozenset(pending.local), change
-    )
+    return RouteChange(pending.candidates, Doubts(doubtful, covering), pending.local, change)
 
 
 class _Pending:
@@ -129,18 +124,25 @@ class _Pending:
         return (
             covered(prefix, known.connected)
             or covered(prefix, known.hidden)
-            or covered(prefix, self._hidden)
+            or (bool(self._hidden) and covered(prefix, self._hidden))
         )
+
+    def fallback4(self) -> set[Prefix]:
+        """All prefixes of IPv4's table `default`, which is asked last."""
+        if not self._dependencies.fallback4:
+            return set()
+        asked = self.table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
+        return {route.prefix for route in asked}
 
     def _stands_alone(self, route: Route) -> bool:
         """Whether a change of this route bears on nothing except its prefix: not on what is said of
         our own addresses, nor on other routes or neighbours."""
         prefix = route.prefix
-        if route.table != TABLE_MAIN or any(
-            each.table == TABLE_MAIN and each.kind is RouteKind.LOCAL
-            for each in (route, *self.lookup(prefix))
-        ):
+        if route.table != TABLE_MAIN or route.kind is RouteKind.LOCAL:
             return False
+        for each in self.lookup(prefix):
+            if each.table == TABLE_MAIN and each.kind is RouteKind.LOCAL:
+                return False
         if prefix.family == 4 and self._dependencies.fallback4:
             return False
         return not self.is_shared(prefix)
