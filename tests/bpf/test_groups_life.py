@@ -32,7 +32,7 @@ from tests.bpf.objects import (
 )
 from tests.bpf.packets import frame
 from tests.bpf.world import packed
-from xdpecmp.compile.tables import NOTHING, Change
+from xdpecmp.compile.tables import NOTHING, TableChange
 from xdpecmp.dataplane.slots import CapacityError
 from xdpecmp.model.values import NextHop
 from xdpecmp.program.abi import CAPACITY, Reason
@@ -57,9 +57,9 @@ def test_a_group_that_is_gone_passes_until_its_routes_are_read(plane: Plane, gro
     (key,) = [each for each in tables.groups if each[0] == "object"]
     l3 = packets(4, 1)[0]
     before = split(plane, [l3])
-    assert plane.dataplane.change(Change({}, {}, set(), {key: NOTHING}))
+    assert plane.dataplane.change(TableChange({}, {}, set(), {key: NOTHING}))
     assert plane.observe(frame(l3)) == ("PASS", frame(l3), {"ROUTE_UNSUPPORTED": 1}, {})
-    assert plane.dataplane.change(Change({}, {}, set(), {key: tables.groups[key]}))
+    assert plane.dataplane.change(TableChange({}, {}, set(), {key: tables.groups[key]}))
     assert split(plane, [l3]) == before
 
 
@@ -145,7 +145,7 @@ def test_trying_in_vain_uses_nothing_up(plane: Plane, monkeypatch: pytest.Monkey
 
 def fill_nexthops(plane: Plane) -> None:
     """Leave no entry free until the next sync, which finds out that nobody wants these."""
-    slots = plane.dataplane._nexthop_slots
+    slots = plane.dataplane._nexthops.slots
     slots._limit = slots.used
     with contextlib.suppress(CapacityError):
         for i in itertools.count():

@@ -17,7 +17,7 @@ from tests.bpf.harness import Plane
 from tests.bpf.objects import restart
 from tests.bpf.packets import frame
 from tests.bpf.world import SOURCE
-from xdpecmp.compile import Change, Tables, Target, masked
+from xdpecmp.compile import TableChange, Tables, Target, masked
 from xdpecmp.model.values import NextHop, Prefix
 from xdpecmp.program.abi import CAPACITY, Reason
 
@@ -101,7 +101,9 @@ def test_the_longest_prefix_wins(plane: Plane, family: int, seed: int) -> None:
     for step in range(6):
         if step in (1, 4):  # single routes, as an agent follows them
             gone = before.routes.keys() - tables.routes.keys()
-            plane.dataplane.change(Change({**dict.fromkeys(gone), **tables.routes}, {}, set(), {}))
+            plane.dataplane.change(
+                TableChange({**dict.fromkeys(gone), **tables.routes}, {}, set(), {})
+            )
         else:
             plane.load_tables(tables)
         if step == 3:

@@ -163,7 +163,7 @@ def test_the_device_is_the_next_hops(plane: Plane) -> None:
     """A test run does not say where to a frame was redirected; but where the devmap has nothing in
     the next hop's slot, redirecting falls back to passing, which shows the slot that was used."""
     plane.load(plane.world.snapshot())
-    devices = plane.dataplane._device_slots.live
+    devices = plane.dataplane._nexthops._devices.live
     for via, device in (("10.0.1.1", "out"), ("10.0.2.1", "small"), ("10.0.0.9", "in")):
         target = next(name for name, address in VIA[4].items() if address == via)
         l3 = bytes(to(target) / UDP())
@@ -181,7 +181,7 @@ def test_what_is_not_redirected_stays_as_it_came(
 ) -> None:
     """A device that has just gone: Linux gets every byte, padding and tags included."""
     plane.load(plane.world.snapshot())
-    l3, device = short(family, target), plane.dataplane._device_slots.live
+    l3, device = short(family, target), plane.dataplane._nexthops._devices.live
     before = frame(l3, TAGS.get(ingress, ()), padding=bytes(46))
     with plane.without_device(device[plane.world.ifindex["out"]]):
         outcome = plane.observe(before)

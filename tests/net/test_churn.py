@@ -17,7 +17,7 @@ from testbed.waiting import wait_until
 from tests.net.objects import WEIGHTS, member, over_objects, set_group, wait_for_weights
 from tests.net.topology import DEADLINE, Anycast, gateway, unresolved
 from tests.net.traffic import Load, Servers
-from xdpecmp.agent.mirror import LEASE_SECONDS
+from xdpecmp.agent.lease import LEASE_SECONDS
 
 pytestmark = pytest.mark.root
 

@@ -39,6 +39,23 @@ class FakeBuild:
         return self.readable
 
 
+class FakeDeep:
+    """A program of which a build may be under way."""
+
+    def __init__(self, build: FakeBuild | None) -> None:
+        self._build = build
+
+    @property
+    def is_building(self) -> bool:
+        return self._build is not None
+
+    def fileno(self) -> int | None:
+        return self._build.fileno() if self._build else None
+
+    def complete(self) -> None:
+        self._build = None
+
+
 class FakeMirror:
     """Does as told, and counts what it is asked for."""
 
@@ -51,10 +68,11 @@ class FakeMirror:
     ) -> None:
         self.fails, self.fits, self.datagrams = fails, fits, datagrams
         self.pushed = 0
-        self.build = build
+        self.deep = FakeDeep(build)
         self.unsure = self.unsure_of_all = False
         self.interrupted = False
         self.behind = self.glanced = False
+        self.lease = self
         self.used = {ANYWHERE, 7}
         self.did: list[object] = []
 
@@ -100,9 +118,6 @@ class FakeMirror:
         self.did.append("push")
         self.pushed += 1
         return self.fits
-
-    def complete(self) -> None:
-        self.build = None
 
     def spoil(self) -> None:
         self.did.append("spoilt")

@@ -54,10 +54,10 @@ def test_what_is_built_is_brought_into_use_once_it_is_there() -> None:
         assert not agent._wait(poll, 0)
         os.write(announce, b"1")
         assert agent._wait(poll, 30_000)
-        assert (mirror.pushed, mirror.build is None) == (0, False)
+        assert (mirror.pushed, mirror.deep.is_building) == (0, True)
         os.write(finish, b"1")
         agent._wait(poll, 30_000)
-        assert (mirror.pushed, mirror.build is None) == (1, True)
+        assert (mirror.pushed, mirror.deep.is_building) == (1, False)
         assert agent._wait(poll, 0), "the event is still there to be followed"
     finally:
         for descriptor in (event, announce, built, finish):
@@ -67,7 +67,7 @@ def test_what_is_built_is_brought_into_use_once_it_is_there() -> None:
 def test_what_need_not_be_built_is_brought_into_use_at_once() -> None:
     mirror = FakeMirror(build=FakeBuild(None))
     agent_of(mirror)._wait(select.poll(), 30_000)
-    assert (mirror.pushed, mirror.build is None) == (1, True)
+    assert (mirror.pushed, mirror.deep.is_building) == (1, False)
 
 
 def test_what_did_not_fit_is_tried_once_more() -> None:

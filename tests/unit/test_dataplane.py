@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xdpecmp.compile import Interface
-from xdpecmp.dataplane.plane import _seated
+from xdpecmp.dataplane.ingress import _seated
 
 
 def test_of_two_interfaces_with_one_place_the_lower_has_it_for_good() -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdpecmp.dataplane.direct4 import CELLS, HOSTS, ROWS, Changed, Direct4
+from xdpecmp.dataplane.direct4 import CELLS, HOSTS, ROWS, Direct4
+from xdpecmp.dataplane.lookup import Changed
+from xdpecmp.model.packed import Packed
 from xdpecmp.model.prefixes import masked
 from xdpecmp.model.values import Prefix
 from xdpecmp.program import libbpf
@@ -42,11 +44,8 @@ class Plane:
 
     def rebuild(self, routes: Mapping[Prefix, int]) -> None:
         self.routes = dict(routes)
-        self.direct.rebuild(
-            np.array([int.from_bytes(p.address, "big") for p in routes], np.uint32),
-            np.array([p.length for p in routes], np.uint8),
-            np.array(list(routes.values()), np.uint32),
-        )
+        packed = Packed.of(routes)
+        self.direct.rebuild(packed.keys[4], packed.numbers[4])
 
     def change(self, *wanted: tuple[Prefix, int | None]) -> None:
         changes = []
@@ -56,7 +55,7 @@ class Plane:
                 self.routes[prefix] = new
             if old != new:
                 changes.append(Changed(prefix, old, new))
-        self.direct.apply(changes, self.covering)
+        self.direct.change(changes, self.covering)
 
     def covering(self, prefix: Prefix) -> tuple[int, int] | None:
         for length in range(prefix.length - 1, -1, -1):

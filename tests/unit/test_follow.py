@@ -25,6 +25,8 @@ from tests.unit.simulated import (
     over,
     play,
 )
+from xdpecmp.agent.deep import DeepProgram
+from xdpecmp.agent.live import LiveRouting
 from xdpecmp.agent.mirror import Mirror
 from xdpecmp.compile import compile_tables
 from xdpecmp.model.nexthoptable import BucketUpdate, Group, NexthopTable, NexthopUpdate, Single
@@ -43,6 +45,9 @@ from xdpecmp.model.values import (
 )
 from xdpecmp.netlink import Changes
 from xdpecmp.program.abi import Reason
+from xdpecmp.program.clock import Clock
+
+NO_PROGRAM = DeepProgram(lambda: pytest.fail("nothing to build"))
 
 
 class FakeKernel:
@@ -82,11 +87,10 @@ class FakeDataplane:
 
 
 def mirror_of(kernel: FakeKernel) -> Mirror:
-    made = Mirror(kernel, lambda _: None, lambda: None, Options())  # type: ignore[arg-type,return-value]
-    made._dataplane = FakeDataplane()  # type: ignore[assignment]
-    made._ours = lambda _: True
+    live = LiveRouting(kernel.snapshot(), Options(), {2}, deep=False)
+    parts = (kernel, live, FakeDataplane(), Clock(-1), NO_PROGRAM, (), lambda _: None)
+    made = Mirror(*parts)  # type: ignore[arg-type]
     made.attached = lambda: {2}  # type: ignore[method-assign]
-    made.compile()
     return made
 
 

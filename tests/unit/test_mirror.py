@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from xdpecmp.agent.deep import DeepProgram
+from xdpecmp.agent.live import LiveRouting
 from xdpecmp.agent.mirror import Mirror
 from xdpecmp.compile import Tables
 from xdpecmp.model.nexthoptable import NexthopTable, NexthopUpdate, Single
@@ -25,6 +27,7 @@ from xdpecmp.model.values import (
 )
 from xdpecmp.netlink import Changes
 from xdpecmp.program.abi import Reason
+from xdpecmp.program.clock import Clock
 
 ROUTES = Changes(routes=True)
 
@@ -68,15 +71,10 @@ class FakeDataplane:
 
 
 def mirror_of(kernel: FakeKernel) -> Mirror:
-    made = Mirror(
-        kernel,  # type: ignore[arg-type]
-        lambda _: None,
-        lambda: pytest.fail("nothing to build"),
-        Options(),
-    )
-    made._dataplane = FakeDataplane()  # type: ignore[assignment]
-    made.compile({2})
-    return made
+    live = LiveRouting(kernel.snapshot(), Options(), {2}, deep=False)
+    deep = DeepProgram(lambda: pytest.fail("nothing to build"))
+    parts = (kernel, live, FakeDataplane(), Clock(-1), deep, (), lambda _: None)
+    return Mirror(*parts)  # type: ignore[arg-type]
 
 
 def dumped(mirror: Mirror, *meanwhile: RouteUpdate) -> bool:
@@ -200,7 +198,7 @@ def test_an_object_that_goes_and_comes_back_during_a_dump_leaves_its_routes_in_d
     over = Route(Prefix.parse("20.1.0.0/16"), 254, 0, RouteKind.UNICAST, nhid=1)
     kernel = FakeKernel([over])
     mirror = mirror_of(kernel)
-    mirror.snapshot = replace(mirror.snapshot, nexthop_groups=NexthopTable({1: single}))
+    mirror._live.snapshot = replace(mirror.snapshot, nexthop_groups=NexthopTable({1: single}))
     mirror.attached = lambda: {2}  # type: ignore[method-assign]
     mirror.compile()
     mirror._dataplane.crowded_out = []  # type: ignore[misc]

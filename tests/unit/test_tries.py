@@ -5,7 +5,7 @@ The kernel's maps are dictionaries here; tests/bpf has the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from errno import ENOMEM
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdpecmp.compile import masked
-from xdpecmp.dataplane import routes as module
-from xdpecmp.dataplane.routes import Tries
-from xdpecmp.model.packed import Layered, Packed
+from xdpecmp.dataplane import tries as module
+from xdpecmp.dataplane.lookup import Changed, Covering
+from xdpecmp.dataplane.tries import Tries
+from xdpecmp.model.packed import Keys, Layered, Numbers, Packed, prefixes_in
 from xdpecmp.model.values import Prefix
 from xdpecmp.program.abi import DIRECT_BLOCK as BLOCK
 from xdpecmp.program.abi import Reason
@@ -160,6 +161,44 @@ def test_the_maps_hold_what_is_wanted(script: list[tuple[str, Any]]) -> None:
                 covers = (Prefix(masked(address, length), length) for length in lengths)
                 longest = next((expected[p] for p in covers if p in expected), Reason.NO_ROUTE)
                 assert maps.found4(address) == longest
+
+
+class Recorder:
+    """A look-up structure that holds all that it is told."""
+
+    most_changes = 2
+
+    def __init__(self, family: int) -> None:
+        self.family = family
+        self.held: dict[Prefix, int] = {}
+        self.rebuilt = 0
+
+    def rebuild(self, keys: Keys, numbers: Numbers) -> None:
+        self.rebuilt += 1
+        self.held = dict(zip(prefixes_in(keys), numbers.tolist(), strict=True))
+
+    def change(self, changes: Iterable[Changed], covering: Covering) -> None:
+        for prefix, old, new in changes:
+            assert self.held.pop(prefix, None) == old
+            if new is not None:
+                self.held[prefix] = new
+            assert covering(prefix) is None
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_structure_may_stand_in_front_of_either_trie(
+    maps: Maps, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    made = Recorder(family)
+    monkeypatch.setattr(module, "IN_FRONT", (lambda _: made,))
+    tries: Tries[int] = Tries(maps)  # type: ignore[arg-type]
+    size = 4 if family == 4 else 16
+    prefixes = [Prefix(bytes([i, *bytes(size - 1)]), 8) for i in range(5)]
+    for count, rebuilt in ((2, 1), (5, 2), (4, 2)):  # two more, three more, one less
+        tries.sync(Layered.of(dict.fromkeys(prefixes[:count], 40)), int)
+        assert (made.held, made.rebuilt) == (maps.held(), rebuilt)
+    tries.change({prefixes[0]: 50, prefixes[1]: None}, int)
+    assert (made.held, made.rebuilt) == (maps.held(), 2)
 
 
 def test_only_what_differs_is_written(maps: Maps) -> None:

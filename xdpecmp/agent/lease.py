@@ -15,11 +15,15 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, Self
 
+from ..dataplane.plane import Dataplane
 from ..errors import XdpecmpError
+from ..program.clock import HZ, Clock
 from .backlog import LOOK_SECONDS, Backlog, boottime
 
 log = logging.getLogger("xdpecmp.agent")
 
+LEASE_SECONDS = 3
+"""So long the data path goes on without its agent; then it passes everything to Linux."""
 RENEW_SECONDS = 1.0
 STUCK_SECONDS = 10.0
 """Who has not said for so long that he gets on is taken to be stuck, and the lease runs out."""
@@ -37,6 +41,34 @@ class Deadlines(Protocol):
 
     def set_lease(self, deadline: int) -> None:
         """Have it last until then."""
+
+
+class StoredLease:
+    """The lease in the data path, and whether that is behind. Any thread may use it."""
+
+    def __init__(self, dataplane: Dataplane, clock: Clock) -> None:
+        """`clock`: that of the data path."""
+        self._dataplane, self._clock = dataplane, clock
+
+    def renew(self) -> None:
+        """Let the data path work for LEASE_SECONDS from now."""
+        self.set_lease(self.lease_deadline())
+
+    def lease_deadline(self) -> int:
+        """When a lease of LEASE_SECONDS ends that begins now, in jiffies."""
+        return self._clock.jiffies() + LEASE_SECONDS * HZ
+
+    def set_lease(self, deadline: int) -> None:
+        """Let the data path work until then."""
+        self._dataplane.set_lease(deadline)
+
+    def fall_behind(self, seconds: float) -> None:
+        """Pass everything to Linux: the data path knows what happened up to so long ago."""
+        self._dataplane.fall_behind(max(1, self._clock.jiffies() - int(seconds * HZ)))
+
+    def catch_up(self) -> None:
+        """The data path says what the kernel says."""
+        self._dataplane.catch_up()
 
 
 class Lease:

@@ -120,14 +120,14 @@ class Agent:
         """Whether something was followed while all routes were being read."""
         self._unfit = False
         """Whether the data path had no room for all, and might have at a second try."""
-        self._backlog = Backlog(mirror.fall_behind, mirror.catch_up)
+        self._backlog = Backlog(mirror.lease.fall_behind, mirror.lease.catch_up)
         self._read_until: float | None = None
         """All events that there were by then are read; None: the last drain left some."""
         self._marked = False
         """Whether next hops pass to Linux until the next push, since their device is down."""
         self._owes_dump = False
         """Whether routes may have changed without an event since all of them were read."""
-        self._lease = Lease(mirror, self._backlog, monitor.fileno())
+        self._lease = Lease(mirror.lease, self._backlog, monitor.fileno())
         self._reconciliation = Reconciliation()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -177,9 +177,10 @@ class Agent:
 
     def _wait(self, poll: select.poll, milliseconds: int) -> bool:
         """For events, and for a build that is done, which is brought into use."""
-        if self._mirror.build is None:
+        deep = self._mirror.deep
+        if not deep.is_building:
             return self._peek(poll, milliseconds)
-        built = self._mirror.build.fileno()
+        built = deep.fileno()
         if built is not None:
             poll.register(built, select.POLLIN)
             ready = dict(poll.poll(milliseconds))
@@ -187,7 +188,7 @@ class Agent:
             if self._stopping or built not in ready:
                 return bool(ready)
         self._lease.progress()
-        self._mirror.complete()
+        deep.complete()
         self._follow(Changes(settings=True), push=True)
         return False  # the next time, if there are some
 

@@ -13,26 +13,23 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
-from ..compile import Change, Config, Tables, bearing, compile_tables, needs_walk, ownseed
-from ..compile.change import compile_updates
+from ..compile import Config, TableChange, Tables, bearing, ownseed
 from ..compile.config import stop_at_firewall
-from ..compile.follow import Doubts, compile_neighbours, compile_objects, counts, differ
+from ..compile.follow import compile_neighbours, differ
 from ..dataplane.plane import Dataplane
-from ..errors import XdpecmpError
-from ..model.nexthoptable import BucketUpdate, NexthopTable, NexthopUpdate
 from ..model.options import Options
 from ..model.routetable import RouteTable
-from ..model.values import Neighbour, NeighbourUpdate, NextHop, Prefix, RouteUpdate, Snapshot
+from ..model.values import NeighbourUpdate, NextHop, RouteUpdate, Snapshot
 from ..netlink import ANYWHERE, Changes, Kernel
-from ..program.build import Build
-from ..program.clock import HZ, Jiffies, read_jiffies
-from ..program.maps import Maps
+from ..program.clock import Clock
+from .deep import DeepProgram
+from .dump import Dump, put_right
+from .lease import StoredLease
+from .live import LiveRouting
+from .objects import Objects
 from .resolve import Resolver
 
 log = logging.getLogger("xdpecmp.agent")
-
-LEASE_SECONDS = 3
-"""So long the data path goes on without its agent; then it passes everything to Linux."""
 
 
 class Mirror:
@@ -41,72 +38,61 @@ class Mirror:
     def __init__(
         self,
         kernel: Kernel,
+        live: LiveRouting,
+        dataplane: Dataplane,
+        clock: Clock,
+        deep: DeepProgram,
+        programs: Collection[int],
         record_managed: Callable[[NextHop], None],
-        build_deep: Callable[[], Build],
-        options: Options,
     ) -> None:
-        """Reads the kernel. `record_managed` is told of each neighbour that is made managed.
-        `build_deep` begins to build what some hash policies need."""
-        self.options = options
-        self._is_open = False
-        """Whether there are maps yet."""
+        """`live`: what `kernel` said; the data path says something else until the first `push`.
+        `programs`: ids of this instance's XDP programs. `record_managed` is told of each neighbour
+        before it is made managed."""
         self.kernel = kernel
+        self.deep = deep
+        self._live = live
+        self.lease = StoredLease(dataplane, clock)
+        self._dataplane = dataplane
+        self._clock = clock
+        self._programs = programs
         self._resolver = Resolver(record_managed)
-        self._build_deep = build_deep
-        self._is_deep: bool | None = None
-        """Whether the program for policies that need a walk is there; None: not yet."""
-        self.build: Build | None = None
-        """Under way."""
         self._complaints: set[str] = set()
         self._told: list[str] = []
         """What was logged last of a seed of our own."""
-        self._orphaning: set[int] = set()
-        """Nexthop objects in use that went since all routes were read last."""
-        self._late_orphaning: set[int] = set()
-        """And since that was begun."""
-        self._used_objects: set[int] = set()
-        """Nexthop objects that routes refer to, and perhaps some that they did."""
-        self._doubtful: set[Prefix] = set()
-        """What waits for a dump, and passes to Linux until then."""
-        self._hubs: set[Prefix] = set()
-        """Those of them that do so with all that is within."""
-        self._late: list[RouteUpdate] | None = None
-        """What was followed while the dump goes on that is being read, if one is."""
-        self._spoilt = False
+        self._objects = Objects(kernel, live, self._complain)
+        self._dump: Dump | None = None
+        """The dump of all routes that is being read, if one is."""
         self._fits = True
         """Whether the data path took all when it was last asked twice."""
         self.unsure = False
         """Whether the routes that were read last should be read once more."""
         self.unsure_of_all = False
         """Whether there are changes of routes that the data path knows nothing of, nor passes."""
-        self.snapshot: Snapshot = kernel.snapshot()
-        self.tables: Tables | None = None
         self._used: tuple[str, ...] = ()
         """Names of the interfaces that packets come in or leave by, for the tables `_used_by`."""
         self._used_by: Tables | None = None
-        self._compiled: tuple[Snapshot, Collection[int], bool] | None = None
-        """What `tables` was compiled from; None where it has changed since."""
 
-    def open(
-        self,
-        maps: Maps,
-        clock_fd: int,
-        ours: Callable[[int], bool],
-    ) -> None:
-        """Take the maps over, with what an earlier agent left in them. `ours(prog_id)`: whether an
-        XDP program is this instance's."""
-        self._is_open = True
-        self._ours = ours
-        self._maps = maps
-        self._clock_fd = clock_fd
-        self._dataplane = Dataplane(maps)
+    @property
+    def options(self) -> Options:
+        """What `attach` was asked for."""
+        return self._live.options
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the kernel says, as far as it was heard."""
+        return self._live.snapshot
+
+    @property
+    def tables(self) -> Tables:
+        """What the maps must hold for it, as far as it was compiled."""
+        return self._live.tables
 
     def attached(self) -> set[int]:
         """Indexes of the interfaces that run our program."""
         return {
             link.ifindex
             for link in self.snapshot.links.values()
-            if link.xdp_prog_id and self._ours(link.xdp_prog_id)
+            if link.xdp_prog_id in self._programs
         }
 
     def uses(self, devices: Collection[int]) -> bool:
@@ -115,7 +101,7 @@ class Mirror:
         if not devices or ANYWHERE in devices:
             return bool(devices)
         groups = self.snapshot.nexthop_groups.values()
-        return RouteTable.of(self.snapshot.routes).leads_to(devices) or any(
+        return self._live.routes.leads_to(devices) or any(
             path.nexthop.ifindex in devices for group in groups for path in group.members
         )
 
@@ -126,7 +112,6 @@ class Mirror:
     def glance(self) -> bool:
         """Whether settings may have changed of which there is no event: see Kernel.glance."""
         if self._used_by is not self.tables:
-            assert self.tables is not None
             used = dict.fromkeys(sorted(self.attached()))
             used.update(dict.fromkeys(nexthop.ifindex for nexthop in self.tables.nexthops))
             links = self.snapshot.links
@@ -148,7 +133,7 @@ class Mirror:
         differs = False
         routes = self.snapshot.routes
         if changes.routes or changes.lost:
-            routes, differs = self._dump(meanwhile)
+            routes, differs = self._read_routes(meanwhile)
         old, new = self.snapshot, replace(self.snapshot, routes=routes)
         if changes.links or changes.lost or self._is_due(changes):
             new = replace(new, links=self.kernel.links())
@@ -168,7 +153,7 @@ class Mirror:
             new = replace(new, nexthop_groups=self.kernel.nexthops())
         if changes.neighbours or changes.links or changes.lost:
             new = replace(new, neighbours=self.kernel.neighbours(old.neighbours))
-        self.snapshot = new
+        self._live.snapshot = new
         return differs or differ(old, new)
 
     def _may_have_filters(self, changes: Changes) -> bool:
@@ -180,7 +165,7 @@ class Mirror:
     def _stop_at_firewall(self, new: Snapshot) -> None:
         """Have the families pass at once that are filtered now. Compiling all may take a second
         where there are a million routes."""
-        if not self._is_open or self.tables is None or self.options.bypass_firewall:
+        if self.options.bypass_firewall:
             return
         egress = {nexthop.ifindex for nexthop in self.tables.nexthops}
         findings = bearing(new.filters, new.links, self.attached(), egress)
@@ -191,92 +176,54 @@ class Mirror:
         """Whether links have to be read without an event of theirs."""
         return changes.elapsed and self.kernel.links_may_differ(self.attached())
 
-    def _dump(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
-        """All routes as they are now, with what was followed while they were read; and whether they
-        may differ from what the data path says, though not from what was known."""
-        self._late, self._spoilt = [], False
-        self._late_orphaning = set()
+    def _read_routes(self, meanwhile: Callable[[bool], None]) -> tuple[RouteTable, bool]:
+        """All routes as they are now; and whether they may differ from what the data path says,
+        though not from what was known."""
+        dump = self._dump = Dump()
         try:
-            table = self.kernel.routes(partial(meanwhile, False))
+            told = self.kernel.routes(partial(meanwhile, False))
             meanwhile(True)
         finally:
-            late, self._late = self._late, None
-        known = RouteTable.of(self.snapshot.routes)
-        self.unsure_of_all = self._spoilt
-        if self._spoilt:
+            self._dump = None
+        live = self._live
+        self.unsure_of_all = dump.is_spoilt
+        if dump.is_spoilt:
             self.unsure = True
-            return known, bool(late)
-        # where IPv6 routes come and go during a dump, it leaves out others without a word
-        torn = len({update.gone for update in late if update.route.prefix.family == 6}) > 1
-        differs = bool(late or self._doubtful)
-        missing = set()  # of what was in doubt
-        if torn:
-            told = table.by_prefix.lookup
-            missing = {each for each in self._doubtful if each.family == 6 and told(each) is None}
-            table.keep(known, 6)
-        table = table.sharing(known)
-        self._doubtful, self._hubs = missing, self._hubs & missing
-        self._doubtful.update(update.route.prefix for update in late if not table.apply(update))
-        gone = self._late_orphaning
-        if gone:
-            self._doubtful.update(r.prefix for r in table.where(lambda r: r.nhid in gone))
-        self._orphaning = set()  # what still is, passes all the same
-        self.unsure = torn or bool(self._doubtful)
-        return table, differs
+            return live.routes, bool(dump.updates)
+        differs = bool(dump.updates or live.doubtful)
+        read = put_right(told, dump, live.routes, live.doubts)
+        live.take_over(read)
+        self._objects.routes_are_read()
+        self.unsure = read.is_torn or bool(read.doubtful)
+        return read.table, differs
 
     def spoil(self) -> None:
         """Events were lost: so what the dump that is being read says can't be put right."""
-        self._spoilt = True
+        if self._dump:
+            self._dump.is_spoilt = True
 
     def compile(self, attached: Collection[int] | None = None) -> None:
         """Compile what was read; `attached`: interfaces about to be ours, if they are not yet."""
-        source = self.snapshot, attached or self.attached(), bool(self._is_deep)
-        if self._compiled and self._compiled[0] is self.snapshot and self._compiled == source:
+        ours = attached or self.attached()
+        if self._live.is_compiled(ours, self.deep.is_ready):
             return
-        self._used_objects = RouteTable.of(self.snapshot.routes).nexthop_ids()
-        self._read_buckets()
-        snapshot, ours, deep = source
-        self.tables = compile_tables(snapshot, ours, self.options, deep)
-        self.tables.doubt(self._doubtful, self._hubs)
-        self._compiled = source
+        self._live.find_used_objects()
+        self._objects.read_buckets()
+        self._live.compile(ours, self.deep.is_ready)
 
     def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
         """Bring the data path to what was read. False where there was not room for all: there may
         be the next time. `wait`: for what the hash policy needs to be built; otherwise that begins,
         and meanwhile multipath passes to Linux."""
         if wait:
-            self.begin()
-            self.complete()
+            self.deep.begin(self.snapshot.settings)
+            self.deep.complete()
         self.compile(attached)
         fits = self._sync()
-        self.begin()
+        self.deep.begin(self.snapshot.settings)
         return fits
 
-    def begin(self) -> None:
-        """Begin to build what the hash policy needs, unless it is there."""
-        if self._is_deep is None and self.build is None and needs_walk(self.snapshot.settings):
-            self.build = self._build_deep()
-
-    def complete(self) -> None:
-        """Wait for what is being built; the next `push` brings it into use."""
-        build, self.build = self.build, None
-        if build is None:
-            return
-        try:
-            build.result()
-            self._is_deep = True
-        except XdpecmpError as error:
-            log.warning("multipath passes to Linux: %s", error)
-            self._is_deep = False
-
-    def abandon(self) -> None:
-        """End what is being built."""
-        build, self.build = self.build, None
-        if build is not None:
-            build.abandon()
-
     def _sync(self) -> bool:
-        assert self.tables is not None
         fits = self._dataplane.sync(self.tables)
         self._tell_own_seed(self.tables.config)
         self._fits |= fits
@@ -309,48 +256,18 @@ class Mirror:
         """Bring the data path to what these updates say, in order. False where they, or some, don't
         say enough: then all routes have to be pulled, and meanwhile those prefixes pass to Linux.
         """
-        assert self.tables is not None
         updates = list(updates)
-        if self._late is not None:
-            self._late += updates
-        self._compiled = None  # whatever comes of it, the snapshot's routes change in place
-        self._used_objects.update(update.route.nhid for update in updates)
-        self._read_buckets()
-        change = compile_updates(self.snapshot, self.tables, updates, self._doubtful, self._hubs)
+        if self._dump:
+            self._dump.updates += updates
+        self._live.used_objects.update(update.route.nhid for update in updates)
+        self._objects.read_buckets()
+        change = self._live.update(updates)
         if change is None:
             self.unsure_of_all = True
             return False
-        self.tables.absorb(change)
         fits = self._dataplane.change(change)
         self._resolver.keep(self.kernel, self.snapshot, change.gateways)
-        return fits and not self._doubtful
-
-    # --- what falls due with time -----------------------------------------------------------------
-
-    def renew_lease(self) -> None:
-        """Let the data path work for LEASE_SECONDS from now."""
-        self.set_lease(self.lease_deadline())
-
-    def lease_deadline(self) -> int:
-        """When a lease of LEASE_SECONDS ends that begins now. Any thread may ask."""
-        return read_jiffies(self._clock_fd) + LEASE_SECONDS * HZ
-
-    def set_lease(self, deadline: int) -> None:
-        """Let the data path work until then. Any thread may do it."""
-        self._dataplane.set_lease(deadline)
-
-    def fall_behind(self, seconds: float) -> None:
-        """Pass everything to Linux: the data path knows what happened up to so long ago. Any thread
-        may do it, and `catch_up`."""
-        self._dataplane.fall_behind(max(1, read_jiffies(self._clock_fd) - int(seconds * HZ)))
-
-    def catch_up(self) -> None:
-        """The data path says what the kernel says."""
-        self._dataplane.catch_up()
-
-    def settle_buckets(self) -> None:
-        """Let buckets go where the kernel wants them which have become idle since."""
-        self._dataplane.settle_buckets(Jiffies(read_jiffies(self._clock_fd), HZ))
+        return fits and not self._live.doubtful
 
     # --- neighbours and nexthop objects -----------------------------------------------------------
 
@@ -360,119 +277,58 @@ class Mirror:
         them, so that all have to be pulled; their packets pass to Linux until then."""
         sure = True
         if changes.nexthop_updates and not changes.nexthops:
-            sure = self._follow_objects(changes.nexthop_updates)
+            change, sure = self._objects.follow(changes.nexthop_updates, self._dump)
+            self._change(change)
         if changes.neighbour_updates and not (changes.neighbours or changes.links):
             self._follow_neighbours(changes.neighbour_updates)
         return sure
 
-    def _follow_objects(self, updates: Iterable[NexthopUpdate | BucketUpdate]) -> bool:
-        """What no route refers to costs nothing more than its entry in the table."""
-        assert self.tables is not None
-        objects = self.snapshot.nexthop_groups
-        assert isinstance(objects, NexthopTable)
-        before = objects.apply(updates, self._used_objects)
-        self._read_buckets()
-        gone = self._orphaning | (objects.removed & self._used_objects)
-        self._late_orphaning |= gone
-        back = {nhid for nhid in before if nhid in gone and nhid in objects}
-        self._orphaning = gone - back
-        if back and self._doubt_routes_over(back):
-            return False
-        before = {nhid: was for nhid, was in before.items() if objects.get(nhid) != was}
-        if not before:
-            return True
-        self._compiled = None
-        found = compile_objects(self.snapshot, self.tables, before, self._doubts())
-        if found is None:
-            self._compile_all()
-            return all(nhid in objects for nhid in before)
-        self._change(found.change)
-        return not found.routes_gone
-
-    def _doubt_routes_over(self, nhids: Collection[int]) -> bool:
-        """An object that went took its IPv4 routes along without a word: that it is back brings
-        none of them back. Whether there were any; they pass to Linux until they are read."""
-        table = RouteTable.of(self.snapshot.routes)
-        found = {route.prefix for route in table.where(lambda route: route.nhid in nhids)}
-        if not found:
-            return False
-        self._doubtful |= found
-        self._compiled = None
-        self._compile_all()
-        return True
-
     def _follow_neighbours(self, updates: Iterable[NeighbourUpdate]) -> None:
-        assert self.tables is not None
-        known = self.snapshot.neighbours
-        assert isinstance(known, dict)
-        before: dict[tuple[bytes, int], Neighbour | None] = {}
+        live = self._live
         gateways = set()
         for neighbour, gone in updates:
-            key = neighbour.address, neighbour.ifindex
-            was, now = known.get(key), None if gone else neighbour
-            if counts(was, now):
-                before.setdefault(key, was)
-            if NextHop(*key) in self.tables.gateways:
-                gateways.add(NextHop(*key))
-                if now is None:
-                    self._resolver.gone(NextHop(*key))
-            if now is None:
-                known.pop(key, None)
-            else:
-                known[key] = now
+            nexthop = NextHop(neighbour.address, neighbour.ifindex)
+            if nexthop in live.tables.gateways:
+                gateways.add(nexthop)
+                if gone:
+                    self._resolver.gone(nexthop)
+        before = live.follow_neighbours(updates)
         if before:
-            self._compiled = None
-            change = compile_neighbours(self.snapshot, self.tables, before, self._doubts())
-            if change is None:
-                self._compile_all()
-            else:
-                self._change(change)
+            self._change(compile_neighbours(live.snapshot, live.tables, before, live.doubts))
         self._resolver.keep(self.kernel, self.snapshot, gateways)
 
-    def _doubts(self) -> Doubts:
-        return Doubts(self._doubtful, self._hubs)
-
-    def _compile_all(self) -> None:
-        """Where following would not come to the same. Nothing is read again for it. What does not
-        fit gets a second try, without what nobody wants any more."""
-        self._fits = self.push(wait=False) or self.push(wait=False)
-
-    def _change(self, change: Change) -> None:
-        assert self.tables is not None
+    def _change(self, change: TableChange | None) -> None:
+        """Carry it out; None: compile everything, since following would not come to the same."""
+        if change is None:
+            self._compile_all()
+            return
         if not (change.routes or change.nexthops or change.groups):
             return
-        self.tables.absorb(change)
+        self._live.apply(change)
         if not self._dataplane.change(change) and self._fits:
             self._compile_all()  # which lets go of what nobody needs
         self._resolver.keep(self.kernel, self.snapshot, change.gateways)
 
-    def _read_buckets(self) -> None:
-        """Of resilient groups in use, where they may have moved without a word. What cannot be
-        read is tried again with the next change; it passes if it no longer fits its group."""
-        objects = self.snapshot.nexthop_groups
-        if not isinstance(objects, NexthopTable):
-            return
-        for nhid in objects.unread & self._used_objects:
-            try:
-                objects.set_buckets(nhid, self.kernel.buckets(nhid))
-            except (XdpecmpError, OSError) as error:
-                self._complain(f"buckets of nexthop group {nhid}: {error}")
+    def _compile_all(self) -> None:
+        """Nothing is read again for it. What does not fit gets a second try, without what nobody
+        wants any more."""
+        self._fits = self.push(wait=False) or self.push(wait=False)
+
+    # --- what falls due with time -----------------------------------------------------------------
+
+    def settle_buckets(self) -> None:
+        """Let buckets go where the kernel wants them which have become idle since."""
+        self._dataplane.settle_buckets(self._clock.now())
 
     def keep_resolved(self) -> None:
-        """Have the kernel keep our next hops resolved: see `keeping`."""
-        if self.tables is None:
-            return
+        """Have the kernel keep our next hops resolved: see `resolve`."""
         self._resolver.forget(self.tables.nexthops)
         self._resolver.keep(self.kernel, self.snapshot, self.tables.gateways)
         self._resolver.report_use(self.kernel, self.snapshot.neighbours.values(), self._forwarded)
 
     def _forwarded(self, nexthop: NextHop) -> int | None:
         """Packets forwarded to a host; None for what is no host of a network, or not in use."""
-        assert self.tables is not None
-        slot = self._dataplane.nexthop_slots.get(nexthop)
-        if slot is None or nexthop in self.tables.gateways:
-            return None
-        return sum(int(each.packets) for each in self._maps.per_cpu("path_stats", slot))
+        return None if nexthop in self.tables.gateways else self._dataplane.forwarded(nexthop)
 
     def _complain(self, what: str) -> None:
         """Once about each thing."""
@@ -482,4 +338,8 @@ class Mirror:
 
     def descriptors(self) -> set[int]:
         """The open files that a forked agent needs."""
-        return {self._clock_fd, *self._maps.fds.values()}
+        return {
+            self._clock.descriptor,
+            *self._dataplane.descriptors(),
+            *self.kernel.descriptors(),
+        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..control import lifecycle
+from ..control.attach import Wishes, attach
 from ..control.attachment import MODES, Attached
 from ..model.options import FLOW_LABEL
 from . import output
@@ -69,11 +69,11 @@ def command(
         raise click.UsageError(
             "--set-seed makes Linux's hash seed known, --own-seed does without it: choose one"
         )
-    wishes = lifecycle.Wishes(mode, set_seed, flow_label, own_seed, bypass_firewall)
+    wishes = Wishes(mode, set_seed, flow_label, own_seed, bypass_firewall)
     if foreground:
-        lifecycle.attach(interfaces, wishes, netns, foreground=_tell)
+        attach(interfaces, wishes, netns, foreground=_tell)
     else:
-        _tell(lifecycle.attach(interfaces, wishes, netns))
+        _tell(attach(interfaces, wishes, netns))
 
 
 def _tell(result: Attached) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..control import lifecycle
+from ..control.detach import detach
 
 
 @click.command("detach")
@@ -17,5 +17,5 @@ def command(interfaces: tuple[str, ...], every: bool) -> None:
     """
     if every == bool(interfaces):
         raise click.UsageError("name interfaces, or --all for every one")
-    for name in lifecycle.detach(interfaces):
+    for name in detach(interfaces):
         click.echo(f"{name}: detached", err=True)

@@ -1,8 +1,8 @@
 """From what the kernel says to what the maps must hold. Pure: values in, values out.
 
 `compile_tables` decides for each prefix what the data path does with it, by the kernel's rules:
-which of its routes is in force (`winners`), where it leads (`routes`), who of a group takes which
-hashes (`groups`), whether a next hop can be sent to (`adjacency`). A neighbour on a directly
+which of its routes is in force (`winners`), where it leads (`targets`), who of a group takes which
+hashes (`bounds`), whether a next hop can be sent to (`adjacency`). A neighbour on a directly
 connected network becomes a host route, as in a hardware FIB. `change` does it for single prefixes
 of tables that were compiled before.
 """
@@ -26,6 +26,7 @@ from .config import (
     own_addresses4,
     stop_at_firewall,
 )
+from .doubts import hiding, passing
 from .firewall import Findings, bearing, guarded
 from .ingress import compile_ingress
 from .stacking import Obstacle, Stacking, Why
@@ -35,14 +36,16 @@ from .tables import (
     TABLE_LOCAL,
     TABLE_MAIN,
     Adjacency,
-    Change,
     Config,
+    Dependencies,
+    Doubts,
     Group,
     Interface,
     Key,
     MacKey,
     PathEntry,
     Resilient,
+    TableChange,
     Tables,
     Tag,
     Target,
@@ -58,8 +61,9 @@ __all__ = [
     "TABLE_LOCAL",
     "TABLE_MAIN",
     "Adjacency",
-    "Change",
     "Config",
+    "Dependencies",
+    "Doubts",
     "Findings",
     "Group",
     "Interface",
@@ -69,6 +73,7 @@ __all__ = [
     "PathEntry",
     "Resilient",
     "Stacking",
+    "TableChange",
     "Tables",
     "Tag",
     "Target",
@@ -89,18 +94,19 @@ def compile_tables(
     attached: Collection[int],
     options: Options = Options(),  # noqa: B008 (frozen)
     deep: bool = True,
+    doubts: Doubts = Doubts(),  # noqa: B008 (frozen)
 ) -> Tables:
     """The whole contents of the maps for `attached`, the indexes of our interfaces. `deep`: whether
-    the program for the policies that need a walk is there."""
+    the program for the policies that need a walk is there. What is in `doubts` passes."""
     # numpy takes 0.1 s to import, and those who only read the maps get by without
     from ..model.routetable import RouteTable
-    from .change import entangled
-    from .routes import Resolver, host_routes, is_connected
+    from .change import dependencies_of
+    from .targets import TargetCompiler, host_routes, is_connected
     from .winners import winners
 
-    table, resolver = RouteTable.of(snapshot.routes), Resolver(snapshot)
-    targets = winners(table, resolver.target)
-    gateways = {nexthop for nexthop in resolver.nexthops if nexthop.via}
+    table, compiler = RouteTable.of(snapshot.routes), TargetCompiler(snapshot)
+    targets = winners(table, compiler.target)
+    gateways = {nexthop for nexthop in compiler.nexthops if nexthop.via}
     connected = [prefix for prefix, _ in targets.where(is_connected)]
     hosts = host_routes(snapshot, targets) if connected else {}
     targets.changes.update(hosts)
@@ -112,7 +118,7 @@ def compile_tables(
         for prefix in (Prefix(address, 32) for address in own)
         if targets.lookup(prefix) != int(Reason.ROUTE_LOCAL)
     )
-    nexthops = resolver.nexthops.union(hosts.values())
+    nexthops = compiler.nexthops.union(hosts.values())
     ingress = compile_ingress(snapshot, attached)
     interfaces = ingress.interfaces
     findings = bearing(
@@ -124,12 +130,15 @@ def compile_tables(
     adjacencies = {nexthop: compile_adjacency(snapshot, nexthop, watched) for nexthop in nexthops}
     config = ownseed.heed(
         compile_config(snapshot, table, {f: targets.count(f) for f in (4, 6)}, options, deep),
-        ownseed.Plan(snapshot, interfaces, adjacencies, resolver.groups, targets, deep),
+        ownseed.Plan(snapshot, interfaces, adjacencies, compiler.groups, targets, deep),
     )
-    if resolver.groups and ownseed.in_force(config):
+    if compiler.groups and ownseed.in_force(config):
         interfaces = ownseed.without_redirects(interfaces)
     if not options.bypass_firewall:
         config = stop_at_firewall(config, findings)
+    dependencies = dependencies_of(table, connected)
+    doubtful = passing(doubts, targets, dependencies)
+    targets.changes.update(dict.fromkeys(doubtful, int(Reason.ROUTE_UNSUPPORTED)))
     return Tables(
         config=config,
         interfaces=interfaces,
@@ -137,9 +146,9 @@ def compile_tables(
         macs=ingress.macs,
         nexthops=adjacencies,
         gateways=gateways,
-        groups=resolver.groups,
+        groups=compiler.groups,
         routes=targets,
-        entangled=entangled(table, connected),
+        dependencies=hiding(dependencies, doubts.covering),
         findings=findings,
         guarded=watched,
     )

@@ -1,121 +1,189 @@
-"""Following single routes: compiling their prefixes anew, where that comes to the same as compiling
-everything, and leaving them to Linux where it may not."""
+"""Following single routes: compiling their prefixes alone if that comes to the same as compiling
+everything, and leaving them to Linux if it may not."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
-from ..model.prefixes import covered, grouped
-from ..model.routetable import RouteTable
+from ..model.prefixes import Networks, covered, grouped
+from ..model.routetable import Candidates, RouteTable, followed
 from ..model.values import Prefix, Route, RouteKind, RouteUpdate, Snapshot
 from ..program.abi import CAPACITY, Reason
 from .adjacency import compile_adjacency
-from .routes import Resolver, is_connected
-from .tables import TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, Change, Entangled, Tables, Target
+from .tables import (
+    TABLE_DEFAULT,
+    TABLE_LOCAL,
+    TABLE_MAIN,
+    Dependencies,
+    Doubts,
+    TableChange,
+    Tables,
+    Target,
+)
+from .targets import TargetCompiler, is_connected
 from .winners import wide_local, winner
 
 
-def entangled(table: RouteTable, targets: Iterable[Prefix]) -> Entangled:
-    """What the routes of a table hang on; `targets`: the directly connected networks in force."""
+class RouteChange(NamedTuple):
+    """What route updates change."""
+
+    candidates: dict[Prefix, Candidates]
+    """Of the route table."""
+    doubts: Doubts
+    """Prefixes of which the updates don't say enough, and those that take compiling everything to
+    be right: more than there were."""
+    hidden: AbstractSet[Prefix]
+    """More of Dependencies.hidden."""
+    tables: TableChange | None
+    """None: the maps may not have the capacity for so many prefixes."""
+
+
+def dependencies_of(table: RouteTable, connected: Iterable[Prefix]) -> Dependencies:
+    """What makes routes of a table bear on others; `connected`: the directly connected networks in
+    force."""
     fallback = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-    return Entangled(grouped(targets), grouped(wide_local(table)), any(True for _ in fallback))
+    return Dependencies(grouped(connected), grouped(wide_local(table)), any(True for _ in fallback))
 
 
 def compile_updates(
-    snapshot: Snapshot,
-    tables: Tables,
-    updates: Iterable[RouteUpdate],
-    doubtful: set[Prefix],
-    hubs: set[Prefix],
-) -> Change | None:
-    """What these updates, in order, change in the tables; they are done to the snapshot's routes
-    too. `doubtful`: prefixes that wait for a dump, of which nothing is changed. It grows by those
-    of which the updates don't say enough, and those that take compiling everything to be right;
-    they pass to Linux. `hubs`: those of them with all that is within. None where there may not be
-    room for so many."""
-    table, knots = RouteTable.of(snapshot.routes), tables.entangled
-    touched: dict[Prefix, None] = {}
-    knotty: set[Prefix] = set()
+    snapshot: Snapshot, tables: Tables, updates: Iterable[RouteUpdate], doubts: Doubts
+) -> RouteChange:
+    """What these updates change, in order. Of prefixes in `doubts` nothing does: they wait for a
+    dump."""
+    pending = _Pending(RouteTable.of(snapshot.routes), tables.dependencies, doubts.prefixes)
     for update in updates:
+        pending.follow(update)
+    within: set[Prefix] = set()
+    covering: frozenset[Prefix] = frozenset()
+    if pending.dependent:
+        covering = frozenset(filter(pending.is_shared, pending.dependent))
+        networks = grouped(covering)
+        within = tables.targets.under(covering)
+        within.update(prefix for prefix in pending.touched if covered(prefix, networks))
+        pending.doubtful |= pending.dependent | pending.fallback4()
+        pending.touched |= dict.fromkeys(pending.doubtful | within)
+    doubtful = pending.doubtful
+    change = compile_touched(
+        snapshot,
+        tables,
+        pending.touched,
+        pending.lookup,
+        lambda prefix: prefix in doubtful or prefix in within or prefix in doubts.prefixes,
+    )
+    return RouteChange(pending.candidates, Doubts(doubtful, covering), pending.local, change)
+
+
+class _Pending:
+    """A route table, and updates of it that have not been done to it yet."""
+
+    def __init__(
+        self, table: RouteTable, dependencies: Dependencies, waiting: AbstractSet[Prefix]
+    ) -> None:
+        """`waiting`: prefixes that wait for a dump."""
+        self.table = table
+        self.candidates: dict[Prefix, Candidates] = {}
+        """Of prefixes that the updates changed."""
+        self.touched: dict[Prefix, None] = {}
+        """All prefixes of the updates, in order."""
+        self.doubtful: set[Prefix] = set()
+        """Those of which an update was not plain."""
+        self.dependent: set[Prefix] = set()
+        """Those that do not stand alone."""
+        self.local: set[Prefix] = set()
+        """Those of them that table local has, or had."""
+        self._dependencies, self._waiting = dependencies, waiting
+        self._hidden: Networks = {}
+
+    def lookup(self, prefix: Prefix) -> Candidates:
+        """The routes of a prefix, after the updates."""
+        known = self.candidates.get(prefix)
+        return self.table.lookup(prefix) if known is None else known
+
+    def follow(self, update: RouteUpdate) -> None:
+        """Take one more update."""
         prefix = update.route.prefix
-        touched[prefix] = None
-        if not _stands_alone(update.route, table, tables):
-            knotty.add(prefix)
+        self.touched[prefix] = None
+        if not self._stands_alone(update.route):
+            self.dependent.add(prefix)
             if update.route.table == TABLE_LOCAL:
-                knots.hide(prefix)
-        elif prefix not in doubtful and not table.apply(update):
-            doubtful.add(prefix)
-    spokes: set[Prefix] = set()
-    if knotty:
-        wide = {prefix for prefix in knotty if _is_entangled(prefix, knots)}
-        networks = grouped(wide)
-        spokes = tables.targets.under(wide)
-        spokes.update(prefix for prefix in touched if covered(prefix, networks))
-        hubs |= wide
-        doubtful |= knotty
-        if knots.fallback4:  # which is asked last
-            asked = table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
-            fallback = {route.prefix for route in asked}
-            doubtful |= fallback
-            touched |= dict.fromkeys(fallback)
-        touched |= dict.fromkeys(spokes)
-    return compile_touched(snapshot, tables, touched, doubtful, spokes)
+                self.local.add(prefix)
+                self._hidden.setdefault((prefix.family, prefix.length), set()).add(prefix.address)
+        elif prefix not in self._waiting and prefix not in self.doubtful:
+            before = self.lookup(prefix)
+            after = followed(before, update)
+            if after is None:
+                self.doubtful.add(prefix)
+            elif after is not before:
+                self.candidates[prefix] = after
 
+    def is_shared(self, prefix: Prefix) -> bool:
+        """Whether it is, or is in, a wide local prefix or a directly connected network."""
+        known = self._dependencies
+        return (
+            covered(prefix, known.connected)
+            or covered(prefix, known.hidden)
+            or (bool(self._hidden) and covered(prefix, self._hidden))
+        )
 
-def _stands_alone(route: Route, table: RouteTable, tables: Tables) -> bool:
-    """Whether a change of this route in that table bears on nothing but its prefix: not on what is
-    said of our own addresses, nor on other routes or neighbours."""
-    prefix, knots = route.prefix, tables.entangled
-    before = table.by_prefix.lookup(prefix) or ()
-    if route.table != TABLE_MAIN or any(
-        each.table == TABLE_MAIN and each.kind is RouteKind.LOCAL for each in (route, *before)
-    ):
-        return False
-    if prefix.family == 4 and knots.fallback4:
-        return False
-    return not _is_entangled(prefix, knots)
+    def fallback4(self) -> set[Prefix]:
+        """All prefixes of IPv4's table `default`, which is asked last."""
+        if not self._dependencies.fallback4:
+            return set()
+        asked = self.table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4)
+        return {route.prefix for route in asked}
 
-
-def _is_entangled(prefix: Prefix, knots: Entangled) -> bool:
-    """Whether it is, or is in, a wide local prefix or a directly connected network."""
-    return covered(prefix, knots.connected) or covered(prefix, knots.hidden)
+    def _stands_alone(self, route: Route) -> bool:
+        """Whether a change of this route bears on nothing except its prefix: not on what is said of
+        our own addresses, nor on other routes or neighbours."""
+        prefix = route.prefix
+        if route.table != TABLE_MAIN or route.kind is RouteKind.LOCAL:
+            return False
+        for each in self.lookup(prefix):
+            if each.table == TABLE_MAIN and each.kind is RouteKind.LOCAL:
+                return False
+        if prefix.family == 4 and self._dependencies.fallback4:
+            return False
+        return not self.is_shared(prefix)
 
 
 def compile_touched(
     snapshot: Snapshot,
     tables: Tables,
     touched: Collection[Prefix],
-    doubtful: set[Prefix],
-    spokes: Collection[Prefix],
-) -> Change | None:
-    """What these prefixes lead to now; those in `doubtful` and `spokes` pass. None where there may
-    not be room for so many."""
-    table = RouteTable.of(snapshot.routes)
-    if not has_room(tables, touched):
+    lookup: Callable[[Prefix], Candidates],
+    passes: Callable[[Prefix], bool],
+) -> TableChange | None:
+    """What these prefixes lead to now. `lookup`: their routes; `passes`: whether one passes to
+    Linux whatever its routes. None: the maps may not have the capacity for so many."""
+    if not fit(tables, touched):
         return None
-    resolver = Resolver(snapshot, tables.groups)
+    compiler = TargetCompiler(snapshot, tables.groups)
     routes: dict[Prefix, Target | None] = {}
+    doubtful: set[Prefix] = set()
     for prefix in touched:
-        rivals = table.by_prefix.lookup(prefix)
-        target = rivals and winner(rivals, resolver.target)
-        if is_connected(target):
+        candidates = lookup(prefix)
+        target = winner(candidates, compiler.target) if candidates else None
+        if is_connected(target):  # whose neighbours become host routes: see compile_tables
             doubtful.add(prefix)
-        passes = prefix in doubtful or prefix in spokes
-        routes[prefix] = int(Reason.ROUTE_UNSUPPORTED) if passes else target
-    return Change(
+        held_back = prefix in doubtful or passes(prefix)
+        routes[prefix] = int(Reason.ROUTE_UNSUPPORTED) if held_back else target
+    return TableChange(
         routes=routes,
         nexthops={
             nexthop: compile_adjacency(snapshot, nexthop, tables.guarded)
-            for nexthop in resolver.nexthops
+            for nexthop in compiler.nexthops
             if nexthop not in tables.nexthops
         },
-        gateways={nexthop for nexthop in resolver.nexthops if nexthop.via} - tables.gateways,
-        groups=resolver.groups,
+        gateways={nexthop for nexthop in compiler.nexthops if nexthop.via} - tables.gateways,
+        groups=compiler.groups,
+        doubtful=doubtful,
     )
 
 
-def has_room(tables: Tables, touched: Collection[Prefix]) -> bool:
-    """Whether the maps can take so many prefixes more."""
+def fit(tables: Tables, touched: Collection[Prefix]) -> bool:
+    """Whether the maps have the capacity for all of these prefixes besides what they hold."""
     known = tables.targets
     for family in (4, 6):
         most = CAPACITY[f"ROUTES{family}_MAX"]

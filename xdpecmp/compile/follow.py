@@ -1,9 +1,9 @@
 """Following single neighbours and nexthop objects: what of compiled tables changes with them.
 
-It comes to the same as compiling everything. Where that is not plain (None), everything has to be
-compiled, of which nothing needs to be read again. Which of them count is decided first, since most
-don't: of a scan's thousands of addresses none is a next hop, and nobody uses objects that are held
-for later.
+It comes to the same as compiling everything. If that is not plain (None), everything has to be
+compiled, but nothing read again. Which of them count is decided first, since most don't: of the
+thousands of addresses of a scan none is a next hop, and nobody uses objects that are held for
+later.
 """
 
 from __future__ import annotations
@@ -16,10 +16,19 @@ from ..model.prefixes import covered
 from ..model.routetable import RouteTable
 from ..model.values import Neighbour, NextHop, NexthopGroup, Prefix, Snapshot
 from .adjacency import compile_adjacency
-from .change import compile_touched, has_room
-from .groups import object_group
-from .routes import Resolver, is_connected, object_key, object_target
-from .tables import NOTHING, TABLE_DEFAULT, Change, Group, Key, Tables, Target
+from .bounds import object_group
+from .change import compile_touched, fit
+from .tables import (
+    NOTHING,
+    TABLE_DEFAULT,
+    Doubts,
+    Group,
+    Key,
+    TableChange,
+    Tables,
+    Target,
+)
+from .targets import TargetCompiler, is_connected, object_key, object_target
 from .winners import winner
 
 MOST_ROUTES = 1000
@@ -27,13 +36,6 @@ MOST_ROUTES = 1000
 
 NeighbourKey = tuple[bytes, int]
 """Packed address, ifindex."""
-
-
-class Doubts(NamedTuple):
-    """What waits for a dump of routes: see `compile_updates`."""
-
-    prefixes: set[Prefix]
-    hubs: Collection[Prefix]
 
 
 def differ(old: Snapshot, new: Snapshot) -> bool:
@@ -74,7 +76,7 @@ def compile_neighbours(
     tables: Tables,
     before: Mapping[NeighbourKey, Neighbour | None],
     doubts: Doubts,
-) -> Change | None:
+) -> TableChange | None:
     """`before`: what those that differ were; the snapshot says what they are. None: see above."""
     nexthops = [NextHop(*key) for key in before]
     used = [nexthop for nexthop in nexthops if nexthop in tables.nexthops]
@@ -88,10 +90,10 @@ def compile_neighbours(
         if _look(was)[1:2] != _look(snapshot.neighbours.get(key))[1:2]
     ]
     routes = _host_routes(snapshot, tables, moved, doubts)
-    if routes is None or not has_room(tables, routes):
+    if routes is None or not fit(tables, routes):
         return None
     new = {target for target in routes.values() if isinstance(target, NextHop)}
-    return Change(
+    return TableChange(
         routes=routes,
         nexthops={each: compile_adjacency(snapshot, each) for each in new.union(used)},
         gateways=set(),
@@ -105,7 +107,8 @@ def _turned(snapshot: Snapshot, key: NeighbourKey, was: Neighbour | None) -> boo
 
 
 def _in_route_groups(tables: Tables) -> set[NextHop]:
-    """All next hops that groups of IPv4 routes were configured with: see Resolver._register."""
+    """All next hops that groups of IPv4 routes were configured with: see
+    TargetCompiler._register."""
     paths = (part for key in tables.groups if key[0] is True for part in key[1:])
     return {path[0] for path in paths if isinstance(path, tuple) and isinstance(path[0], NextHop)}
 
@@ -132,22 +135,23 @@ def _host_routes(
     snapshot: Snapshot, tables: Tables, keys: Iterable[NeighbourKey], doubts: Doubts
 ) -> dict[Prefix, Target | None] | None:
     """What becomes of the host routes of neighbours that came or went."""
-    entangled, table = tables.entangled, RouteTable.of(snapshot.routes)
-    resolver = Resolver(snapshot, tables.groups)
+    dependencies, table = tables.dependencies, RouteTable.of(snapshot.routes)
+    compiler = TargetCompiler(snapshot, tables.groups)
     routes: dict[Prefix, Target | None] = {}
     asked: dict[int, dict[Prefix, Target | None]] = {4: {}, 6: {}}
     for address, _ in keys:
         prefix = Prefix(address, len(address) * 8)
-        if prefix in doubts.prefixes or not covered(prefix, entangled.connected):
+        if prefix in doubts.prefixes or not covered(prefix, dependencies.connected):
             continue
-        if covered(prefix, entangled.hidden):
-            if not (doubts.prefixes or doubts.hubs):
+        if covered(prefix, dependencies.hidden):
+            if not (doubts.prefixes or doubts.covering):
                 return None
             continue  # passes, and all is compiled after the dump that is waited for
-        rivals = table.by_prefix.lookup(prefix) or ()
-        if any(route.table == TABLE_DEFAULT for route in rivals):
+        candidates = table.lookup(prefix)
+        if any(route.table == TABLE_DEFAULT for route in candidates):
             return None
-        asked[prefix.family][prefix] = winner(rivals, resolver.target) if rivals else None
+        target = winner(candidates, compiler.target) if candidates else None
+        asked[prefix.family][prefix] = target
     for own in asked.values():
         most = max((prefix.length for prefix in own), default=1) - 1
         wider = tables.targets.longest([prefix.address for prefix in own], most)
@@ -160,7 +164,7 @@ def _host_routes(
                     target = NextHop(prefix.address, reached.ifindex)
             if tables.targets.lookup(prefix) != target:
                 routes[prefix] = target
-    return None if resolver.groups else routes
+    return None if compiler.groups else routes
 
 
 # --- nexthop objects ------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ class ObjectChange(NamedTuple):
     """What of the maps changes with nexthop objects, and whether routes may have gone with them,
     which the kernel does not tell of IPv4."""
 
-    change: Change
+    change: TableChange
     routes_gone: bool
 
 
@@ -181,15 +185,15 @@ def compile_objects(
     doubts: Doubts,
 ) -> ObjectChange | None:
     """`before`: what objects in use were; the snapshot says what they are. None: see above."""
-    resolver = Resolver(snapshot)
+    compiler = TargetCompiler(snapshot)
     groups: dict[Key, Group] = {}
     elsewhere: set[int] = set()
     routes_gone = False
     for nhid, was in before.items():
-        key, target = object_key(nhid), resolver.object_target(nhid)
+        key, target = object_key(nhid), compiler.object_target(nhid)
         routes_gone |= nhid not in snapshot.nexthop_groups
         if key in tables.groups:
-            groups[key] = resolver.groups.get(key, NOTHING)
+            groups[key] = compiler.groups.get(key, NOTHING)
         if object_target(nhid, was) != target and (key not in groups or target == key):
             elsewhere.add(nhid)
         elif key in groups and target != key:
@@ -200,12 +204,18 @@ def compile_objects(
         if found is None:
             return None
         touched = found
-    change = compile_touched(snapshot, tables, touched, doubts.prefixes, ())
+    change = compile_touched(
+        snapshot,
+        tables,
+        touched,
+        RouteTable.of(snapshot.routes).lookup,
+        doubts.prefixes.__contains__,
+    )
     if change is None:
         return None
-    members = resolver.nexthops | change.nexthops.keys()
+    members = compiler.nexthops | change.nexthops.keys()
     return ObjectChange(
-        Change(
+        TableChange(
             routes=change.routes,
             nexthops={
                 each: compile_adjacency(snapshot, each)
@@ -214,6 +224,7 @@ def compile_objects(
             },
             gateways={each for each in members if each.via} - tables.gateways,
             groups={**change.groups, **groups},
+            doubtful=change.doubtful,
         ),
         routes_gone,
     )
@@ -230,14 +241,14 @@ def _routes_over(
         for group in (before[nhid], snapshot.nexthop_groups.get(nhid)):
             if is_connected(object_target(nhid, group)):
                 return None
-    entangled = tables.entangled
+    dependencies = tables.dependencies
     found: list[Prefix] = []
     for route in RouteTable.of(snapshot.routes).where(lambda route: route.nhid in nhids):
         family = route.prefix.family
         if (
             len(found) == MOST_ROUTES
-            or (family == 4 and entangled.fallback4)
-            or covered(route.prefix, entangled.hidden)
+            or (family == 4 and dependencies.fallback4)
+            or covered(route.prefix, dependencies.hidden)
         ):
             return None
         found.append(route.prefix)

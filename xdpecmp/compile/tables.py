@@ -3,13 +3,13 @@ given out later, in `dataplane`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..model.prefixes import Networks
 from ..model.values import NextHop, Prefix
-from ..program.abi import Reason
 from .firewall import Findings
 
 if TYPE_CHECKING:
@@ -133,29 +133,35 @@ class Config(NamedTuple):
     parting6: tuple[Parting, ...] = ()
 
 
-class Entangled(NamedTuple):
-    """What makes one route bear on others, so that it can't be compiled by itself."""
+class Dependencies(NamedTuple):
+    """What makes one route bear on others, so that it can't be compiled alone."""
 
     connected: Networks
     """The directly connected networks in force."""
     hidden: Networks
-    """What prefixes of table local hide."""
+    """Prefixes of which all that is within may be hidden: by table local, or by a doubt."""
     fallback4: bool
     """Whether IPv4's table `default` has routes."""
 
-    def hide(self, prefix: Prefix) -> None:
-        """What comes under this prefix does not stand alone from now on."""
-        self.hidden.setdefault((prefix.family, prefix.length), set()).add(prefix.address)
+
+class Doubts(NamedTuple):
+    """Prefixes whose routes are not known until a dump tells; they pass to Linux."""
+
+    prefixes: AbstractSet[Prefix] = frozenset()
+    covering: AbstractSet[Prefix] = frozenset()
+    """Those of them that pass with all that is within."""
 
 
-class Change(NamedTuple):
+class TableChange(NamedTuple):
     """What of the maps' contents is to change or to be added."""
 
-    routes: dict[Prefix, Target | None]
+    routes: Mapping[Prefix, Target | None]
     """None: the prefix goes."""
-    nexthops: dict[NextHop, Adjacency]
-    gateways: set[NextHop]
-    groups: dict[Key, Group]
+    nexthops: Mapping[NextHop, Adjacency]
+    gateways: AbstractSet[NextHop]
+    groups: Mapping[Key, Group]
+    doubtful: AbstractSet[Prefix] = frozenset()
+    """Of `routes`, those that pass from now on until a dump tells more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +172,12 @@ class Tables:
     interfaces: Mapping[int, Interface] = field(default_factory=dict)
     vlans: Mapping[VlanKey, int] = field(default_factory=dict)
     macs: Mapping[MacKey, int] = field(default_factory=dict)
-    nexthops: dict[NextHop, Adjacency] = field(default_factory=dict)
-    gateways: set[NextHop] = field(default_factory=set)
+    nexthops: Mapping[NextHop, Adjacency] = field(default_factory=dict)
+    gateways: AbstractSet[NextHop] = frozenset()
     """The next hops that routes name, which must be kept resolved; the others are neighbours."""
-    groups: dict[Key, Group] = field(default_factory=dict)
+    groups: Mapping[Key, Group] = field(default_factory=dict)
     routes: Mapping[Prefix, Target] = field(default_factory=dict)
-    entangled: Entangled = field(default_factory=lambda: Entangled({}, {}, False))
+    dependencies: Dependencies = field(default_factory=lambda: Dependencies({}, {}, False))
     findings: Findings = field(default_factory=Findings)
     """What of Linux's firewall, NAT and traffic control would see what is forwarded."""
     guarded: frozenset[int] = frozenset()
@@ -182,20 +188,3 @@ class Tables:
         """`routes`, as `compile` makes them."""
         assert not isinstance(self.routes, dict)
         return cast("Layered[Target]", self.routes)
-
-    def doubt(self, prefixes: Collection[Prefix], hubs: Collection[Prefix]) -> None:
-        """Have what these lead to pass to Linux, of the hubs with all that is within: their routes
-        are not known."""
-        for hub in hubs:
-            self.entangled.hide(hub)
-        connected = self.entangled.connected
-        networks = {p for p in prefixes if p.address in connected.get((p.family, p.length), ())}
-        passing = {*prefixes, *self.targets.under(networks.union(hubs))}
-        self.targets.changes.update(dict.fromkeys(passing, int(Reason.ROUTE_UNSUPPORTED)))
-
-    def absorb(self, change: Change) -> None:
-        """Have these tables say the change too. What nobody needs any more stays."""
-        self.targets.changes.update(change.routes)
-        self.nexthops.update(change.nexthops)
-        self.gateways.update(change.gateways)
-        self.groups.update(change.groups)

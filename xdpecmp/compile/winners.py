@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..model.packed import Layered
-from ..model.routetable import Rivals, RouteTable
+from ..model.routetable import Candidates, RouteTable
 from ..model.values import Prefix, Route, RouteKind
 from ..program.abi import Reason
 from .tables import TABLE_DEFAULT, TABLE_LOCAL, Target
@@ -30,10 +30,13 @@ def winners(table: RouteTable, target_of: TargetOf) -> Layered[Target]:
     routes = table.by_prefix
     targets: Layered[Target] = Layered(
         routes.base,
-        [None if rivals is None else winner(rivals, target_of) for rivals in routes.meanings],
+        [
+            None if candidates is None else winner(candidates, target_of)
+            for candidates in routes.meanings
+        ],
         {
-            prefix: None if rivals is None else winner(rivals, target_of)
-            for prefix, rivals in routes.changes.items()
+            prefix: None if candidates is None else winner(candidates, target_of)
+            for prefix, candidates in routes.changes.items()
         },
     )
     _drop_shadowed(targets, table)
@@ -41,18 +44,18 @@ def winners(table: RouteTable, target_of: TargetOf) -> Layered[Target]:
     return targets
 
 
-def winner(rivals: Rivals, target_of: TargetOf) -> Target | None:
+def winner(candidates: Candidates, target_of: TargetOf) -> Target | None:
     """That of the first of one prefix's routes, in the kernel's order, that has a living path. The
     table `default` comes later."""
-    return _winner([route for route in rivals if route.table != TABLE_DEFAULT], target_of)
+    return _winner([route for route in candidates if route.table != TABLE_DEFAULT], target_of)
 
 
-def _winner(rivals: list[Route], target_of: TargetOf) -> Target | None:
-    if len(rivals) == 1:
-        return target_of(rivals[0])
-    if any(route.selective for route in rivals):
+def _winner(candidates: list[Route], target_of: TargetOf) -> Target | None:
+    if len(candidates) == 1:
+        return target_of(candidates[0])
+    if any(route.selective for route in candidates):
         return int(Reason.ROUTE_UNSUPPORTED)
-    ordered = sorted(rivals, key=lambda route: (-route.table, route.metric))
+    ordered = sorted(candidates, key=lambda route: (-route.table, route.metric))
     living = [route for route in ordered if target_of(route) is not None]
     if not living:
         return None
@@ -97,8 +100,8 @@ def _add_fallback4(targets: Layered[Target], table: RouteTable, target_of: Targe
     for route in table.where(lambda r: r.table == TABLE_DEFAULT and r.prefix.family == 4):
         by_prefix.setdefault(route.prefix, []).append(route)
     found: dict[Prefix, Target | None] = {}
-    for prefix, rivals in by_prefix.items():
-        target = _winner(rivals, target_of)
+    for prefix, candidates in by_prefix.items():
+        target = _winner(candidates, target_of)
         if target is not None and targets.longest([prefix.address], prefix.length) == [None]:
             found[prefix] = target
     targets.changes.update(found)

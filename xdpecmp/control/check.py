@@ -15,8 +15,6 @@ def notes(mirror: Mirror) -> list[str]:
     """All that there is to say, a line each. May read the kernel again, and bring the maps up to
     it."""
     found = _disagreement(mirror)
-    if mirror.tables is None:
-        return []
     said = advice.notes(
         advice.World(mirror.snapshot, mirror.tables, mirror.attached()),
         bypassed=mirror.options.bypass_firewall,
@@ -34,13 +32,11 @@ def _disagreement(mirror: Mirror) -> advice.Disagreement | None:
     mirror.pull(EVERYTHING)
     mirror.push()
     prefix = _disagreeing_route(mirror)
-    if prefix is None or mirror.tables is None:
+    if prefix is None:
         return None
     return advice.Disagreement(prefix, trial_of(mirror.tables, prefix))
 
 
 def _disagreeing_route(mirror: Mirror) -> Prefix | None:
-    if mirror.tables is None:
-        return None
     attached = mirror.attached() & mirror.tables.interfaces.keys()
     return disagreeing_route(mirror.kernel, mirror.tables, attached)

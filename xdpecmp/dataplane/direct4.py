@@ -16,16 +16,19 @@ for other rows is old and not looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ..model.packed import Keys, as_bytes
 from ..model.values import Prefix
 from ..program import libbpf
 from ..program.abi import DIRECT_BLOCK as BLOCK
 from ..program.abi import Reason
+from ..program.maps import DIRECT, Maps
+from .lookup import Changed, Covering
 from .slots import CapacityError, Slots
 
 ROWS, CELLS, HOSTS = 1 << 16, 1 << 8, 1 << 8
@@ -38,16 +41,6 @@ Numbers = npt.NDArray[np.uint16]
 """Entries of `groups`, of which there are no more than that (CAPACITY["GROUPS_MAX"])."""
 Marks = npt.NDArray[np.uint8]
 """Lengths of prefixes plus one, so that 0 is none."""
-Covering = Callable[[Prefix], tuple[int, int] | None]
-"""The longest prefix shorter than this one that covers it: its length and entry of `groups`."""
-
-
-class Changed(NamedTuple):
-    """What became of one IPv4 prefix: entries of `groups`, None = not in the table."""
-
-    prefix: Prefix
-    old: int | None
-    new: int | None
 
 
 class _Says(NamedTuple):
@@ -61,7 +54,10 @@ class _Says(NamedTuple):
 
 
 class Direct4:
-    """Keeps `direct16`, `direct24` and `direct32` saying what the trie says."""
+    """Keeps `direct16`, `direct24` and `direct32` saying what the trie says: a LookupStructure."""
+
+    family = 4
+    most_changes = 4096
 
     def __init__(self, direct16: Any, direct24: Any, direct32: Any) -> None:
         """Writable buffers: the three maps, mapped into memory. What they have is taken over."""
@@ -73,6 +69,11 @@ class Direct4:
         """Of deep cells."""
         self._adopt()
         self._clear()
+
+    @classmethod
+    def over(cls, maps: Maps) -> Self:
+        """Those of an instance."""
+        return cls(*(maps.memory(name) for name in DIRECT))
 
     def _adopt(self) -> None:
         """Blocks that an earlier agent gave out are in use until their cells lead elsewhere."""
@@ -103,14 +104,11 @@ class Direct4:
 
     # --- all at once ------------------------------------------------------------------------------
 
-    def rebuild(
-        self,
-        addresses: npt.NDArray[np.uint32],
-        lengths: Marks,
-        numbers: npt.NDArray[np.uint32],
-    ) -> None:
-        """Say what a whole table says: its prefixes (addresses in host order) and their entries of
-        `groups`."""
+    def rebuild(self, keys: Keys, numbers: npt.NDArray[np.uint32]) -> None:
+        """See LookupStructure."""
+        packed = as_bytes(keys)
+        addresses = np.ascontiguousarray(packed[:, :4]).view(">u4").reshape(-1).astype(np.uint32)
+        lengths = packed[:, 4]
         self._clear()
         details = addresses[lengths > 16] >> 16
         self._details += np.bincount(details, minlength=ROWS).astype(np.int32)
@@ -175,9 +173,8 @@ class Direct4:
 
     # --- a few changes ----------------------------------------------------------------------------
 
-    def apply(self, changes: Iterable[Changed], covering: Covering) -> None:
-        """Follow changes that the trie has seen already. `covering` goes by the table as it is now,
-        with all of them made."""
+    def change(self, changes: Iterable[Changed], covering: Covering) -> None:
+        """See LookupStructure."""
         for prefix, old, new in changes:
             address = int.from_bytes(prefix.address, "big")
             grown = (new is not None) - (old is not None)

@@ -82,6 +82,16 @@ class Kernel(Closing):
             """What there was when it was last read."""
             self._close = undo.pop_all().close
 
+    def descriptors(self) -> set[int]:
+        """The open files that a forked process needs to go on with it."""
+        sockets = (self._route, self._bulk, self._generic, self._control, self._xfrm)
+        return {
+            self._namespace,
+            *(each.fileno() for each in sockets if each is not None),
+            *self._watch.descriptors(),
+            *self._firewall.descriptors(),
+        }
+
     # Reading
 
     def links(self) -> dict[int, Link]:

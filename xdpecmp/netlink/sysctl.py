@@ -141,6 +141,10 @@ class Watch:
         """What was read last."""
         self._turn = 0
 
+    def descriptors(self) -> set[int]:
+        """The open files."""
+        return set(self._files)
+
     def close(self) -> None:
         """Close the files. May be called again."""
         self._decisive, self._batches = [], []

@@ -178,6 +178,10 @@ class Socket(Closing):
         option(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
     def stream(self, kind: int, body: bytes, take: Take, what: str, torn: bool = False) -> None:
         """Dump, handing each datagram to `take`, so that only one is in memory at a time. `torn`:
         never mind that things changed meanwhile.

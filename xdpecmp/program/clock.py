@@ -35,3 +35,18 @@ def read_jiffies(clock_fd: int) -> int:
     """What bpf_jiffies64() says now; `clock_fd`: the program xdpecmp_clock."""
     frame = libbpf.run_program(clock_fd, bytes(64)).frame
     return int.from_bytes(frame[:8], "little")
+
+
+class Clock(NamedTuple):
+    """The kernel's clock, to be read by any thread. Reading raises OSError."""
+
+    descriptor: int
+    """Of the program xdpecmp_clock."""
+
+    def jiffies(self) -> int:
+        """What bpf_jiffies64() says now."""
+        return read_jiffies(self.descriptor)
+
+    def now(self) -> Jiffies:
+        """The same, to compare with what packets left in the maps."""
+        return Jiffies(self.jiffies(), HZ)

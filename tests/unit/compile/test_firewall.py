@@ -19,7 +19,7 @@ from tests.unit.compile.values import (
     route,
     snapshot,
 )
-from xdpecmp.compile import bearing, compile_tables
+from xdpecmp.compile import Doubts, bearing, compile_tables
 from xdpecmp.compile.change import compile_updates
 from xdpecmp.model.options import Options
 from xdpecmp.model.routetable import RouteTable
@@ -128,7 +128,7 @@ def test_a_route_followed_by_itself_to_a_device_with_a_filter(bypass: bool) -> N
     assert tables.config.pass4 == Reason.FORWARDED
     over_vlan = hop("10.2.0.1", 4)
     update = RouteUpdate(route("11.0.0.0/8", over_vlan), fresh=True)
-    change = compile_updates(world, tables, [update], set(), set())
+    change = compile_updates(world, tables, [update], Doubts()).tables
     assert change is not None
     wanted = Reason.FORWARDED if bypass else Reason.FIREWALL
     assert change.nexthops[over_vlan].reason == wanted

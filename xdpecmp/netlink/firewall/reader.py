@@ -41,6 +41,11 @@ class Reader:
         self._quick = _Round(_PROBES_A_TIME)
         self._slow = _Round(1)
 
+    def descriptors(self) -> set[int]:
+        """The open sockets."""
+        sockets = [self._netfilter, *self._controls.values()]
+        return {each.fileno() for each in sockets if each is not None}
+
     # --- reading ----------------------------------------------------------------------------------
 
     def read(self, links: Collection[Link]) -> Filters:

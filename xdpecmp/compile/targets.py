@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..model.packed import Layered
 from ..model.values import NextHop, NexthopGroup, Path, Prefix, Route, RouteKind, Snapshot
 from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
-from .groups import object_group, route_group
+from .bounds import object_group, route_group
 from .tables import Group, Key, Target
 
 _KIND_REASON = {
@@ -17,8 +17,8 @@ _KIND_REASON = {
 }
 
 
-class Resolver:
-    """Says what a route by itself leads to; collects the groups and next hops that this takes."""
+class TargetCompiler:
+    """Says what a route alone leads to; collects the groups and next hops that this takes."""
 
     def __init__(self, snapshot: Snapshot, known: Mapping[Key, Group] | None = None) -> None:
         """`known`: groups that are there already."""

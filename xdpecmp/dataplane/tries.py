@@ -1,5 +1,5 @@
-"""The maps `routes4` and `routes6`, and what is in front of them: what they hold, and bringing them
-to what is wanted.
+"""The maps `routes4` and `routes6`: what they hold, and bringing them to what is wanted, with the
+look-up structures in front of them.
 
 What they hold is kept as numbers for the very prefixes and meanings that `compile` works with. So
 where a meaning changes (a group gets another entry, a next hop dies for good) it is compared once
@@ -29,14 +29,16 @@ from ..model.packed import (
 from ..model.prefixes import masked
 from ..model.values import Prefix
 from ..program import libbpf
-from ..program.maps import DIRECT, Maps
-from .direct4 import Changed, Direct4
+from ..program.maps import Maps
+from .direct4 import Direct4
+from .lookup import Changed, LookupStructure
+
+IN_FRONT: tuple[Callable[[Maps], LookupStructure], ...] = (Direct4.over,)
+"""What makes each look-up structure."""
 
 T = TypeVar("T")
 _ABSENT = 0xFFFFFFFF
 _BATCH = 4096
-_FEW = 4096
-"""So many changes are followed one by one in the direct tables; for more these are made anew."""
 
 
 class Tries(Generic[T]):
@@ -46,9 +48,9 @@ class Tries(Generic[T]):
         """Takes over what an earlier agent left in the maps."""
         self._control = maps["control"].entries[0]
         self._fds = {family: maps.fds[f"routes{family}"] for family in FAMILIES}
-        self._direct = Direct4(*(maps.memory(name) for name in DIRECT))
+        self._in_front = [make(maps) for make in IN_FRONT]
         self.held: Layered[int] = self._read()
-        self._rebuild_direct()
+        self._rebuild()
         self._count_epoch6()
         self._sure = True
         """Whether `held` is what the maps hold."""
@@ -63,8 +65,7 @@ class Tries(Generic[T]):
             else:
                 rows = _all_differences(_flat(family, old), _flat(family, new))
             self._write(family, *rows)
-            if family == 4:
-                self._follow_direct(rows, old)
+            self._follow(family, rows, old)
         self._sure = True
 
     def change(self, routes: Mapping[Prefix, T | None], number: Callable[[T], int]) -> None:
@@ -76,16 +77,18 @@ class Tries(Generic[T]):
         held.changes.update(moved)
         for family in FAMILIES:
             self._write(family, *_rows(family, moved))
-        self._direct.apply(
-            (Changed(p, before[p], n) for p, n in moved.items() if p.family == 4), self._covering
-        )
+        for structure in self._in_front:
+            mine = (
+                Changed(p, before[p], n) for p, n in moved.items() if p.family == structure.family
+            )
+            structure.change(mine, self._covering)
         self._sure = True
 
     def _begin(self) -> Layered[int]:
         """What the maps hold; unsure from now until all is written."""
         if not self._sure:
             self.held = self._read()
-            self._rebuild_direct()
+            self._rebuild()
         self._sure = False
         return self.held
 
@@ -111,16 +114,19 @@ class Tries(Generic[T]):
         """What packets have found in the IPv6 trie no longer counts."""
         self._control.epoch6 = self._control.epoch6 % 0xFFFFFFFF + 1
 
-    def _follow_direct(self, rows: _Rows, old: Layered[int]) -> None:
-        """The tables in front of the IPv4 trie, after these changes of it."""
+    def _follow(self, family: int, rows: _Rows, old: Layered[int]) -> None:
+        """What is in front of a trie, after these changes of it."""
         changed, _, gone = rows
-        if len(changed) + len(gone) > _FEW:
-            self._rebuild_direct()
-            return
-        prefixes = [*prefixes_in(changed), *prefixes_in(gone)]
-        self._direct.apply(
-            (Changed(p, old.lookup(p), self.held.lookup(p)) for p in prefixes), self._covering
-        )
+        for structure in self._in_front:
+            if structure.family != family:
+                continue
+            if len(changed) + len(gone) > structure.most_changes:
+                structure.rebuild(*_flat(family, self.held))
+                continue
+            prefixes = [*prefixes_in(changed), *prefixes_in(gone)]
+            structure.change(
+                (Changed(p, old.lookup(p), self.held.lookup(p)) for p in prefixes), self._covering
+            )
 
     def _covering(self, prefix: Prefix) -> tuple[int, int] | None:
         for length in range(prefix.length - 1, -1, -1):
@@ -129,11 +135,9 @@ class Tries(Generic[T]):
                 return length, found
         return None
 
-    def _rebuild_direct(self) -> None:
-        keys, numbers = _flat(4, self.held)
-        rows = as_bytes(keys)
-        addresses = np.ascontiguousarray(rows[:, :4]).view(">u4").reshape(-1).astype(np.uint32)
-        self._direct.rebuild(addresses, rows[:, 4], numbers)
+    def _rebuild(self) -> None:
+        for structure in self._in_front:
+            structure.rebuild(*_flat(structure.family, self.held))
 
     def _read(self) -> Layered[int]:
         """What the maps hold, by themselves."""
