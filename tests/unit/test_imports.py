@@ -16,3 +16,10 @@ def test_a_command_that_only_reads_does_without_numpy(name: str) -> None:
     code = f"import sys, xdpecmp.cli.{name}, xdpecmp.control.attach; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["routes", "stats", "status"])
+def test_a_command_that_explains_nothing_does_without_explain(name: str) -> None:
+    code = f"import sys, xdpecmp.cli.{name}; print('xdpecmp.observe.explain' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..control.owners import protocol_name
 from ..observe.devices import device_name, hop
-from ..observe.explain import ResilientGroup
 from ..program.abi import REASON_TEXT
 
 if TYPE_CHECKING:  # what a command does not use need not be imported
@@ -20,7 +19,7 @@ if TYPE_CHECKING:  # what a command does not use need not be imported
     from ..doctor import Finding
     from ..hashing import FlowKey
     from ..model.values import Link, NextHop
-    from ..observe.explain import Explained, Reference, ThresholdGroup
+    from ..observe.explain import Explained, Reference, ResilientGroup, ThresholdGroup
     from ..observe.state import RouteState, Stats, Status
     from ..observe.verify import Result
 
@@ -151,6 +150,8 @@ def _fields(of: FlowKey) -> Row:
 
 
 def _group(of: ThresholdGroup | ResilientGroup | None, links: Mapping[int, Link]) -> Row | None:
+    from ..observe.explain import ResilientGroup  # which `status` need not wait for
+
     if of is None:
         return None
     if isinstance(of, ResilientGroup):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import ForeignProgram, KernelRefused, NoSuchInterface, XdpecmpError
 from ..model.values import Link
 from ..netlink import Kernel
+from ..observe.devices import our_links
 from ..program import libbpf
 
 MODES = ("auto", "native", "generic")
@@ -46,7 +47,7 @@ def check_interfaces(links: Links, ours: Collection[int], names: Sequence[str]) 
     for name in names:
         if name not in by_name:
             raise NoSuchInterface(name)
-    attached = [link for link in links.values() if link.xdp_prog_id in ours]
+    attached = our_links(links.values(), ours)
     chosen = [*expanded([by_name[name] for name in names], links), *expanded(attached, links)]
     chosen = list(dict.fromkeys(chosen))
     for link in chosen:
