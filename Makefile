@@ -39,10 +39,12 @@ fuzz: $(STAMP) ## random routers and frames, without xdpecmp and with it (FUZZ_S
 mutate: $(STAMP) ## break the data path line by line; the tests have to see it
 	$(SUDO) env $(TEST_ENV) $(PYTHON) -m tests.mutation
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	grep -rlE --exclude-dir=.git --exclude-dir=.venv --exclude-dir=build '^#!/bin/(bash|sh|busybox sh)' . | \
+		xargs .venv/bin/shellcheck
 
 bench: $(STAMP) ## measure speed and scale, beside Linux and bpf_fib_lookup() (BENCH_OPTIONS)
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m bench $(BENCH_OPTIONS)

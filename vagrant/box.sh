@@ -87,7 +87,7 @@ print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\
 platforms=(manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64)
 quietly python3 -m pip download --quiet --no-input --disable-pip-version-check \
     --dest "$work/wheels" --only-binary=:all: --python-version "$python" \
-    "${platforms[@]/#/--platform=}" "${build[@]}" "${root}[test]" ||
+    "${platforms[@]/#/--platform=}" "${build[@]}" "${root}[lint,test]" ||
     die 1 "Python packages: pip download failed; check the network, then run this again"
 rm -f "$work"/wheels/xdpecmp-* # the guest's is an editable install
 

