@@ -27,11 +27,11 @@ For each reason in reasons.def, why no part of a flow can pass by it:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..model.values import Link, NextHop, Settings, Snapshot
 from ..program.abi import CAPACITY, INTERFACE_FLAGS, REASON_TEXT, Reason
+from .parting import Cause, Parting
 from .tables import Adjacency, Config, Group, Interface, Resilient, Target
 from .tags import tag_stack
 
@@ -47,32 +47,6 @@ IN_WORDS = (
     "while it is behind, while a route is read again, and after detach"
 )
 """What holds while the rule allows it."""
-
-
-class Cause(IntEnum):
-    """Why a flow could be parted. The numbers are in the map `config`: append only."""
-
-    NONE = 0
-    TUNNELS = 1
-    NOT_ATTACHED = 2
-    INGRESS_KIND = 3
-    MERGES = 4
-    CHECKSUMS = 5
-    MTU = 6
-    EGRESS_KIND = 7
-    CANNOT_SEND = 8
-    ROUTE = 9
-    SOURCE_CHECK = 10
-    CAPACITY = 11
-    NO_WALK = 12
-    FRAGMENTS = 13
-
-
-class Parting(NamedTuple):
-    """A cause, and the device that it is about; 0 = none."""
-
-    cause: Cause
-    ifindex: int = 0
 
 
 class Plan(NamedTuple):

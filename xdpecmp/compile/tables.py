@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from ..model.prefixes import Networks
 from ..model.values import NextHop, Prefix
 from .firewall import Findings
+from .parting import Parting
 
 if TYPE_CHECKING:
     from ..model.packed import Layered
-    from .ownseed import Parting
 
 TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
 """The kernel's route tables."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.compile.values import MAC1, MAC2, REACHABLE, VLAN, hop, ip, route
 from xdpecmp.compile import Tables, compile_tables, ownseed
-from xdpecmp.compile.ownseed import Cause, Parting
+from xdpecmp.compile.parting import Cause, Parting
 from xdpecmp.model.options import Options
 from xdpecmp.model.values import (
     InterfaceSettings,
