@@ -39,7 +39,7 @@ class Link:
     ifindex: int
     name: str
     mac: bytes
-    """Six bytes, or b"" where the device has none (tun, loopback counts as none)."""
+    """Six bytes, or b"" if the device has none (tun, loopback counts as none)."""
     mtu: int
     up: bool
     """Administratively up and with carrier (IFF_UP and IFF_LOWER_UP)."""
@@ -60,7 +60,7 @@ class Link:
     """"native", "generic", "offload" or "" (none)."""
     can_transmit_xdp: bool = True
     """Whether frames may be redirected to it in native mode (NETDEV_XDP_ACT_NDO_XMIT).
-    Where the kernel cannot tell (before 6.3), only a native program of its own speaks for it."""
+    If the kernel cannot tell (before 6.3), only its own native program shows it."""
     strips_tags: bool = False
     """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
     an XDP program cannot see them. Not told of a veth: see `peer`."""

@@ -35,7 +35,7 @@ class Settings:
     policy4: int = 0
     policy6: int = 0
     seed: int | None = None
-    """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
+    """fib_multipath_hash_seed; None: the kernel has none or does not tell it (0)."""
     fields4: int = 0x7
     """net.ipv4.fib_multipath_hash_fields, for policy 3."""
     fields6: int = 0x7

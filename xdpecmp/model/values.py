@@ -129,7 +129,7 @@ class Route(NamedTuple):
     def selective(self) -> bool:
         """More than the destination chooses it: then the same goes for all routes of its prefix,
         whatever their metrics (fib_table_lookup(); fib6_node_lookup_1(), which asks a prefix's
-        routes by source first, and passes over the prefix where none is for that source)."""
+        routes by source first, and passes over the prefix if none is for that source)."""
         return bool(self.tos or self.source_bits)
 
 
@@ -184,7 +184,7 @@ class Neighbour:
     state: int
     """NUD_* bits (include/uapi/linux/neighbour.h)."""
     managed: bool = False
-    """NTF_EXT_MANAGED: the kernel keeps it resolved by itself."""
+    """NTF_EXT_MANAGED: the kernel keeps it resolved."""
 
     @property
     def valid(self) -> bool:
