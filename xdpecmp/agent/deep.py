@@ -1,7 +1,7 @@
 """The program that some hash policies need: it walks through a packet's headers.
 
 Most namespaces never need it, and it takes a second to compile, so it is built when a policy first
-asks for it. Without it multipath under such a policy passes to Linux.
+needs it. Without it multipath under such a policy passes to Linux.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DeepProgram:
         self._begin = build
         self._build: Build | None = None
         self._result: bool | None = None
-        """Whether it could be built; None: nobody has waited for it yet."""
+        """Whether it could be built; None: it was not waited for yet."""
 
     @property
     def is_ready(self) -> bool:

@@ -38,7 +38,7 @@ class Read(NamedTuple):
 def put_right(told: RouteTable, dump: Dump, known: RouteTable, doubts: Doubts) -> Read:
     """What a dump told, with what was heard meanwhile done to it in place. `known`: the routes as
     they were followed; `doubts`: what waited for this dump."""
-    # where IPv6 routes come and go during a dump, it leaves out others without a word
+    # if IPv6 routes come and go during a dump, it leaves out others without a word
     torn = len({each.gone for each in dump.updates if each.route.prefix.family == 6}) > 1
     missing: set[Prefix] = set()
     if torn:

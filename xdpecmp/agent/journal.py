@@ -2,7 +2,7 @@
 
 A message that comes again is written at growing intervals only, with how often it came meanwhile.
 The file keeps what earlier agents wrote, since that says why they ended; at its limit it becomes
-FILE.1 and a new one begins. Where nothing can be written nothing is, and the agent goes on.
+FILE.1 and a new one begins. If nothing can be written the agent goes on without.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lease: for how long the data path may go on by itself, kept by a thread of its own.
+"""The lease: for how long the data path may go on alone, kept by its own thread.
 
 Reading a million routes takes longer than a lease lasts. So it is not the loop that follows the
 kernel which renews the lease, but it says how it gets on: a mirror that may be wrong, or that has

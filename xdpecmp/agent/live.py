@@ -1,6 +1,6 @@
 """What is known of the kernel's routing, and the tables compiled of it. Both change in place.
 
-Events are followed one by one, ten thousand a second even where there are a million routes, so no
+Events are followed one by one, ten thousand a second even if there are a million routes, so no
 table is copied for each. `compile` takes these objects for values, which it only reads; the changes
 that it finds are made here.
 """
@@ -42,7 +42,7 @@ class LiveTables(Tables):
         return cls(**values)
 
     def apply(self, change: TableChange) -> None:
-        """Have these tables say the change too. What nobody needs any more stays."""
+        """Have these tables say the change too. What is no longer needed stays."""
         self.targets.changes.update(change.routes)
         self.nexthops.update(change.nexthops)
         self.gateways.update(change.gateways)

@@ -62,7 +62,7 @@ class Reconciliation:
 
     QUIET_SECONDS = 0.05
     LATEST_SECONDS = 1.0
-    """Where it doesn't get quiet."""
+    """If it doesn't get quiet."""
     SHARE = 10
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Agent:
         self._followed = False
         """Whether something was followed while all routes were being read."""
         self._unfit = False
-        """Whether the data path had no room for all, and might have at a second try."""
+        """Whether not all fit into the data path, which it may at a second try."""
         self._backlog = Backlog(mirror.lease.fall_behind, mirror.lease.catch_up)
         self._read_until: float | None = None
         """All events that there were by then are read; None: the last drain left some."""
@@ -132,8 +132,8 @@ class Agent:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> bool:
-        """Returns True where the instance must go too: its namespace or its last interface is gone;
-        False where it was told to stop, which leaves the data path on its lease."""
+        """Returns True if the instance must go too: its namespace or its last interface is gone;
+        False if it was told to stop, which leaves the data path on its lease."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.set_wakeup_fd(self._wake_write)
@@ -278,7 +278,7 @@ class Agent:
         rest = _without_routes(changes)
         try:
             fits = True
-            # what takes no dump comes before it: that takes seconds where there are many routes
+            # what takes no dump comes before it: that takes seconds if there are many routes
             if rest:
                 fits = self._read(rest, push)
             if changes.told and not changes.lost:
@@ -314,7 +314,7 @@ class Agent:
             self._lease.withhold()  # none for a mirror that may be wrong
 
     def _read(self, changes: Changes, push: bool) -> bool:
-        """False where the data path had no room for all."""
+        """False if not all fit into the data path."""
         differs = self._mirror.pull(changes, self._meanwhile)
         if not (differs or push or self._marked) or self._stopping:
             return True

@@ -2,7 +2,7 @@
 
 It follows the kernel in two ways. `pull` and `push` read again what may have changed, compile all
 and bring the maps to it: right whatever happened. `update` does what the kernel's route events say,
-at once and for the prefixes concerned alone, where they say enough; `follow` does the same for
+at once and for the prefixes concerned alone, if they say enough; `follow` does the same for
 events of neighbours and nexthop objects.
 """
 
@@ -164,7 +164,7 @@ class Mirror:
 
     def _stop_at_firewall(self, new: Snapshot) -> None:
         """Have the families pass at once that are filtered now. Compiling all may take a second
-        where there are a million routes."""
+        if there are a million routes."""
         if self.options.bypass_firewall:
             return
         egress = {nexthop.ifindex for nexthop in self.tables.nexthops}
@@ -212,8 +212,8 @@ class Mirror:
         self._live.compile(ours, self.deep.is_ready)
 
     def push(self, attached: Collection[int] | None = None, wait: bool = True) -> bool:
-        """Bring the data path to what was read. False where there was not room for all: there may
-        be the next time. `wait`: for what the hash policy needs to be built; otherwise that begins,
+        """Bring the data path to what was read. False if not all fit: it may the next
+        time. `wait`: for what the hash policy needs to be built; otherwise that begins,
         and meanwhile multipath passes to Linux."""
         if wait:
             self.deep.begin(self.snapshot.settings)
@@ -253,7 +253,7 @@ class Mirror:
     # --- single routes ----------------------------------------------------------------------------
 
     def update(self, updates: Iterable[RouteUpdate]) -> bool:
-        """Bring the data path to what these updates say, in order. False where they, or some, don't
+        """Bring the data path to what these updates say, in order. False if they, or some, don't
         say enough: then all routes have to be pulled, and meanwhile those prefixes pass to Linux.
         """
         updates = list(updates)
@@ -273,7 +273,7 @@ class Mirror:
 
     def follow(self, changes: Changes) -> bool:
         """Bring the data path to what updates of neighbours and nexthop objects say, unless they
-        are older than what was read since (see Changes). False where routes may have gone with
+        are older than what was read since (see Changes). False if routes may have gone with
         them, so that all have to be pulled; their packets pass to Linux until then."""
         sure = True
         if changes.nexthop_updates and not changes.nexthops:
@@ -306,12 +306,12 @@ class Mirror:
             return
         self._live.apply(change)
         if not self._dataplane.change(change) and self._fits:
-            self._compile_all()  # which lets go of what nobody needs
+            self._compile_all()  # which lets go of what is no longer needed
         self._resolver.keep(self.kernel, self.snapshot, change.gateways)
 
     def _compile_all(self) -> None:
-        """Nothing is read again for it. What does not fit gets a second try, without what nobody
-        wants any more."""
+        """Nothing is read again for it. What does not fit gets a second try, without what is
+        no longer wanted."""
         self._fits = self.push(wait=False) or self.push(wait=False)
 
     # --- what falls due with time -----------------------------------------------------------------

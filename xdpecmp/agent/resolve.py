@@ -4,9 +4,9 @@ Gateways become managed neighbours, which the kernel probes alone. A host on a d
 network may leave for good, so it is only reported as used while packets for it are forwarded.
 
 What cannot be managed (the neighbour table is full, its link has just gone, nothing can be
-recorded) costs that next hop alone: its packets pass to Linux until somebody resolves it. It is
+recorded) costs that next hop alone: its packets pass to Linux until it is resolved. It is
 complained of once and tried again later and later; a few failures end a round, so that thousands of
-them hold nobody up.
+them delay nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Resolver:
         self._kinds: Counter[object] = Counter()
 
     def keep(self, kernel: Kernel, snapshot: Snapshot, gateways: Iterable[NextHop]) -> None:
-        """Make those managed that nobody else keeps resolved."""
+        """Make those managed that nothing else keeps resolved."""
         failures, now = 0, self._now()
         for gateway in gateways:
             failed = self._failures.get(gateway)
@@ -137,7 +137,7 @@ class Resolver:
 
 
 def needs_keeping(snapshot: Snapshot, gateway: NextHop) -> bool:
-    """Whether nobody else keeps that next hop resolved, and its link is up."""
+    """Whether nothing else keeps that next hop resolved, and its link is up."""
     link = snapshot.links.get(gateway.ifindex)
     neighbour = snapshot.neighbours.get((gateway.via, gateway.ifindex))
     if link is None or not link.up:

@@ -16,7 +16,7 @@ from .tables import LAST_BOUND, Group, PathEntry, Resilient
 def route_group(
     snapshot: Snapshot, ipv4: bool, paths: Sequence[Path]
 ) -> tuple[PathEntry, ...] | None:
-    """The paths of a multipath route that live, with their bounds; None where none does."""
+    """The paths of a multipath route that live, with their bounds; None if none does."""
     weights = [None if _left_out(snapshot, ipv4, path) else path.weight for path in paths]
     if not any(weights):
         return None

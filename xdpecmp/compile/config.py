@@ -96,7 +96,7 @@ def _multipath_reason(settings: Settings, seed: int | None, policy: int, deep: b
 
 
 def own_addresses4(snapshot: Snapshot) -> frozenset[bytes]:
-    """This host's IPv4 addresses. Linux refuses them as sources even where their local route has
+    """This host's IPv4 addresses. Linux refuses them as sources even if their local route has
     been deleted: inet_lookup_ifaddr_rcu()."""
     return frozenset[bytes]().union(*(link.addresses4 for link in snapshot.links.values()))
 
@@ -112,12 +112,12 @@ def _suspect_sources4(table: RouteTable) -> tuple[frozenset[bytes], bool]:
     """Our IPv4 addresses and our networks' broadcast addresses, and whether somebody added local
     routes by hand (which makes the kernel look every source up: fib_has_custom_local_routes).
 
-    A local network that the kernel made itself, but for 127.0.0.0/8 (an address with a prefix on
+    A local network that the kernel made itself, except 127.0.0.0/8 (an address with a prefix on
     `lo`), counts as such: the kernel refuses all of it once there has been a local route by hand,
     even one that is long gone.
 
     Broadcast addresses are refused as a source once there has been a rule, even one that is long
-    gone (fib_has_custom_rules): nobody can tell, so Linux is to judge.
+    gone (fib_has_custom_rules): that cannot be read, so Linux decides.
     """
     suspect: set[bytes] = set()
     custom = False

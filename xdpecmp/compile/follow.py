@@ -236,7 +236,7 @@ def _routes_over(
     nhids: Collection[int],
     before: Mapping[int, NexthopGroup | None],
 ) -> list[Prefix] | None:
-    """The prefixes of routes over these objects; None where they are many, or bear on others."""
+    """The prefixes of routes over these objects; None if they are many, or bear on others."""
     for nhid in nhids:
         for group in (before[nhid], snapshot.nexthop_groups.get(nhid)):
             if is_connected(object_target(nhid, group)):

@@ -25,7 +25,7 @@ dev_queue_xmit() to a device below. What drivers of hardware ask for besides the
 (ndo_features_check(), validated headers) nobody tells, a tap and a tunnel look into the packet."""
 _TAKING_TAGS = frozenset({"veth"})
 """Those that also take one to which XDP has just added a tag: then the offset of the network header
-is no longer right, which Linux sets anew where it receives the packet."""
+is no longer right, which Linux sets again when it receives the packet."""
 _STACKED = frozenset({"bond", "team", "bridge"})
 """Kinds of devices that receive what is received by the devices enslaved to them, and nothing
 else."""
@@ -33,7 +33,7 @@ else."""
 
 def takes_anything(link: Link, device: Link, tagged: bool) -> bool:
     """Whether merged and unfinished packets may be redirected there. `link`: the device of the
-    route, a VLAN device perhaps, with features of its own; `device`: the one that transmits."""
+    route, a VLAN device perhaps, with its own features; `device`: the one that transmits."""
     kinds = _TAKING_TAGS if tagged else _TAKING
     return device.kind in kinds and device.segments_all and link.segments_all
 
@@ -51,7 +51,7 @@ def may_be_unfinished(links: Mapping[int, Link], device: Link) -> bool:
 
 def merges_lists(links: Mapping[int, Link], device: Link) -> bool:
     """Whether what it receives may be merged into a list of packets (`rx-gro-list`): generic XDP
-    makes one packet of such a list, which nobody can take apart again."""
+    makes one packet of such a list, which cannot be taken apart again."""
     return any(each.merges_lists for each in (device, *_receivers(links, device)))
 
 

@@ -62,7 +62,7 @@ class Plan(NamedTuple):
 
 
 def heed(config: Config, plan: Plan) -> Config:
-    """The configuration with all of a family's multipath passing where a flow could be parted."""
+    """The configuration with all of a family's multipath passing if a flow could be parted."""
     if not config.own_seed:
         return config
     parting4, parting6 = first_causes(plan, 4), first_causes(plan, 6)
@@ -255,7 +255,7 @@ def _source_check(plan: Plan, ingresses: list[int]) -> Iterator[Parting]:
 # --- what leaves --------------------------------------------------------------------------------
 
 _SENDS_NO_ERRORS = ("", "veth", "bridge", "bond", "team", "macvlan", "dummy")
-"""Kinds of devices with an Ethernet header, behind which Linux sends no error of its own."""
+"""Kinds of devices with an Ethernet header, behind which Linux itself sends no error."""
 
 
 def _mtu(plan: Plan, ingresses: list[int], family: int) -> Iterator[Parting]:

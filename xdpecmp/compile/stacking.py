@@ -5,7 +5,7 @@ XDP, the VLAN tag is taken off, the VLAN device of that tag, and only then the b
 ... that stands on the device, for which it all begins again. Two rules follow.
 
 - A device that gets its frames from another one sees them without their tag, whatever it is set
-  to: nobody can tell there what is of which VLAN. Only devices that are known to see tags count.
+  to: what is of which VLAN cannot be seen there. Only devices that are known to see tags count.
 - What stands on a device may take its frames. Only what is known to leave them counts as harmless.
 
 A bond is followed from below: what its links receive is the bond's, unless Linux would drop it, and
@@ -148,7 +148,7 @@ class Stacking:
         return link is not None and not self._unknown_owner(link)
 
     def owner(self, link: Link) -> Obstacle | None:
-        """Who else may take what comes in by this device for itself, VLAN devices left aside."""
+        """Who else may take what comes in by this device, except VLAN devices."""
         receiver = self.receiver(link)
         if not self.delivers(link):
             return Obstacle(Why.INACTIVE, receiver.name, receiver.mode)
@@ -174,7 +174,7 @@ class Stacking:
         ]
 
     def other_macs(self, link: Link) -> list[Upper]:
-        """What takes from this interface the frames to a MAC address of its own."""
+        """What takes from this interface the frames to its own MAC address."""
         devices = dict.fromkeys([link.ifindex, self.receiver(link).ifindex])
         uppers = [upper for ifindex in devices for upper in self._uppers[ifindex]]
         return [upper for upper in uppers if upper.kind in _OWN_MAC and _is_harmless(upper, link)]

@@ -95,7 +95,7 @@ class Tag(NamedTuple):
 
 
 class Adjacency(NamedTuple):
-    """One entry of the map `nexthops` but for its identity."""
+    """One entry of the map `nexthops`, except its identity."""
 
     reason: int
     device: int

@@ -11,7 +11,7 @@ from .tables import Tag
 def tag_stack(links: Mapping[int, Link], ifindex: int) -> tuple[int, tuple[Tag, ...]] | None:
     """The device below a stack of VLAN devices and the tags, outermost first.
 
-    A device that is no VLAN has no tags. None where a lower device is in another namespace.
+    A device that is no VLAN has no tags. None if a lower device is in another namespace.
     """
     tags: list[Tag] = []
     link = links.get(ifindex)

@@ -30,7 +30,7 @@ class TargetCompiler:
         """New ones."""
 
     def target(self, route: Route) -> Target | None:
-        """None where it has no living path."""
+        """None: it has no living path."""
         if route.selective:
             return int(Reason.ROUTE_UNSUPPORTED)
         if route.kind is not RouteKind.UNICAST:
@@ -102,7 +102,7 @@ def object_key(nhid: int) -> Key:
 
 
 def host_routes(snapshot: Snapshot, targets: Layered[Target]) -> dict[Prefix, NextHop]:
-    """Neighbours on directly connected networks, where that network is the one in force."""
+    """Neighbours on directly connected networks, if that network is the one in force."""
     found: dict[Prefix, NextHop] = {}
     for size in (4, 16):
         nexthops = [

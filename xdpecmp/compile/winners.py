@@ -2,7 +2,7 @@
 
 - IPv4: main and local share one trie, so that the longest prefix wins whatever its table, until a
   policy rule other than the default ones is added, and for good then; so what a wide local prefix
-  covers is for Linux to say. `default` is asked only where they have nothing (fib_lookup() in
+  covers Linux decides. `default` is asked only if they have nothing (fib_lookup() in
   include/net/ip_fib.h, fib_trie.c). IPv6: the whole local table comes before main
   (fib6_rule_lookup() in net/ipv6/ip6_fib.c).
 - Of equal prefixes the lowest metric wins that has a living path; a prefix without any is as if
@@ -22,7 +22,7 @@ from .tables import TABLE_DEFAULT, TABLE_LOCAL, Target
 _LOOPBACK = Prefix(bytes([127, 0, 0, 0]), 8)
 
 TargetOf = Callable[[Route], Target | None]
-"""What a route by itself leads to; None where it has no living path."""
+"""What a route alone leads to; None: it has no living path."""
 
 
 def winners(table: RouteTable, target_of: TargetOf) -> Layered[Target]:
@@ -83,7 +83,7 @@ def wide_local(table: RouteTable) -> Iterable[Prefix]:
 def _drop_shadowed(targets: Layered[Target], table: RouteTable) -> None:
     """What a wide prefix of table local covers passes to Linux. For IPv6 it goes by that prefix,
     as long as that has a living path; for IPv4 too once there has ever been another policy rule,
-    which nobody can ask."""
+    which cannot be read."""
     wide = wide_local(table)
     if not wide:
         return

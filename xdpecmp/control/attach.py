@@ -44,11 +44,11 @@ class Wishes(NamedTuple):
     mode: str = "auto"
     """One of attachment.MODES."""
     set_seed: bool = False
-    """Where Linux keeps its hash seed to itself, give it one that is known."""
+    """If Linux does not tell its hash seed, give it one that is known."""
     flow_label: str | None = None
     """One of options.FLOW_LABEL."""
     own_seed: bool | None = None
-    """Whether to hash with a seed of ours where Linux's is not known."""
+    """Whether to hash with a seed of ours if Linux's is not known."""
     bypass_firewall: bool | None = None
     """Whether to forward past a firewall, NAT, connection tracking and traffic control."""
 

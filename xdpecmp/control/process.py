@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..agent.mirror import Mirror
 
 NICE = -10
-"""Of the agent: where the machine is busy and it falls behind, more packets take the slow path."""
+"""Of the agent: if the machine is busy and it falls behind, more packets take the slow path."""
 
 _ALONE_SECONDS = 10.0
 """How often the agent of a namespace without a name looks whether anybody else is there."""
@@ -96,7 +96,7 @@ def _become_daemon(keep: Collection[int]) -> None:
     os.chdir("/")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    with suppress(OSError):  # where sessions share the CPU evenly (sched(7), autogroup)
+    with suppress(OSError):  # if sessions share the CPU evenly (sched(7), autogroup)
         Path("/proc/self/autogroup").write_text(str(NICE))
     null = os.open(os.devnull, os.O_RDWR)
     for target in (0, 1, 2):

@@ -18,13 +18,13 @@ Key = tuple[object, ...]
 class Buckets:
     """The buckets of resilient groups.
 
-    Where Linux hashes as we do, they are Linux's: a packet now and then tells it which are in use
+    If Linux hashes as we do, they are Linux's: a packet now and then tells it which are in use
     (bpf/nexthops.c), so it moves no others, and ours move along at once. Then no flow moves when
     packets pass to Linux.
 
     Otherwise they are ours, since packets that XDP forwards are no activity to the kernel, which
     therefore moves buckets that are busy. A bucket goes where the kernel has it once it has been
-    idle for the group's idle time, or at once where its next hop has left the group; or in use,
+    idle for the group's idle time, or at once if its next hop has left the group; or in use,
     where buckets have differed from the kernel's for the group's unbalanced time. The kernel counts
     that time for its own buckets, which are soon where they belong: nh_res_bucket_should_migrate()
     in net/ipv4/nexthop.c.
@@ -48,12 +48,12 @@ class Buckets:
         self._placed[key] = first
         self._held[key] = [names.get(entries[first + i].nexthop) for i in range(count)]
 
-    def inherit(self, heir: Key, key: Key, count: int) -> bool:
+    def inherit(self, to: Key, key: Key, count: int) -> bool:
         """Let a group go on with the buckets of another, as they are and with the times of their
-        last use; False where that one has none, or another number of them."""
+        last use; False if that one has none, or another number of them."""
         if len(self._held.get(key, ())) != count:
             return False
-        self._placed[heir], self._held[heir] = self._placed.pop(key), self._held.pop(key)
+        self._placed[to], self._held[to] = self._placed.pop(key), self._held.pop(key)
         return True
 
     def holds(self, key: Key, count: int) -> bool:
@@ -65,8 +65,8 @@ class Buckets:
         return self._placed[key]
 
     def place(self, key: Key, group: Resilient) -> None:
-        """Fill buckets where nobody looks, as the kernel has them. Those that the group had before
-        are let go. Raises CapacityError, KeyError where a next hop has no entry."""
+        """Fill buckets where no packet looks, as the kernel has them. Those that the group had
+        before are let go. Raises CapacityError, KeyError if a next hop has no entry."""
         numbers = [self._nexthop_slots.live[nexthop] for nexthop in group.buckets]
         first = self._blocks.acquire(len(numbers))
         bucket = self._maps.layout.value("buckets")
@@ -77,7 +77,7 @@ class Buckets:
 
     def settle(self, key: Key, group: Resilient, now: Jiffies | None) -> None:
         """Move what may move. While the time is unknown nothing that was ever used is idle.
-        Raises KeyError, having moved nothing, where a next hop has no entry."""
+        Raises KeyError, having moved nothing, if a next hop has no entry."""
         first, held = self._placed[key], self._held[key]
         numbers = {nexthop: self._nexthop_slots.live[nexthop] for nexthop in group.members}
         entries = self._maps["buckets"].entries

@@ -60,7 +60,7 @@ class Counted(NamedTuple):
     nexthops: Mapping[NextHop, Traffic]
     """Of those in use."""
     former: Mapping[NextHop, Traffic]
-    """Of those that are not in use any more and whose place nobody else has."""
+    """Of those that are not in use any more and whose place no other has."""
     forwarded: Traffic
     """By all next hops there ever were."""
     stats: list[int]

@@ -2,14 +2,14 @@
 would say, so that a packet costs one to three loads where a trie of a million routes costs dozens.
 
 DIR-24-8 (Gupta, Lin and McKeown, "Routing Lookups in Hardware at Memory Access Speeds", 1998), with
-a first level that stays in the processor's cache. The program reads `direct16`; where that has 0
-`direct24`; where that has BLOCK and a number, that block of `direct32`; and where it finds 0 at
+a first level that stays in the processor's cache. The program reads `direct16`; if that has 0
+`direct24`; if that has BLOCK and a number, that block of `direct32`; and if it finds 0 at
 last it asks the trie (bpf/abi.h). So 0 is always right, and every change is made in this order: the
 trie, `direct32`, `direct24`, `direct16`.
 
 A *row* is what shares the first 16 bits, a *cell* what shares the first 24. A row that holds
 prefixes longer than 16 is *detailed*: 0 in `direct16`. A cell that holds prefixes longer than 24 is
-*deep*: it has a block or, where there were no more of these, 0 in `direct24`. What `direct24` has
+*deep*: it has a block or, if there were no more of these, 0 in `direct24`. What `direct24` has
 for other rows is old and not looked at.
 """
 
@@ -49,7 +49,7 @@ class _Says(NamedTuple):
     span: int
     """The prefix's own length."""
     length: int
-    """Of the prefix that it goes by: its own or, where it has gone, a shorter one's; -1: none."""
+    """Of the prefix that it goes by: its own or, if it has gone, a shorter one's; -1: none."""
     number: int
 
 
@@ -96,7 +96,7 @@ class Direct4:
         self._length16: Marks = np.zeros(ROWS, np.uint8)
         self._details: npt.NDArray[np.int32] = np.zeros(ROWS, np.int32)
         # Likewise up to 24 bits for each cell of detailed rows, with _DEEP for deep ones, and up to
-        # 32 bits for each address of deep cells' blocks. Zeros that nobody writes take no memory.
+        # 32 bits for each address of deep cells' blocks. Unwritten zeros take no memory.
         self._length24: Marks = np.zeros(ROWS * CELLS, np.uint8)
         self._length32: Marks = np.zeros(self._direct32.shape, np.uint8)
         self._deep: Counter[int] = Counter()
@@ -263,7 +263,7 @@ class Direct4:
         numbers[some] = np.where(free & (deep == 0), np.uint16(says.number), numbers[some])
 
     def _open(self, row: int) -> None:
-        """Have a row's cells ready, if nobody looks at them yet."""
+        """Have a row's cells ready, if no packet looks at them yet."""
         if not self._details[row]:
             cells = slice(row * CELLS, (row + 1) * CELLS)
             self._length24[cells] = self._length16[row]

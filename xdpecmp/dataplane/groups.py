@@ -24,8 +24,8 @@ _NONE: Mapping[Target, Key] = MappingProxyType({})
 
 class Groups:
     """Who has which entry of `groups`. A group keeps its entry whatever changes in it, so that no
-    route has to change with it: what is new is written where nobody looks, and then pointed to by
-    one store."""
+    route has to change with it: what is new is written where no packet looks, and then pointed to
+    by one store."""
 
     def __init__(self, maps: Maps, nexthop_slots: Slots[NextHop]) -> None:
         self._maps = maps
@@ -36,7 +36,7 @@ class Groups:
         self._paths = Blocks(0, CAPACITY["PATHS_MAX"])
         self._path_runs: dict[Key, tuple[int, int]] = {}
         self._buckets = Buckets(maps, nexthop_slots)
-        self._bequeathed: set[int] = set()
+        self._inherited: set[int] = set()
         """Entries that an earlier agent gave to resilient groups."""
         for reason in Reason:
             self._store(int(reason), GroupKind.PASS, int(reason), 0)
@@ -57,7 +57,7 @@ class Groups:
                 self._path_runs[key] = (entry.first, entry.count)
                 self._paths.adopt(entry.first, entry.count)
             elif entry.kind == GroupKind.RESILIENT:
-                self._bequeathed.add(number)
+                self._inherited.add(number)
                 self._buckets.adopt(key, entry.first, entry.count, names)
 
     # --- groups of several next hops --------------------------------------------------------------
@@ -66,7 +66,7 @@ class Groups:
         self, groups: Mapping[Key, Group], targets: Layered[Target], held: Layered[int]
     ) -> bool:
         """Make the groups say that; `targets`: what routes are to lead to, `held`: which entries
-        they lead to so far. Whether there was room for all.
+        they lead to so far. Returns whether all fit.
 
         What does not fit passes to Linux, and is tried again the next time.
         """
@@ -87,22 +87,22 @@ class Groups:
                 if key in self._slots.live:
                     slot = self._slots.live[key]
                     self._store(slot, GroupKind.PASS, int(Reason.TABLE_FULL), 0)
-                    self._drop_contents(key)  # so there may be room the next time
+                    self._drop_contents(key)  # so it may fit the next time
         return fits
 
     def _legacies(self, targets: Layered[Target], held: Layered[int]) -> dict[Target, Key]:
         """By what routes are to lead to now: the resilient group of an earlier agent that they led
         to so far."""
-        if not self._bequeathed:
+        if not self._inherited:
             return {}
         return {
             target: _adopted(number)
-            for prefix, number in held.where(self._bequeathed.__contains__)
+            for prefix, number in held.where(self._inherited.__contains__)
             if (target := targets.lookup(prefix)) is not None
         }
 
     def _place(self, key: Key, group: Group, legacy: Key | None) -> None:
-        """Raises CapacityError or, where a next hop found no place, KeyError."""
+        """Raises CapacityError or, if a next hop has no entry, KeyError."""
         slot, _ = self._slots.acquire(key)
         if isinstance(group, Resilient):
             self._place_buckets(slot, key, group, legacy)
@@ -194,7 +194,7 @@ class Groups:
             if not isinstance(key, NextHop):
                 self._contents.pop(key, None)
                 self._drop_contents(key)
-        self._bequeathed.clear()
+        self._inherited.clear()
 
     def _drop_contents(self, key: Key) -> None:
         self._drop_paths(key)

@@ -1,7 +1,7 @@
 """Brings the maps to what `compile` wants, while packets flow.
 
-Every step leaves the maps right for the packet that comes next: what is new is written where
-nobody looks yet and then pointed to by one store; what is no longer pointed to is reused only after
+Every step leaves the maps right for the packet that comes next: what is new is written where no
+packet looks yet and then pointed to by one store; what is no longer pointed to is reused only after
 a grace period (`libbpf.wait_for_readers`).
 """
 
@@ -38,7 +38,7 @@ class Dataplane:
 
     def sync(self, tables: Tables) -> bool:
         """Make the maps say what `tables` says. False if that exceeds a limit: it may not the next
-        time, without what nobody wants any more. Raises OSError when the kernel refuses."""
+        time, without what is no longer wanted. Raises OSError when the kernel refuses."""
         self._control.publish_cautiously(tables.config)
         self._nexthops.sync_devices()
         self._groups.hash_as_linux(_hashes_as_linux(tables.config))

@@ -90,7 +90,7 @@ class Blocks:
         self._retired: list[tuple[int, int]] = []
         self._gaps: list[tuple[int, int]] | None = None
         """A heap of what is free: size below zero, so that the largest comes first, and start.
-        None where it has to be found out."""
+        None: it has to be found out."""
 
     def acquire(self, count: int) -> int:
         """The first of `count` entries."""

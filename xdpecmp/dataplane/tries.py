@@ -2,8 +2,8 @@
 look-up structures in front of them.
 
 What they hold is kept as numbers for the very prefixes and meanings that `compile` works with. So
-where a meaning changes (a group gets another entry, a next hop dies for good) it is compared once
-for all prefixes that share it, and where nothing did nothing is compared.
+if a meaning changes (a group gets another entry, a next hop dies for good) it is compared once
+for all prefixes that share it, and if none did nothing is compared.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Tries(Generic[T]):
 
     def _write(self, family: int, keys: Keys, numbers: Numbers, gone: Keys) -> None:
         """Every change of a trie goes through here: first what comes or changes, then what goes.
-        `held` says already what comes of it; where the kernel refuses, it is read again."""
+        `held` says already what comes of it; if the kernel refuses, it is read again."""
         if not len(keys) and not len(gone):
             return
         fd = self._fds[family]
@@ -140,7 +140,7 @@ class Tries(Generic[T]):
             structure.rebuild(*_flat(structure.family, self.held))
 
     def _read(self) -> Layered[int]:
-        """What the maps hold, by themselves."""
+        """What the maps hold, read from them."""
         keys, numbers = {}, {}
         known: dict[int, int] = {}
         for family, fd in self._fds.items():

@@ -205,7 +205,7 @@ def _combine(
             paths.append(single.path._replace(weight=weight))
     kind = found.kind
     if kind is RouteKind.UNICAST:
-        # A blackhole can only be in a group by itself (valid_group_nh).
+        # A blackhole can only be alone in a group (valid_group_nh).
         kind = kinds.pop() if len(kinds) == 1 else RouteKind.UNSUPPORTED
     buckets: tuple[int, ...] = ()
     if found.resilient and kind is RouteKind.UNICAST:

@@ -20,7 +20,7 @@ class Options:
     flow_label: str = FOLLOW
     """One of FLOW_LABEL."""
     own_seed: int | None = None
-    """What to hash with where Linux keeps its seed to itself; None: nothing, such routes pass."""
+    """What to hash with if Linux does not tell its seed; None: nothing, such routes pass."""
 
     bypass_firewall: bool = False
     """Whether to forward what firewalls, NAT and traffic control of Linux will not see then."""
@@ -51,5 +51,5 @@ class Wanted:
     mode: str = "auto"
     """One of attachment.MODES."""
     ifindex: int = 0
-    """The device that our program was last attached to. Where that very device has no program of
+    """The device that our program was last attached to. If that very device has no program of
     ours any more, somebody has taken it off; another one of that name is to be attached."""

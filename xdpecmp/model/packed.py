@@ -2,7 +2,7 @@
 
 `Packed` holds prefixes and a number for each, and never changes. `Layered` says what the numbers
 stand for, and for single prefixes something else: so what is known of a million prefixes changes in
-a few places at once, and two `Layered` over the same `Packed` differ where their meanings do.
+a few places at once, and two `Layered` over the same `Packed` differ if their meanings do.
 
 A prefix is packed as its address and its length in one more byte. So packed prefixes of a family
 are in order as bytes, and what one covers comes right behind it.
@@ -80,7 +80,7 @@ class Packed:
         return sum(len(keys) for keys in self.keys.values())
 
     def find(self, prefix: Prefix) -> int | None:
-        """The prefix's number, None where it has none."""
+        """The prefix's number, None if it has none."""
         family = prefix.family
         position = position_of(self.keys[family], pack(prefix))
         return None if position is None else int(self.numbers[family][position])

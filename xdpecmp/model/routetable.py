@@ -201,7 +201,7 @@ def _paths(route: Route) -> set[object]:
 
 
 def _nexthops(route: Route) -> set[object]:
-    """Of a path that goes by itself the weight isn't told."""
+    """Of a path that goes alone the weight isn't told."""
     return {path.nexthop for path in route.paths}
 
 

@@ -3,18 +3,28 @@
 `netlink` makes these from what the kernel says, `compile` turns them into map contents. Nothing
 here does input or output. Addresses are packed bytes in network order (4 or 16 of them), so that
 they compare, hash and go into maps as they are; the kernel's numbers (interface indexes, table
-ids, metrics) are plain integers.
+ids, metrics) are plain integers. Devices are in `links`, sysctls and filters in `settings`; others
+import them from here.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from ..errors import shortened
+from .links import Link as Link
+from .links import Peer as Peer
+from .links import Upper as Upper
+from .settings import EGRESS as EGRESS
+from .settings import INGRESS as INGRESS
+from .settings import Filter as Filter
+from .settings import Filters as Filters
+from .settings import InterfaceSettings as InterfaceSettings
+from .settings import Settings as Settings
 
 
 class Prefix(NamedTuple):
@@ -119,7 +129,7 @@ class Route(NamedTuple):
     def selective(self) -> bool:
         """More than the destination chooses it: then the same goes for all routes of its prefix,
         whatever their metrics (fib_table_lookup(); fib6_node_lookup_1(), which asks a prefix's
-        routes by source first, and passes over the prefix where none is for that source)."""
+        routes by source first, and passes over the prefix if none is for that source)."""
         return bool(self.tos or self.source_bits)
 
 
@@ -163,120 +173,6 @@ class NexthopGroup:
     """For a resilient group: after so long one changes hands even in use; 0 = never."""
 
 
-class Upper(NamedTuple):
-    """A device that stands on another one, as far as that one's received frames go."""
-
-    name: str
-    kind: str
-    mode: str
-    mac: bytes
-    where: str = ""
-    """The other namespace that it is in, for people to read; "" for ours."""
-
-    def __str__(self) -> str:
-        kind = f"{self.kind} {self.mode}".strip()
-        return f"{self.name} ({kind}{self.where and f', in {self.where}'})"
-
-
-class Peer(NamedTuple):
-    """The other end of a veth."""
-
-    name: str
-    path: str
-    """Of the network namespace that it is in (as for `nsenter --net=`); "" for ours."""
-    hides_tags: bool
-    """Whether it may leave VLAN tags beside the frames (skb->vlan_tci), where XDP cannot see
-    them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A network device of the namespace."""
-
-    ifindex: int
-    name: str
-    mac: bytes
-    """Six bytes, or b"" where the device has none (tun, loopback counts as none)."""
-    mtu: int
-    up: bool
-    """Administratively up and with carrier (IFF_UP and IFF_LOWER_UP)."""
-    kind: str = ""
-    """IFLA_INFO_KIND: veth, vlan, bridge …; "" for a physical device."""
-    master: int = 0
-    """Index of the bridge, bond, team or VRF that it is enslaved to; 0 = none."""
-    lower: int = 0
-    """Index of the device that it stands on (IFLA_LINK), as a VLAN device or a macvlan does; 0 for
-    none, or one of another namespace. The other end of a veth is no such device."""
-    vlan_id: int = 0
-    """For a VLAN device: its VLAN id, host order; 0 otherwise."""
-    vlan_protocol: int = 0
-    """For a VLAN device: 0x8100 or 0x88a8, host order; 0 otherwise."""
-    xdp_prog_id: int = 0
-    """Id of the XDP program attached to it, 0 = none."""
-    xdp_mode: str = ""
-    """"native", "generic", "offload" or "" (none)."""
-    can_transmit_xdp: bool = True
-    """Whether frames may be redirected to it in native mode (NETDEV_XDP_ACT_NDO_XMIT).
-    Where the kernel cannot tell (before 6.3), only a native program of its own speaks for it."""
-    strips_tags: bool = False
-    """Whether the device takes VLAN tags off received frames (`ethtool -k`: rx-vlan-offload): then
-    an XDP program cannot see them. Not told of a veth: see `peer`."""
-
-    sets_priority: bool = False
-    """For a VLAN device: whether the tags that it sends carry priorities (`egress-qos-map`)."""
-    mode: str = ""
-    """Of a macvlan or macvtap: private, vepa, bridge, passthru, source; of a bond: balance-rr,
-    active-backup, 802.3ad …; "" otherwise or for one that we do not know."""
-    ports: tuple[int, ...] = ()
-    """Indexes of devices that it receives by without being their `master` (HSR, PRP)."""
-    delivers: bool = False
-    """For a link of a bond: whether the bond receives all that comes in there. False for an
-    inactive link, whose frames Linux drops (bond_should_deliver_exact_match())."""
-    peer_index: int = 0
-    """For a veth: index of the other end, if that is in this namespace."""
-    peer: Peer | None = None
-    """For a veth: its other end, as far as that can be looked at."""
-    is_untagged: bool = False
-    """For a bridge: whether its VLAN filter takes the tag off all that the bridge itself
-    receives."""
-    elsewhere: tuple[Upper, ...] = ()
-    """What stands on it in other network namespaces, as far as they can be looked at."""
-
-    addresses4: frozenset[bytes] = frozenset()
-    """Its packed IPv4 addresses, whether routes lead to them or not."""
-
-    segments_all: bool = True
-    """Whether it has all offloads that merged and unfinished packets can ask of it: it finishes
-    checksums and splits what was merged (`ethtool -k`), of any size."""
-
-    offloads_received: bool = False
-    """Whether what it receives comes with word of its checksum (`ethtool -k`: rx-checksumming),
-    with a hypervisor behind it perhaps that it is unfinished."""
-
-    merges_lists: bool = False
-    """Whether it merges received packets into lists (`ethtool -k`: rx-gro-list)."""
-
-    merges: frozenset[str] = frozenset()
-    """How the device itself makes larger packets of several that it receives: "rx-lro", "rx-gro-hw"
-    (features of `ethtool -k`). What the kernel merges on that device (GRO) comes after XDP."""
-
-    has_local_ports: bool = False
-    """Whether veths or taps are among what is enslaved to it."""
-
-    @property
-    def has_address4(self) -> bool:
-        """Whether it has an IPv4 address: without one, loose reverse-path filtering is strict."""
-        return bool(self.addresses4)
-
-    @property
-    def leaves_checksums(self) -> bool:
-        """Whether what comes in there may have a checksum that is to be finished later, by hardware
-        that there may never be: from hosts behind a veth, from VMs behind a tap, also by way of a
-        bridge. Native XDP does not see the note that says so (tun_build_skb() in drivers/net/tun.c
-        runs it before the virtio_net_hdr is looked at), and loses it."""
-        return self.kind in ("veth", "tun") or self.has_local_ports
-
-
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A resolved or failed neighbour: ARP or ND entry."""
@@ -288,7 +184,7 @@ class Neighbour:
     state: int
     """NUD_* bits (include/uapi/linux/neighbour.h)."""
     managed: bool = False
-    """NTF_EXT_MANAGED: the kernel keeps it resolved by itself."""
+    """NTF_EXT_MANAGED: the kernel keeps it resolved."""
 
     @property
     def valid(self) -> bool:
@@ -309,92 +205,6 @@ class NeighbourUpdate(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class InterfaceSettings:
-    """The sysctls of one interface, already combined with those of `all` as the kernel does."""
-
-    forwarding4: bool = False
-    forwarding6: bool = False
-    rp_filter: int = 0
-    """max(all, interface): 0 off, 1 strict, 2 loose."""
-    learns_redirects4: bool = False
-    """Whether Linux heeds ICMP redirects that come in there, or did a while ago: then its next hops
-    behind the interface are not only what routes say."""
-    learns_redirects6: bool = False
-    send_redirects: bool = True
-    """all or interface."""
-    ignore_linkdown4: bool = False
-    """net.ipv4.conf.*.ignore_routes_with_linkdown, all or interface."""
-    ignore_linkdown6: bool = False
-    mtu6: int = 0
-    """net.ipv6.conf.*.mtu, which IPv6 goes by rather than the device's; 0 = no IPv6 there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The sysctls of the namespace that decide which path a flow takes."""
-
-    policy4: int = 0
-    policy6: int = 0
-    seed: int | None = None
-    """fib_multipath_hash_seed; None where the kernel has none or keeps it to itself (0)."""
-    fields4: int = 0x7
-    """net.ipv4.fib_multipath_hash_fields, for policy 3."""
-    fields6: int = 0x7
-    use_neigh: bool = False
-    """net.ipv4.fib_multipath_use_neigh."""
-    ip_forward_use_pmtu: bool = False
-    proxy_ndp: bool = False
-    """net.ipv6.conf.all.proxy_ndp."""
-    flow_dissector: bool = False
-    """Whether a BPF program takes packets apart in the kernel's stead
-    (BPF_PROG_TYPE_FLOW_DISSECTOR): all hash policies but 0 go by what it finds."""
-    ipsec: bool = False
-    """Whether IPsec policies or their default bear on what is forwarded or sent (`ip xfrm policy`,
-    `ip xfrm policy getdefault`)."""
-    learned: frozenset[bytes] = frozenset()
-    """Packed addresses for which Linux goes by what ICMP errors told it rather than by routes."""
-    defragments4: bool = False
-    """Whether Linux reassembles IPv4 fragments before it routes them (connection tracking)."""
-    defragments6: bool = False
-    interfaces: Mapping[int, InterfaceSettings] = field(default_factory=dict)
-
-
-INGRESS, EGRESS = "ingress", "egress"
-
-
-class Filter(NamedTuple):
-    """One thing in Linux that may drop, change, translate, delay or track what is forwarded, and
-    that a packet forwarded by XDP never meets."""
-
-    what: str
-    """In the words of the tool that shows it: "nftables chain inet filter forward"."""
-    ipv4: bool = True
-    ipv6: bool = True
-    ifindex: int = 0
-    """The one device that it is on; 0 = it looks at what all devices forward."""
-    side: str = ""
-    """On a device: INGRESS or EGRESS."""
-    bridged: bool = False
-    """It only looks at frames that pass through a bridge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Everything of the kind that the namespace has, whether or not it bears on our interfaces."""
-
-    found: tuple[Filter, ...] = ()
-    unread: tuple[str, ...] = ()
-    """What could not be read, and why: it may hold anything."""
-    defragments4: bool = False
-    """Whether IPv4 fragments are reassembled before they are routed."""
-    defragments6: bool = False
-
-    def settings(self, settings: Settings) -> Settings:
-        """With what is to be known of them there."""
-        return replace(settings, defragments4=self.defragments4, defragments6=self.defragments6)
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that decides where a packet goes, at one moment."""
 
@@ -408,6 +218,6 @@ class Snapshot:
     custom_rules4: bool = False
     """Policy rules other than the three (IPv6: two) default ones exist."""
     custom_rules6: bool = False
-    filters: Filters = Filters()
+    filters: Filters = field(default_factory=Filters)
     nexthop_groups: Mapping[int, NexthopGroup] = field(default_factory=dict)
     """By id, which is what `Route.nhid` refers to. One that is not here has just gone or come."""

@@ -15,7 +15,7 @@ from ..closing import Closing
 from ..errors import XdpecmpError
 from ..model.nexthoptable import NexthopTable
 from ..model.values import Filters, Link, Neighbour, Prefix, Route, Settings, Snapshot
-from ..program import libbpf
+from ..program import attached
 from . import (
     addresses,
     devicestats,
@@ -197,10 +197,10 @@ class Kernel(Closing):
         with suppress(
             OSError
         ):  # before Linux 4.20, or without privileges: then nothing is attached
-            if libbpf.dissects_flows(self._namespace):
+            if attached.dissects_flows(self._namespace):
                 return True
             with open("/proc/1/ns/net", "rb") as first:
-                return libbpf.dissects_flows(first.fileno())
+                return attached.dissects_flows(first.fileno())
         return False
 
     def peek(self) -> bool:

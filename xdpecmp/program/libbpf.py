@@ -24,14 +24,14 @@ BATCH = 4096
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     # otherwise libbpf writes to stderr what callers report too
     library.libbpf_set_print(None)
     return library
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
     """The result of a call. Raises OSError with `what` as its file name."""
     if result < 0:
         errno = ctypes.get_errno() or -result
@@ -42,12 +42,12 @@ def _check(result: int, what: str) -> int:
 
 def pin(fd: int, path: Path) -> None:
     """Pins a map or program at a path in bpffs."""
-    _check(_library().bpf_obj_pin(fd, os.fsencode(path)), str(path))
+    check(library().bpf_obj_pin(fd, os.fsencode(path)), str(path))
 
 
 def get_pinned(path: Path) -> int:
     """A new file descriptor for the map or program pinned at `path`; the caller closes it."""
-    return _check(_library().bpf_obj_get(os.fsencode(path)), str(path))
+    return check(library().bpf_obj_get(os.fsencode(path)), str(path))
 
 
 # --- programs -----------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ class _ProgInfo(ctypes.Structure):
 def prog_id(fd: int) -> int:
     """The kernel's id of a program, as `bpftool prog` and `ip link` show it."""
     info, length = _ProgInfo(), ctypes.c_uint32(ctypes.sizeof(_ProgInfo))
-    _check(_library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "prog")
+    check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "prog")
     return int(info.id)
 
 
@@ -110,12 +110,12 @@ def load_xdp(name: str, code: bytes) -> int:
         ctypes.byref(options),
     )
     try:
-        return _check(_library().bpf_prog_load(*arguments), what)
+        return check(library().bpf_prog_load(*arguments), what)
     except OSError as error:  # again, to get the verifier's log
         log = ctypes.create_string_buffer(_LOG_SIZE)
         options.log_level, options.log_size = 1, len(log)
         options.log_buf = ctypes.addressof(log)
-        fd = _library().bpf_prog_load(*arguments)
+        fd = library().bpf_prog_load(*arguments)
         if fd >= 0:
             return int(fd)
         raise Refused(error, log.value.decode(errors="replace") or str(error)) from error
@@ -123,72 +123,7 @@ def load_xdp(name: str, code: bytes) -> int:
 
 def program_by_id(number: int) -> int:
     """A new file descriptor for the program of that id; the caller closes it."""
-    return _check(_library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
-
-
-def attached_programs(target: int, attach_type: int) -> int:
-    """How many programs are attached. `target`: for tcx the index of a device of the caller's
-    namespace, for a flow dissector the descriptor of a namespace. Raises OSError, EINVAL if the
-    kernel does not know `attach_type` (BPF_*)."""
-    count = ctypes.c_uint32()
-    _check(
-        _library().bpf_prog_query(target, attach_type, 0, None, None, ctypes.byref(count)),
-        f"device #{target}",
-    )
-    return count.value
-
-
-_BPF_FLOW_DISSECTOR = 17
-
-
-def dissects_flows(namespace: int) -> bool:
-    """Whether the network namespace of that descriptor has a BPF flow dissector; one in the initial
-    namespace works for all. Raises OSError, EINVAL before Linux 4.20."""
-    return attached_programs(namespace, _BPF_FLOW_DISSECTOR) > 0
-
-
-def next_link(number: int) -> int | None:
-    """The id of the BPF link after that one, None after the last."""
-    following = ctypes.c_uint32()
-    if _library().bpf_link_get_next_id(ctypes.c_uint32(number), ctypes.byref(following)) < 0:
-        errno = ctypes.get_errno()
-        if errno == ENOENT:
-            return None
-        raise OSError(errno, os.strerror(errno), "BPF links")
-    return following.value
-
-
-class _LinkInfo(ctypes.Structure):
-    """The beginning of struct bpf_link_info, with its fields for a netfilter link."""
-
-    _fields_ = [
-        *((name, ctypes.c_uint32) for name in ("type", "id", "prog_id", "pad", "pf", "hook")),
-        ("priority", ctypes.c_int32),
-        ("flags", ctypes.c_uint32),
-    ]
-
-
-BPF_LINK_TYPE_NETFILTER = 10
-
-
-def netfilter_link(number: int) -> tuple[int, int, int] | None:
-    """Family (NFPROTO_*), hook and flags of a netfilter program's link; None if that is another
-    kind of link, or does not exist any more."""
-    fd = _library().bpf_link_get_fd_by_id(ctypes.c_uint32(number))
-    if fd < 0:
-        errno = ctypes.get_errno()
-        if errno == ENOENT:
-            return None
-        raise OSError(errno, os.strerror(errno), f"BPF link {number}")
-    try:
-        info, length = _LinkInfo(), ctypes.c_uint32(ctypes.sizeof(_LinkInfo))
-        result = _library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length))
-        _check(result, f"BPF link {number}")
-    finally:
-        os.close(fd)
-    if info.type != BPF_LINK_TYPE_NETFILTER:
-        return None
-    return info.pf, info.hook, info.flags
+    return check(library().bpf_prog_get_fd_by_id(ctypes.c_uint32(number)), f"program {number}")
 
 
 class RunOptions(ctypes.Structure):
@@ -232,7 +167,7 @@ class Context(ctypes.Structure):
 def run(fd: int, options: RunOptions) -> None:
     """BPF_PROG_TEST_RUN; the result is in `options` afterwards."""
     options.sz = ctypes.sizeof(RunOptions)
-    _check(_library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
+    check(library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "test run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +238,8 @@ def create_map(
 ) -> int:
     """A new map's descriptor; the caller closes it. `kind`: BPF_MAP_TYPE_*."""
     options = _MapCreateOpts(sz=ctypes.sizeof(_MapCreateOpts), map_flags=flags)
-    return _check(
-        _library().bpf_map_create(
+    return check(
+        library().bpf_map_create(
             kind, name.encode(), key_size, value_size, max_entries, ctypes.byref(options)
         ),
         f"map {name}",
@@ -314,35 +249,35 @@ def create_map(
 def map_info(fd: int) -> Any:
     """type, id, key_size, value_size, max_entries and map_flags of a map."""
     info, length = _MapInfo(), ctypes.c_uint32(ctypes.sizeof(_MapInfo))
-    _check(_library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "map")
+    check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length)), "map")
     return info
 
 
 def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
     """The value under `key`, `size` bytes of it (all CPUs' for a per-CPU map), None if absent."""
     value = ctypes.create_string_buffer(size)
-    if _library().bpf_map_lookup_elem(fd, key, value) < 0:
+    if library().bpf_map_lookup_elem(fd, key, value) < 0:
         return None
     return value.raw
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Stores `value` under `key`, whether that exists or not."""
-    _check(_library().bpf_map_update_elem(fd, key, value, ctypes.c_uint64(0)), "map update")
+    check(library().bpf_map_update_elem(fd, key, value, ctypes.c_uint64(0)), "map update")
 
 
 def map_delete(fd: int, key: bytes) -> None:
     """Deletes `key`; it may be absent."""
-    result = _library().bpf_map_delete_elem(fd, key)
+    result = library().bpf_map_delete_elem(fd, key)
     if result < 0 and ctypes.get_errno() != ENOENT:
-        _check(result, "map delete")
+        check(result, "map delete")
 
 
 def map_next_key(fd: int, key: bytes | None, size: int) -> bytes | None:
     """The key after `key` in the map's order, the first one if it has no such key; None after the
     last one."""
     following = ctypes.create_string_buffer(size)
-    if _library().bpf_map_get_next_key(fd, key, following) < 0:
+    if library().bpf_map_get_next_key(fd, key, following) < 0:
         return None
     return following.raw
 
@@ -357,12 +292,12 @@ def map_batches(fd: int) -> Iterator[tuple[bytes, bytes, int]]:
     start = None
     while True:
         count = ctypes.c_uint32(BATCH)
-        result = _library().bpf_map_lookup_batch(
+        result = library().bpf_map_lookup_batch(
             fd, start, following, keys, values, ctypes.byref(count), None
         )
         done = result < 0
         if done and ctypes.get_errno() != ENOENT:  # which means: this was the last batch
-            _check(result, "map lookup")
+            check(result, "map lookup")
         yield (
             keys.raw[: count.value * info.key_size],
             values.raw[: count.value * info.value_size],
@@ -384,19 +319,19 @@ def map_first(fd: int, count: int) -> bytes:
     keys = ctypes.create_string_buffer(4 * count)
     values = ctypes.create_string_buffer(size * count)
     position, done = ctypes.c_uint32(), ctypes.c_uint32(count)
-    result = _library().bpf_map_lookup_batch(
+    result = library().bpf_map_lookup_batch(
         fd, None, ctypes.byref(position), keys, values, ctypes.byref(done), None
     )
     if result < 0 and ctypes.get_errno() != ENOENT:  # which means: there are no more
-        _check(result, "map lookup")
+        check(result, "map lookup")
     return values.raw
 
 
 def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
     """Stores `count` keys and values, each concatenated."""
     done = ctypes.c_uint32(count)
-    _check(
-        _library().bpf_map_update_batch(fd, keys, values, ctypes.byref(done), None),
+    check(
+        library().bpf_map_update_batch(fd, keys, values, ctypes.byref(done), None),
         "map update",
     )
 
@@ -404,7 +339,7 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
 @cache
 def possible_cpus() -> int:
     """Number of values that a per-CPU map holds for each key."""
-    return _check(_library().libbpf_num_possible_cpus(), "CPUs")
+    return check(library().libbpf_num_possible_cpus(), "CPUs")
 
 
 _MEMBARRIER_NUMBER = {"x86_64": 324, "aarch64": 283}

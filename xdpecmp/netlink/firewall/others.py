@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from ...model.values import Filter
-from ...program import libbpf
+from ...program import attached
 from .message import NFPROTO_IPV4, NFPROTO_IPV6, OFF_THE_WAY
 
 IPVS = "IPVS services"
@@ -45,14 +45,14 @@ def always_tracks() -> bool:
 def netfilter_programs() -> list[Filter]:
     """Those of all network namespaces, since a link does not tell its own. Raises OSError."""
     found = []
-    number = libbpf.next_link(0)
+    number = attached.next_link(0)
     while number is not None:
-        link = libbpf.netfilter_link(number)
+        link = attached.netfilter_link(number)
         if link is not None:
             family, hook, flags = link
             if hook not in OFF_THE_WAY or flags & _DEFRAGMENTS:
                 found.append(Filter(BPF, family != NFPROTO_IPV6, family != NFPROTO_IPV4))
-        number = libbpf.next_link(number)
+        number = attached.next_link(number)
     return found
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from ...errors import XdpecmpError
 from ...model.values import Filter, Filters, Link
-from ...program import libbpf
+from ...program import attached
 from .. import wire
 from ..namespace import inside
 from . import hooks, iptables, nftables, others, tc
@@ -155,10 +155,10 @@ class Reader:
             iptables.tables(family, control, iptables.Table.fingerprint)
             for family, control in self._controls.items()
         ]
-        following = libbpf.next_link(self._newest_link)
+        following = attached.next_link(self._newest_link)
         while following is not None:
             self._newest_link = following
-            following = libbpf.next_link(following)
+            following = attached.next_link(following)
         return tables, others.has_ipvs_services(), self._newest_link
 
 

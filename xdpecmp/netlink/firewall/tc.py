@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ...errors import KernelRefused, MalformedMessage
 from ...model.values import EGRESS, INGRESS, Filter
-from ...program import libbpf
+from ...program import attached
 from .. import wire
 from ..rtnetlink import (
     RTM_DELCHAIN,
@@ -130,7 +130,7 @@ def tcx_programs(ifindex: int, attach_type: int) -> int:
     """How many programs a device of the thread's network namespace has there; 0 before Linux 6.6,
     and for a device that has just gone. Raises OSError."""
     try:
-        return libbpf.attached_programs(ifindex, attach_type)
+        return attached.attached_programs(ifindex, attach_type)
     except OSError as error:
         if error.errno in (EINVAL, ENODEV, ENOENT):
             return 0
