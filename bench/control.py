@@ -216,7 +216,7 @@ def _idle_share(watcher: Watcher) -> float:
 
 
 def _have_all_read(watcher: Watcher) -> None:
-    """Returns while the agent reads all routes anew, as it does when an address comes or goes: at
+    """Returns while the agent reads all routes again, as it does when an address comes or goes: at
     once where it has been idle for a while."""
     process, namespace = _agent(watcher), watcher.inside.namespace
     before = _cpu_seconds(process)

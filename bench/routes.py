@@ -71,7 +71,7 @@ class Table:
 
     def hosts(self) -> tuple[Any, Any]:
         """For each IPv4 route an address that goes by it and by no longer one: the addresses, and
-        the numbers of the routes. Routes that longer ones cover as good as whole are left out."""
+        the numbers of the routes. Routes that longer ones cover almost whole are left out."""
         rng = np.random.default_rng(2)
         mask, found = _masks(self.lengths, 4), self.addresses.copy()
         open_ = np.arange(len(self))

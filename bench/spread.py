@@ -44,7 +44,7 @@ class Spreader:
         return self._compiled.fd("spread")
 
     def add_set(self, addresses: Any) -> int:
-        """As many destinations as there is room for in a set, rows of 4 or 16 bytes; returns the
+        """As many destinations as fit in a set, rows of 4 or 16 bytes; returns the
         number of the set."""
         family, values = (6, addresses) if addresses.shape[1] == 16 else (4, _entries4(addresses))
         keys = np.arange(self._size, dtype=np.uint32) + self._sets * self._size

@@ -3,7 +3,7 @@
  * Packets end to end: a generator, run as a test run with live frames, that sends by a device; and
  * what stands at the other ends. All count, per CPU.
  *
- * Frames are recycled with whatever the receivers wrote into them, so each is written anew, whole
+ * Frames are recycled with whatever the receivers wrote into them, so each is written again, whole
  * headers: one of 65,536 flows after another, told apart by source address and port.
  */
 #include "checksum.h"

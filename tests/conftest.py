@@ -26,6 +26,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture of the test, which would fail for want of root in its own words."""
+    """Before any fixture of the test, which would otherwise fail with a message of another kind."""
     if item.get_closest_marker("root"):
         require(os.geteuid() == 0, "root")

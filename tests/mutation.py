@@ -42,7 +42,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 
 def judge(tree: Path, mutant: Mutant) -> str:
-    """Break it, test it, mend it: "" where a test failed, else what is wrong with the row."""
+    """Break it, test it, restore it: "" where a test failed, else what is wrong with the row."""
     try:
         before = mutant.apply(tree)
     except ValueError as error:

@@ -63,7 +63,7 @@ if [[ ! ${XDPECMP_BOX_WORK:-} ]]; then
     unshare --mount --propagation private --pid --fork --kill-child "$self" \
         --release "$release" --kernel "$kernel" ${mirror:+--mirror "$mirror"} "$file" &
     child=$!
-    # Not in the foreground: bash would heed no signal before it has ended.
+    # Not in the foreground: bash would handle no signal before it has ended.
     trap 'kill -KILL "$child"; wait "$child" 2>/dev/null; exit 130' INT TERM HUP
     status=0
     wait "$child" || status=$?

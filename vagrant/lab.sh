@@ -14,7 +14,7 @@ shift
 
 # --- NICs ---
 # Where systemd-networkd is told to look after every NIC, as in clouds' images, it would ask for
-# addresses here for ever, and take away ours whenever it begins anew.
+# addresses here endlessly, and take away ours whenever it starts again.
 mkdir -p /run/systemd/network
 {
     echo '[Match]'

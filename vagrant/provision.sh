@@ -77,7 +77,7 @@ export PYTHONDONTWRITEBYTECODE=1 # root's would be in a user's tree
 
 # /usr/bin/python3 and not python3: bcc is in the distribution's Python only.
 python=/usr/bin/python3
-# A .venv that was moved here, or made by another Python (a tree shared with a VM), is made anew.
+# A .venv that was moved here, or made by another Python (a tree shared with a VM), is made again.
 identity="$venv $("$python" -V)"
 make_venv() {
     "$python" -m venv --clear --system-site-packages "$venv" ||

@@ -234,7 +234,7 @@ def _via(nexthop: NextHop) -> str:
 
 
 def choose(l3: bytes, paths: Collection[tuple[str, int]], policy: int = 0) -> str:
-    """The next hop that Linux would choose among (via, weight), by the Python twin."""
+    """The next hop that Linux would choose among (via, weight), by the reference model."""
     vias, weights = zip(*paths, strict=True)
     hash31 = flow_key(l3, policy).hash(SEED)
     return str(vias[select(bounds(weights), hash31)])

@@ -1,4 +1,4 @@
-"""Which frames a router may forward by their bytes alone: written anew, slowly and from the RFCs.
+"""Which frames a router may forward by their bytes alone: written again, slowly and from the RFCs.
 
 RFC 791, 1812 (5.2 and 5.3), 8200 and the addresses of RFC 6890; what is left to Linux on purpose
 (IPv4 options, hop-by-hop and routing headers) counts as not to be forwarded here.
@@ -19,7 +19,7 @@ INGRESS = {tags for name, tags in TAGS.items() if name.startswith("in.")} | {()}
 EXTENSIONS = {0, 43, 44, 60}
 
 
-def plainly_forwardable(frame: bytes) -> bytes | None:
+def surely_forwardable(frame: bytes) -> bytes | None:
     """The packet that a frame to the router's `in` carries, None where it isn't for forwarding."""
     if len(frame) < 14 or frame[:6] != device_mac("in"):
         return None

@@ -1,6 +1,6 @@
-"""Hash policies 2 and 3, which look into tunnels: the program against its Python twin.
+"""Hash policies 2 and 3, which look into tunnels: the program against the reference model.
 
-That the twin says what Linux says: tests/net/test_hashing_kernel.py.
+That it says what Linux says: tests/net/test_hashing_kernel.py.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_policies_that_do_not_look_inside(plane: Plane, policy: int) -> None:
 
 
 def test_the_inside_decides_under_policy_2(plane: Plane) -> None:
-    """Whatever tunnel a flow is in: no use of the twin."""
+    """Whatever tunnel a flow is in: without the reference model."""
     load(plane, 2)
     rng = random.Random(2)
     macs = set()
@@ -190,7 +190,7 @@ def both_ways(tunnel: Tunnel, rng: random.Random) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("fields", [-1, *FIELDS], ids=lambda n: "policy 2" if n < 0 else hex(n))
 def test_errors_go_where_the_flow_goes(plane: Plane, fields: int) -> None:
-    """The error about an answer must reach whom the flow's packets reach. No use of the twin."""
+    """An error about an answer reaches whom the flow's packets reach. No reference model here."""
     policy = 2 if fields < 0 else 3
     load(plane, policy, max(fields, 0))
     rng = random.Random(fields)
@@ -212,7 +212,7 @@ def cut_errors(tunnels: Iterable[Tunnel], rng: random.Random) -> Iterable[bytes]
 
 @pytest.mark.parametrize(("policy", "fields"), [(1, 0), (2, 0), (3, 0xFFF), (3, 0x555), (3, 0xA80)])
 def test_quotes_cut_anywhere(plane: Plane, policy: int, fields: int) -> None:
-    """What there is has to do, and the twin says the same of it."""
+    """What there is has to do, and the reference model says the same of it."""
     load(plane, policy, fields)
     rng = random.Random(fields)
     for l3 in cut_errors([*sample(rng, 16), *UNFOLLOWED[::2]], rng):

@@ -153,7 +153,7 @@ def fill_nexthops(plane: Plane) -> None:
 
 
 def test_changes_leave_no_entries_behind(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for hardly more than the largest of them, all the changes can go on for ever."""
+    """With capacity for hardly more than the largest of them, the changes can go on endlessly."""
     usual = 40  # what the routes of the usual router take
     monkeypatch.setitem(CAPACITY, "PATHS_MAX", usual + 8)
     monkeypatch.setitem(CAPACITY, "BUCKETS_MAX", 128)

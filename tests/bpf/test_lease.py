@@ -67,7 +67,7 @@ def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
     packet = frame(to("single") / UDP())
     tables = plane.load(plane.world.snapshot())
     plane.dataplane.fall_behind(4711)
-    heir = Dataplane(plane.maps)
+    successor = Dataplane(plane.maps)
     passed: list[dict[str, int]] = []
 
     def look() -> None:
@@ -75,16 +75,16 @@ def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(heir._nexthops, "sync_devices", look)  # after the first configuration
-            heir.sync(tables)
+            patch.setattr(successor._nexthops, "sync_devices", look)  # after the first configuration
+            successor.sync(tables)
         assert passed == [{"BEHIND": 1}]
         assert plane.run(packet)[0] == "REDIRECT"
     finally:
-        plane.dataplane = heir
+        plane.dataplane = successor
 
 
 def test_the_lease_ends_by_the_clock_program(plane: Plane) -> None:
-    """Whose jiffies the agent reckons by: from the very jiffy on that the lease names."""
+    """The agent reads jiffies there; the lease ends with the very jiffy that it names."""
     packet = frame(to("single") / UDP())
     plane.load(plane.world.snapshot())
     now = read_jiffies(plane.clock)

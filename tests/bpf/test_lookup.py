@@ -144,7 +144,7 @@ def place(address: bytes) -> int:
     return mixed >> 40 & (CAPACITY["DESTINATIONS_MAX"] - 1)
 
 
-def rival(address: bytes, first: int, last: int) -> bytes:
+def candidate(address: bytes, first: int, last: int) -> bytes:
     """Another address with the same place, which differs in these bytes only."""
     for number in count(1):
         part = number.to_bytes(last - first, "big")
@@ -158,7 +158,7 @@ def rival(address: bytes, first: int, last: int) -> bytes:
 def test_destinations_of_one_place_are_told_apart(plane: Plane, first: int, last: int) -> None:
     usual = plane.load(plane.world.snapshot())
     one = ip_address("2001:db8:5:6::7").packed
-    other = rival(one, first, last)
+    other = candidate(one, first, last)
     a, b = targets(usual, 6)[:2]
     tables = replace(usual, routes={Prefix(one, 128): a, Prefix(other, 128): b})
     plane.load_tables(tables)

@@ -54,7 +54,7 @@ def fill(cache: Path, made: Image) -> str:
 
 
 def refuse(made: Image) -> Image:
-    """The same, but for a program that no verifier takes."""
+    """The same, for a program that no verifier takes."""
     return replace(made, functions={**made.functions, PROGRAM: _EXIT_WITHOUT_RESULT})
 
 

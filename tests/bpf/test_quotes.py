@@ -1,9 +1,9 @@
 """ICMP errors go where the flow goes that they are about (policies 0 and 1); nothing else does.
 
 For every packet of `PACKETS` the error travels back to its source, through the same router: the
-next hop must be that of the packet itself, which is what the Python twin says of the packet, not of
-the error. `hashing` reads quotes too, so where there is none it is asked about the outer header in
-so many words.
+next hop must be that of the packet itself, which is what the reference model says of the packet,
+not of the error. `hashing` reads quotes too, so without one it is asked about the outer header by
+its fields.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_quote_whole_or_cut_after_8_bytes(plane: Plane, name: str, policy: int) 
 
 
 def check_cut(plane: Plane, name: str, policy: int, sizes: Iterable[int]) -> None:
-    """Errors with only so much of a packet as their quote go where the Python twin says."""
+    """Errors with only so much of a packet as their quote go where the reference model says."""
     packet = bytes(PACKETS[name])
     family = packet[0] >> 4
     plane.load(plane.world.snapshot(**setup(policy)))
@@ -187,7 +187,7 @@ def test_quote_cut_anywhere(plane: Plane, name: str, policy: int) -> None:
 @pytest.mark.parametrize("policy", [0, 1])
 @pytest.mark.parametrize("name", [name for name in PACKETS if "headers" in name or "opt" in name])
 def test_quote_cut_inside_an_extension_header(plane: Plane, name: str, policy: int) -> None:
-    """The program and its Python twin must agree on where the walk ends."""
+    """The program and the reference model must agree on where the walk ends."""
     check_cut(plane, name, policy, inside_extension_headers(bytes(PACKETS[name])))
 
 

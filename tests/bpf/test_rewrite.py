@@ -135,7 +135,7 @@ EDGES = (0x0000, 0xFEFF, 0xFEFE, 0xFF00, 0xFFFE, 0xFFFF, 0xFDFF, 0xFE00, 0x00FF,
 @pytest.mark.parametrize("value", EDGES, ids=hex)
 @pytest.mark.parametrize("ttl", [2, 64, 255])
 def test_checksum_carry(plane: Plane, value: int, ttl: int) -> None:
-    """Compared with the checksum computed anew and with what Linux's ip_decrease_ttl() makes."""
+    """Compared with the checksum computed again and with what Linux's ip_decrease_ttl() makes."""
     l3, via = with_checksum(to("single", ttl=ttl) / UDP(), value), VIA[4]["single"]
     out = forwarded(l3, via)
     assert ip_decrease_ttl(l3) == out[14:26], "scapy and Linux's arithmetic disagree"

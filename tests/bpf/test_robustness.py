@@ -15,7 +15,7 @@ from scapy.utils import checksum
 
 from tests.bpf.harness import Plane
 from tests.bpf.packets import SENDER_MAC, forwarded, frame, tag_bytes, to
-from tests.bpf.reference import plainly_forwardable
+from tests.bpf.reference import surely_forwardable
 from tests.bpf.world import TAGS, VIA, device_mac, packed
 from xdpecmp.program.libbpf import MIN_TEST_FRAME
 
@@ -63,7 +63,7 @@ def test_frames_of_every_length(plane: Plane, name: str) -> None:
         cut = padded[:length]
         expected = ("REDIRECT", out) if length >= len(whole) else ("PASS", cut)
         assert plane.run(cut) == expected, length
-        assert (plainly_forwardable(cut) is not None) == (length >= len(whole)), length
+        assert (surely_forwardable(cut) is not None) == (length >= len(whole)), length
 
 
 @pytest.mark.parametrize("name", PACKETS)
@@ -90,14 +90,14 @@ OWN = {packed(a) for a in ("10.0.0.1", "10.0.1.254")}
 def judge(plane: Plane, data: bytes) -> str:
     """Runs it and compares with the reference; returns the verdict."""
     verdict, out = plane.run(data)
-    packet = plainly_forwardable(data)
+    packet = surely_forwardable(data)
     if verdict == "PASS":
         assert out == data
         if packet is not None:
-            assert not goes_to_single(packet), "plainly forwardable, and passed"
+            assert not goes_to_single(packet), "surely forwardable, and passed"
         return verdict
     assert verdict == "REDIRECT"
-    assert packet is not None, "forwarded what is not plainly forwardable"
+    assert packet is not None, "forwarded what may not be forwardable"
     if goes_to_single(packet):
         assert out == forwarded(packet, VIA[packet[0] >> 4]["single"])
     return verdict

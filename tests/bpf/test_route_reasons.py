@@ -78,11 +78,11 @@ SETTINGS = [
         "SETTING",
         {"settings": {"ip_forward_use_pmtu": True}},
     ),
-    bad("redirects heeded", to("single"), "LEARNED", on_out(learns_redirects4=True)),
-    bad("IPv6 redirects heeded", to("single", 6), "LEARNED", on_out(learns_redirects6=True)),
-    good("IPv6 redirects heeded, IPv4", to("single"), setup=on_out(learns_redirects6=True)),
-    good("redirects heeded, IPv6", to("single", 6), setup=on_out(learns_redirects4=True)),
-    good("redirects heeded elsewhere", to("single"), setup=on_in(learns_redirects4=True)),
+    bad("redirects accepted", to("single"), "LEARNED", on_out(learns_redirects4=True)),
+    bad("IPv6 redirects accepted", to("single", 6), "LEARNED", on_out(learns_redirects6=True)),
+    good("IPv6 redirects accepted, IPv4", to("single"), setup=on_out(learns_redirects6=True)),
+    good("redirects accepted, IPv6", to("single", 6), setup=on_out(learns_redirects4=True)),
+    good("redirects accepted elsewhere", to("single"), setup=on_in(learns_redirects4=True)),
     *(
         row
         for family in (4, 6)
@@ -189,12 +189,12 @@ ROUTES = [
             bad(f"IPv{f} unknown kind of route", to("unsupported", f), "ROUTE_UNSUPPORTED"),
             bad(f"IPv{f} next hop unresolved", to("unresolved", f), "NEIGHBOUR"),
             bad(f"IPv{f} egress down", to("down", f), "EGRESS_DOWN"),
-            bad(f"IPv{f} egress without XDP", to("deaf", f), "EGRESS_NO_XDP"),
+            bad(f"IPv{f} egress without XDP", to("no_xdp", f), "EGRESS_NO_XDP"),
             good(
                 f"IPv{f} egress without XDP, generic",
-                to("deaf", f),
-                VIA[f]["deaf"],
-                "deaf",
+                to("no_xdp", f),
+                VIA[f]["no_xdp"],
+                "no_xdp",
                 GENERIC,
             ),
             bad(f"IPv{f} egress down, generic", to("down", f), "EGRESS_DOWN", GENERIC),

@@ -1,4 +1,4 @@
-"""Which next hop: the program against its Python twin, which is tested against the kernel itself.
+"""Which next hop: the program against the reference model, which is tested against the kernel.
 
 Every next hop has a MAC of its own, so the frame that leaves tells the choice.
 """
@@ -82,7 +82,7 @@ def flow(generator: random.Random, family: int) -> bytes:
 def check(
     plane: Plane, flows: Sequence[bytes], policy: int, weights: Sequence[int], seed: int = SEED
 ) -> Counter[str]:
-    """Each flow goes where the twin says; returns how often each next hop was taken."""
+    """Each flow goes where the reference model says; returns how often each next hop was taken."""
     hops, limits = vias(flows[0][0] >> 4, len(weights)), bounds(weights)
     taken: Counter[str] = Counter()
     for l3 in flows:

@@ -132,7 +132,7 @@ ALL_HEADROOM = 216
 @since(Since.LARGE_METADATA)
 @pytest.mark.parametrize("tags", [(), TAGS["in.10"]], ids=["4 more", "as many"])
 def test_no_headroom(plane: Plane, tags: Tags) -> None:
-    """Metadata in front of the frame takes the room that a further tag would need."""
+    """Metadata in front of the frame takes the space that a further tag would need."""
     plane.load(plane.world.snapshot())
     l3, via = bytes(to("out.100") / UDP()), VIA[4]["out.100"]
     packet = frame(l3, tags)

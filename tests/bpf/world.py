@@ -28,7 +28,7 @@ from xdpecmp.model.values import (
     Snapshot,
 )
 
-DEVICES = ("in", "out", "other", "small", "deaf", "down")
+DEVICES = ("in", "out", "other", "small", "no_xdp", "down")
 """Veths, two by two the ends of a pair. Packets come in by `in`."""
 
 SMALL_MTU = 1400
@@ -61,7 +61,7 @@ special 10.0.0.255 dev in
 198.18.2.0/24 nexthop via 10.0.1.1 dev out weight 1 \
     nexthop via 10.0.1.2 dev out weight 2 nexthop via 10.0.6.1 dev other weight 3
 198.18.3.0/24 via 10.0.2.1 dev small
-198.18.4.0/24 via 10.0.3.1 dev deaf
+198.18.4.0/24 via 10.0.3.1 dev no_xdp
 198.18.5.0/24 via 10.0.4.1 dev down
 198.18.6.0/24 via 10.0.1.99 dev out
 198.18.7.0/24 via 10.0.5.1 dev out.100
@@ -86,7 +86,7 @@ local 2001:db8:b::254 dev out
 2001:db8:2::/48 nexthop via 2001:db8:b::1 dev out weight 1 \
     nexthop via 2001:db8:b::2 dev out weight 2 nexthop via 2001:db8:b6::1 dev other weight 3
 2001:db8:3::/48 via 2001:db8:b2::1 dev small
-2001:db8:4::/48 via 2001:db8:b3::1 dev deaf
+2001:db8:4::/48 via 2001:db8:b3::1 dev no_xdp
 2001:db8:5::/48 via 2001:db8:b4::1 dev down
 2001:db8:6::/48 via 2001:db8:b::99 dev out
 2001:db8:7::/48 via 2001:db8:b5::1 dev out.100
@@ -102,7 +102,7 @@ _TARGETS = {
     "single": 1,
     "multipath": 2,
     "small": 3,
-    "deaf": 4,
+    "no_xdp": 4,
     "down": 5,
     "unresolved": 6,
     "out.100": 7,
@@ -123,7 +123,7 @@ VIA = {
     4: {
         "single": "10.0.1.1",
         "small": "10.0.2.1",
-        "deaf": "10.0.3.1",
+        "no_xdp": "10.0.3.1",
         "out.100": "10.0.5.1",
         "out.200": "10.0.7.1",
         "out.200.300": "10.0.8.1",
@@ -134,7 +134,7 @@ VIA = {
     6: {
         "single": "2001:db8:b::1",
         "small": "2001:db8:b2::1",
-        "deaf": "2001:db8:b3::1",
+        "no_xdp": "2001:db8:b3::1",
         "out.100": "2001:db8:b5::1",
         "out.200": "2001:db8:b7::1",
         "out.200.300": "2001:db8:b8::1",
@@ -227,7 +227,7 @@ class World:
             )
         if name == "small":
             link = replace(link, mtu=SMALL_MTU)
-        if name == "deaf":
+        if name == "no_xdp":
             link = replace(link, can_transmit_xdp=False)
         return replace(link, **changes.get(name, {}))
 

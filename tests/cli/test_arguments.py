@@ -105,7 +105,7 @@ def test_odd_arguments(
         arguments = tuple(word.format(odd) if "{}" in word else word for word in where)
         status, out, err = said(arguments, monkeypatch, capsys)
         if odd == "--" and status == 0:
-            continue  # ends options, and is nothing by itself
+            continue  # ends options, and is nothing alone
         assert (status, out) == (2, ""), (arguments, err)
         assert err.startswith("xdpecmp: ")
         assert err.endswith("\n")

@@ -14,7 +14,7 @@ round's seed, decides everything in it.
 
 The edges of a real router are drawn too: a macvlan as ingress, offloads off at some of
 the egresses, packets that a socket hands over merged or unfinished, an ingress without an address,
-redirects that are heeded. A further one goes into `design.Design`, and `Design.left_out` says
+redirects that are accepted. A further one goes into `design.Design`, and `Design.left_out` says
 which egresses it leaves to Linux.
 
 Left out: VLAN devices (their frames are compared byte by byte with the standard in

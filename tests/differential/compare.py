@@ -182,7 +182,7 @@ def _compare(
             result.kinds[frame.kind] += 1
             name = better(result.design.policy, frame)
         flow = linux[frame.flow] if frame.flow is not None else []
-        if any(DEVICES[out.device] == result.design.heeding for out in flow):
+        if any(DEVICES[out.device] == result.design.accepting for out in flow):
             flow = []  # which is Linux's, whatever is about it
         if name is not None:
             result.better[name] += 1

@@ -97,8 +97,8 @@ class Design:
     """By egress, the one of OFFLOADS that is off."""
     addressless: bool = False
     """The ingress has a local route and no IPv4 address: reverse-path filtering is never loose."""
-    heeding: str = ""
-    """An egress where ICMP redirects are heeded, "" = none."""
+    accepting: str = ""
+    """An egress where ICMP redirects are accepted, "" = none."""
     commands: list[str] = field(default_factory=list)
     """For `ip -batch`, in order."""
     groups: list[tuple[int, list[tuple[int, int]]]] = field(default_factory=list)
@@ -116,14 +116,14 @@ class Design:
             f"seed {self.hash_seed} rp_filter {self.rp_filter} redirects {self.send_redirects} "
             f"mtu {list(self.mtus)} {self.quirks} stacked {self.stacked or 'no'} "
             f"without {self.offloads} addressless {self.addressless} "
-            f"heeding {self.heeding or 'none'}: {kinds}"
+            f"accepting {self.accepting or 'none'}: {kinds}"
         )
 
     @property
     def left_out(self) -> set[str]:
         """Egresses by which all that comes in passes to Linux."""
         merging = self.offloads.keys() if self.mode == "generic" else set()
-        return {*merging, *([self.heeding] if self.heeding else [])}
+        return {*merging, *([self.accepting] if self.accepting else [])}
 
 
 def design(seed: int) -> Design:
@@ -148,7 +148,7 @@ def design(seed: int) -> Design:
     made.offloads = {name: edges.choice(OFFLOADS) for name in EGRESS if edges.random() < 0.25}
     made.addressless = edges.random() < (0.7 if made.rp_filter == 2 else 0.2)
     if edges.random() < 0.3:
-        made.heeding = edges.choice(EGRESS)
+        made.accepting = edges.choice(EGRESS)
     for family in (4, 6):
         _Routes(made, rng, family).draw()
     return made

@@ -83,7 +83,7 @@ def ipv6(
 
 
 class Extension(NamedTuple):
-    """An IPv6 extension header or AH, but for the number of what follows it."""
+    """An IPv6 extension header or AH, without the number of what follows it."""
 
     proto: int
     body: bytes

@@ -82,11 +82,11 @@ class Lab(Router):
             with self.ns.enter(), wire.Socket() as connection:
                 connection.tell(_RTM_NEWNEXTHOP, _CREATE, request, f"nexthop group {nhid}")
         self._batch(made.routes)
-        if made.heeding:
-            self.sysctl(f"net/ipv4/conf/{made.heeding}/accept_redirects", 1)
+        if made.accepting:
+            self.sysctl(f"net/ipv4/conf/{made.accepting}/accept_redirects", 1)
             # as a host on that side, while the namespace forwards
-            self.sysctl(f"net/ipv6/conf/{made.heeding}/accept_redirects", 1)
-            self.sysctl(f"net/ipv6/conf/{made.heeding}/forwarding", 0)
+            self.sysctl(f"net/ipv6/conf/{made.accepting}/accept_redirects", 1)
+            self.sysctl(f"net/ipv6/conf/{made.accepting}/forwarding", 0)
 
     @property
     def attached(self) -> str:
@@ -136,7 +136,7 @@ class Lab(Router):
             yield f"net.ipv{family}.fib_multipath_hash_policy", made.policy
             yield f"net.ipv{family}.fib_multipath_hash_fields", fields
         yield from made.quirks.items()
-        yield "net.ipv4.conf.all.accept_redirects", int(bool(made.heeding))
+        yield "net.ipv4.conf.all.accept_redirects", int(bool(made.accepting))
         yield "net.ipv4.conf.default.accept_redirects", 0
 
     def _basics(self) -> Iterator[str]:

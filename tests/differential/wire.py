@@ -214,7 +214,7 @@ class Wire:
     # --- what may be lost -------------------------------------------------------------------------
 
     def _drops(self) -> dict[str, int]:
-        """Every counter of frames that a link, a ring or our socket had no room for."""
+        """Every counter of frames that a link, a ring or our socket dropped for lack of space."""
         _, drops = struct.unpack(
             "=II", self._capture.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         )
@@ -230,7 +230,7 @@ class Wire:
 
 
 def _ring_drops(namespace: Namespace, side: str, name: str) -> dict[str, int]:
-    """The counters of a veth's queues that mean a frame was thrown away for want of room."""
+    """The counters of a veth's queues that mean a frame was dropped for lack of space."""
     text = namespace.run("ethtool", "-S", name).stdout
     rows = re.findall(r"^\s*(\w+?_(?:drops|xdp_xmit_errors|xdp_tx_errors)): (\d+)$", text, re.M)
     return {f"{side} {name} {counter}": int(value) for counter, value in rows}

@@ -108,7 +108,7 @@ def reflects_labels(server: Namespace) -> bool:
     """Whether connections to that server have the client's flow label from its first data on.
 
     Linux 7.3 has it in the SYN-ACK, and then goes on with a label of its own until it looks the
-    route up anew.
+    route up again.
     """
     with ExitStack() as cleanup:
         with server.enter():

@@ -65,7 +65,7 @@ def test_the_rounds_together(rounds: list[Round]) -> None:
     }
     designs = [result.design for result in rounds]
     assert {design.stacked for design in designs} == {*STACKED}
-    assert {bool(design.heeding) for design in designs} == {False, True}
+    assert {bool(design.accepting) for design in designs} == {False, True}
     assert {(bool(design.offloads), design.mode) for design in designs} >= {
         (poor, mode) for poor in (False, True) for mode in MODES
     }
@@ -83,7 +83,7 @@ def test_the_rounds_together(rounds: list[Round]) -> None:
 
 @since(Since.HASH_SEED)
 def test_frames_lost_by_the_harness_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where we have no room to take down what comes out, the test says so, loudly."""
+    """Frames that come out and exceed our buffers fail the test."""
     monkeypatch.setattr(wire, "_RECEIVE_BUFFER", 4096)
     monkeypatch.setattr(wire, "DEADLINE_S", 0.5)
     with pytest.raises(wire.HarnessLostFrames):

@@ -25,7 +25,7 @@ def net() -> Iterator[Anycast]:
 
 
 def counted(net: Anycast) -> Any:
-    """What a forwarded packet and one without a route count; the rest moves by itself (ARP, ND)."""
+    """What a forwarded packet and one without a route count; the rest moves anyway (ARP, ND)."""
     stats = net.json("stats")
     return stats["nexthops"], stats["icmp_errors"], stats["reasons"]["NO_ROUTE"]
 

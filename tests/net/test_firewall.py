@@ -84,7 +84,7 @@ def test_by_the_words_of_a_person(net: Lab) -> None:
 
 
 def test_a_route_to_a_device_with_a_shaper(net: Lab) -> None:
-    """Followed by itself, before all is compiled again."""
+    """Followed alone, before all is compiled again."""
     net.ns.ip("link add quiet type veth peer name far")
     try:
         for name in ("quiet", "far"):

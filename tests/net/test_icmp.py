@@ -59,7 +59,7 @@ def received_since(net: Anycast, family: int, before: list[int]) -> dict[int, in
 
 
 MOST = 64
-"""Streams within which both servers have their turn, but for one time in 2^63."""
+"""Streams within which both servers have their turn, except one time in 2^63."""
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -51,7 +51,7 @@ def router() -> Iterator[Merging]:
 
 
 def send_datagrams(router: Merging, family: int) -> None:
-    """Some as one packet that the kernel is to split, and one by itself."""
+    """Some as one packet that the kernel is to split, and one alone."""
     with router.client(socket.SOCK_DGRAM, family) as client:
         client.connect((HOST[family], PORT))
         client.send(bytes(range(1, SIZE // 2 + 1)) * 2)

@@ -163,7 +163,7 @@ def in_terminal(width: int, *arguments: str) -> tuple[int, str]:
 
 def test_the_state_is_what_the_attached_interfaces_meet(net: Anycast) -> None:
     """A bridge takes no redirected frames in native mode and does in generic mode. Last in this
-    file but for pipes: it attaches to more."""
+    file except for pipes: it attaches to more."""
     net.ns.ip("link add br1 type bridge")
     net.ns.ip("addr add 10.77.0.1/24 dev br1")
     net.ns.ip("link set br1 up")

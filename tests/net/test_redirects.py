@@ -1,4 +1,4 @@
-"""ICMP redirects that the router heeds: Linux then sends elsewhere than its routes say."""
+"""ICMP redirects that the router accepts: Linux then sends elsewhere than its routes say."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Lab(Small):
             made.setblocking(False)
             self.wire[name] = made
 
-    def heed(self, family: int, value: int) -> None:
+    def accept(self, family: int, value: int) -> None:
         if family == 4:
             self.sysctl("net.ipv4.conf.all.accept_redirects", value)
         else:  # as a host on that side, while the namespace forwards
@@ -124,16 +124,20 @@ def test_while_redirects_are_heeded_linux_forwards(router: Lab, family: int) -> 
     wait_for(router, family, TARGET[family], "FORWARDED", "the route's")
     router.redirect(family)
     wait_for(router, family, TARGET[family], "FORWARDED", "the route's")
-    router.heed(family, 1)
+    router.accept(family, 1)
     wait_for(router, family, TARGET[family], "LEARNED", "the route's")
     wait_for(router, 10 - family, TARGET[10 - family], "FORWARDED", "the route's")
     router.redirect(family)
     wait_until(
-        lambda: router.where(family, TARGET[family]) == "the other", "Linux has heeded it", DEADLINE
+        lambda: router.where(family, TARGET[family]) == "the other",
+        "Linux has followed it",
+        DEADLINE,
     )
     lines = [line for line in router.run("attach", "in0").lines if "heeds ICMP" in line]
     assert len(lines) == 1
-    router.heed(family, 0) if family == 6 else router.ns.run(*lines[0].rpartition(": ")[2].split())
+    router.accept(family, 0) if family == 6 else router.ns.run(
+        *lines[0].rpartition(": ")[2].split()
+    )
     wait_for(router, family, TARGET[family], "LEARNED", "the other")
     # one that knows nothing of before
     router.detach()
@@ -143,7 +147,7 @@ def test_while_redirects_are_heeded_linux_forwards(router: Lab, family: int) -> 
 
 
 def test_the_path_mtu_of_a_forger(router: Lab) -> None:
-    """Below net.ipv4.route.min_pmtu Linux heeds it for what it forwards, too."""
+    """Below net.ipv4.route.min_pmtu Linux follows it for what it forwards, too."""
     router.run("attach", "in0")
     own, target = packed(ROUTER[4]), packed(TARGET[4])
     quoted = p.ipv4(own, target, p.ICMP, bytes(8))

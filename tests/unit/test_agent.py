@@ -40,7 +40,7 @@ def test_what_fails_waits_for_the_next_tick() -> None:
     agent._reconciliation.need(0.0)
     agent._follow(Changes(routes=True))
     assert agent._behind
-    assert agent._reconciliation.due > 1e9, "else it would be tried again at once, for ever"
+    assert agent._reconciliation.due > 1e9, "else it would be tried again at once, endlessly"
 
 
 def test_what_is_built_is_brought_into_use_once_it_is_there() -> None:

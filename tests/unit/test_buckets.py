@@ -166,7 +166,7 @@ def test_an_idle_time_of_zero_follows_at_once() -> None:
 
 
 def test_after_the_unbalanced_time_a_busy_bucket_moves_too() -> None:
-    """Which runs from when a bucket began to differ, and anew once none does any more."""
+    """Which runs from when a bucket began to differ, and again once none does any more."""
     made = setup()
     made.buckets.place(KEY, resilient(A, A))
 

@@ -42,7 +42,7 @@ def _policy1(world: World) -> None:
     world.device(features=frozenset({"rx-hashing"}))
 
 
-def _deaf(kind: str, native: bool | None = False, peer: str = "") -> Callable[[World], object]:
+def _no_xdp(kind: str, native: bool | None = False, peer: str = "") -> Callable[[World], object]:
     def change(world: World) -> None:
         world.links(OUT, can_transmit_xdp=False, kind=kind)
         world.device(OUT, native_xdp=native, peer=peer)
@@ -89,7 +89,7 @@ CASES = {
         ),
         *("note", "egress", "leaves by eth2 passes to Linux", "ethtool -K eth2 tx on sg on"),
     ),
-    "redirects heeded": Case(
+    "redirects accepted": Case(
         lambda world: world.settings(interfaces={OUT: InterfaceSettings(learns_redirects4=True)}),
         *(
             "note",
@@ -206,17 +206,26 @@ CASES = {
         ),
         *("note", "bond", "eth2 is a bond of mode balance-alb", "ip -d link show dev eth2"),
     ),
-    "deaf veth": Case(_deaf("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"),
-    "deaf veth, before Linux 6.3": Case(
-        _deaf("veth", native=None), *("note", "egress", "by eth2", "eth1 --mode generic")
+    "veth: no transmit": Case(
+        _no_xdp("veth", peer="p"), "note", "egress", "by eth2", "ethtool -K p gro on"
     ),
-    "deaf NIC": Case(_deaf("", native=True), "note", "egress", "by eth2", "xdpecmp attach eth2"),
-    "deaf bridge": Case(
-        _deaf("bridge"), "note", "egress", "by eth2", "xdpecmp attach eth1 --mode generic"
+    "veth: no transmit, before Linux 6.3": Case(
+        _no_xdp("veth", native=None),
+        *("note", "egress", "by eth2", "eth1 --mode generic"),
     ),
-    "deaf VXLAN": Case(_deaf("vxlan"), "note", "egress", "by eth2", "--mode generic"),
-    "deaf NIC, without native XDP": Case(
-        _deaf("", native=False), "note", "egress", "by eth2", "--mode generic"
+    "NIC: no transmit": Case(
+        _no_xdp("", native=True), "note", "egress", "by eth2", "xdpecmp attach eth2"
+    ),
+    "bridge: no transmit": Case(
+        _no_xdp("bridge"),
+        "note",
+        "egress",
+        "by eth2",
+        "xdpecmp attach eth1 --mode generic",
+    ),
+    "VXLAN: no transmit": Case(_no_xdp("vxlan"), "note", "egress", "by eth2", "--mode generic"),
+    "NIC without native XDP": Case(
+        _no_xdp("", native=False), "note", "egress", "by eth2", "--mode generic"
     ),
 }
 
@@ -243,11 +252,11 @@ QUIET: dict[str, tuple[Callable[[World], Any], str]] = {
         "queues",
     ),
     "generic mode redirects to every device": (
-        lambda world: (_deaf("bridge")(world), world.device(native_xdp=False)),
+        lambda world: (_no_xdp("bridge")(world), world.device(native_xdp=False)),
         "egress",
     ),
     "a NIC transmits once it is attached to": (
-        lambda world: (_deaf("", native=True)(world), world.choose(IN, OUT)),
+        lambda world: (_no_xdp("", native=True)(world), world.choose(IN, OUT)),
         "egress",
     ),
     "attached by us": (

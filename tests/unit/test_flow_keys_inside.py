@@ -38,7 +38,7 @@ ends = st.integers(0, 1 << 32).map(lambda n: random_ends(random.Random(n), TARGE
 
 
 def with_fields(key: FlowKey, fields: int) -> FlowKey:
-    """The key with the fields of these bits, written anew from include/net/ip_fib.h."""
+    """The key with the fields of these bits, written again from include/net/ip_fib.h."""
     bits = dict(
         zip(
             ("source", "destination", "proto", "flow_label", "sport", "dport"),

@@ -85,37 +85,37 @@ def test_an_interrupted_dump_is_made_up_for(world: World) -> None:
 
 
 def test_redirects_count_for_the_life_of_an_exception(world: World) -> None:
-    def heeds(now: bool) -> bool:
+    def accepts(now: bool) -> bool:
         settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=now)})
         return world.learned.add_to(settings).interfaces[2].learns_redirects4
 
-    assert not heeds(False)
-    assert heeds(True)
+    assert not accepts(False)
+    assert accepts(True)
     world.errors = (1, 0, 0, 0)
-    assert heeds(False), "it may have come before"
+    assert accepts(False), "it may have come before"
     world.now += learned.LIFETIME_S - 1
-    assert heeds(False)
+    assert accepts(False)
     world.now += 2
-    assert not heeds(False)
+    assert not accepts(False)
     assert not world.learned.add_to(Settings()).interfaces
 
 
 def test_without_a_redirect_nothing_was_heeded(world: World) -> None:
-    """As where forwarding was off for a moment, which has them heeded."""
+    """As where forwarding was off for a moment, which has Linux accept them."""
 
-    def heeds(now: bool) -> bool:
+    def accepts(now: bool) -> bool:
         settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=now)})
         return world.learned.add_to(settings).interfaces[2].learns_redirects4
 
     world.errors = (5, 1, 0, 0)
-    assert [heeds(now) for now in (False, True, True, False)] == [False, True, True, False]
-    assert [heeds(now) for now in (True, False)] == [True, False]
+    assert [accepts(now) for now in (False, True, True, False)] == [False, True, True, False]
+    assert [accepts(now) for now in (True, False)] == [True, False]
 
 
 def test_of_what_came_before_the_worst_is_taken(world: World) -> None:
     world.errors = (1, 0, 0, 0)
-    for heeding, expected in ((True, True), (False, True)):
-        settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=heeding)})
+    for accepting, expected in ((True, True), (False, True)):
+        settings = Settings(interfaces={2: InterfaceSettings(learns_redirects4=accepting)})
         found = world.learned.add_to(settings).interfaces[2].learns_redirects4
         assert found == expected
 

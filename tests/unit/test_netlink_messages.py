@@ -403,6 +403,6 @@ def test_arbitrary_events(kind: int, body: bytes) -> None:
 def test_where_the_kernel_cannot_tell_only_a_native_program_speaks_for_a_device(
     kind: str, mode: str, able: bool
 ) -> None:
-    """Else frames would be lost: before Linux 6.3 redirects to deaf devices fail unseen."""
+    """Before Linux 6.3 frames redirected to a device without XDP transmit are lost unseen."""
     link = Link(1, "eth0", bytes(6), 1500, True, kind=kind, xdp_mode=mode)
     assert links._surely_transmits(link) is able

@@ -1,4 +1,4 @@
-"""What route events say is done to tables comes to the same as compiling everything.
+"""Following route events makes the tables that compiling everything makes.
 
 A kernel is played: routes come, are replaced, appended and go, with the messages that Linux sends.
 """

@@ -49,7 +49,7 @@ class Maps:
 
     def map_update_batch(self, fd: int, keys: bytes, values: bytes, count: int) -> None:
         if self.full:
-            raise OSError(ENOMEM, "no room")
+            raise OSError(ENOMEM, "full")
         size = KEY_SIZE[fd]
         assert (len(keys), len(values)) == (count * size, count * 4)
         for i in range(count):
@@ -221,7 +221,7 @@ def test_after_a_failure_the_maps_are_read_again(maps: Maps) -> None:
     maps.full = True
     target = Layered.of({ten: 2, eleven: 3})
     for _ in range(2):
-        with pytest.raises(OSError, match="no room"):
+        with pytest.raises(OSError, match="full"):
             tries.sync(target, lambda target: target)
     maps.full = False
     tries.sync(target, lambda target: target)

@@ -90,7 +90,7 @@ def test_flows_go_by_it_and_stay_whole(net: Wired) -> None:
 
 
 def test_what_a_nic_merges(net: Wired) -> None:
-    """By itself: in generic mode the kernel has it stop, if it can."""
+    """In generic mode the kernel has it stop, if it can."""
     words = {"rx-lro": "large-receive-offload: on", "rx-gro-hw": "rx-gro-hw: on"}
     for mode in ("native", "generic"):
         net.attach(*WIRES, "--mode", mode)

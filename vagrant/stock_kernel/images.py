@@ -153,7 +153,10 @@ def _mirror(suite: str) -> str | None:
 
 
 def run(
-    *command: str, cwd: Path | None = None, stdin: str = "", advice: str = "check the room: df -h"
+    *command: str,
+    cwd: Path | None = None,
+    stdin: str = "",
+    advice: str = "check free space: df -h",
 ) -> str:
     """What the command prints. Raises VmError with the last of what it complains about."""
     done = subprocess.run(

@@ -35,7 +35,7 @@ def _with_dependencies(image: Image) -> list[Path]:
     found: dict[Path, None] = {}
     for module in _MODULES:
         where = ("-d", str(image.directory), "-S", image.release)
-        advice = f"fetch it anew: rm -r {image.directory}"
+        advice = f"fetch it again: rm -r {image.directory}"
         shown = run("modprobe", *where, "--show-depends", module, advice=advice)
         for line in shown.splitlines():
             kind, path, *_ = line.split()

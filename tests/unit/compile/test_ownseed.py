@@ -169,7 +169,7 @@ BOTH: Mapping[str, tuple[Change, Cause, tuple[int, ...]]] = {
     "macvlan": (link(IN, kind="macvlan", xdp_mode="generic"), Cause.NOT_ATTACHED, (IN,)),
     "something new": (link(IN, kind="newkind"), Cause.NOT_ATTACHED, (IN,)),
     "reassembly": (settings(defragments4=True, defragments6=True), Cause.FRAGMENTS, (0,)),
-    "redirects heeded": (
+    "redirects accepted": (
         interface(LEFT, learns_redirects4=True, learns_redirects6=True),
         Cause.CANNOT_SEND,
         (LEFT,),
