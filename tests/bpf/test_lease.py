@@ -75,7 +75,9 @@ def test_what_an_earlier_agent_passed_passes_until_the_routes_are_in(
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(successor._nexthops, "sync_devices", look)  # after the first configuration
+            patch.setattr(
+                successor._nexthops, "sync_devices", look
+            )  # after the first configuration
             successor.sync(tables)
         assert passed == [{"BEHIND": 1}]
         assert plane.run(packet)[0] == "REDIRECT"
