@@ -144,3 +144,25 @@ def test_the_rooms_are_in_their_order() -> None:
     """docs/design.md has the floors of test_rooms.py."""
     _, *rows = table(ROOT / "docs" / "design.md", "rooms")
     assert [set(re.findall(r"`(\w+)`", row[0])) for row in rows] == list(FLOORS)
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(page: str) -> None:
+    """From the project's root, the package, or `bpf/`; NAME stands for any."""
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:[\w*]+/)*[\w*]+\.(?:py|c|h|def|md|sh))`", text))
+    assert len(named) > 10
+    places = (ROOT, ROOT / "xdpecmp", ROOT / "bpf")
+    patterns = {name: name.replace("NAME", "*") for name in named}
+    lost = {
+        name
+        for name, pattern in patterns.items()
+        if not any(any(place.glob(pattern)) for place in places)
+    }
+    assert lost == set()
+
+
+def test_the_design_names_every_file_of_the_data_path() -> None:
+    _, *rows = table(ROOT / "docs" / "design.md", "file")
+    named = {name for row in rows for name in re.findall(r"`([\w./]+)`", row[0])}
+    assert named == {path.name + "/" * path.is_dir() for path in (ROOT / "bpf").iterdir()}
