@@ -28,7 +28,7 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
-"""From the ground up. Rooms on one floor know nothing of each other."""
+"""The lowest first. Rooms on one floor know nothing of each other."""
 
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
