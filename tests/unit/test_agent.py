@@ -118,6 +118,13 @@ def test_a_dump_that_events_are_lost_in_is_spoilt(how: Changes | None) -> None:
     assert not agent._behind
 
 
+def test_settings_that_move_flows_are_seen_while_all_routes_are_read() -> None:
+    mirror = FakeMirror()
+    mirror.glanced = True
+    agent_of(mirror)._follow(Changes(routes=True))
+    assert Changes(settings=True) in mirror.did
+
+
 def test_what_fails_meanwhile_fails_the_whole() -> None:
     """Its being interrupted is not taken for the dump's, which would only begin again."""
     mirror = FakeMirror(datagrams=3)

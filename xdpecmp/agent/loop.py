@@ -116,6 +116,7 @@ class Agent:
         self._held = Changes()
         """Heard while all routes are being read, and not followed yet."""
         self._held_until = 0.0
+        self._peek_again = 0.0
         self._followed = False
         """Whether something was followed while all routes were being read."""
         self._unfit = False
@@ -179,11 +180,11 @@ class Agent:
         """For events, and for a build that is done, which is brought into use."""
         deep = self._mirror.deep
         if not deep.is_building:
-            return self._peek(poll, milliseconds)
+            return bool(self._peek(poll, milliseconds))
         built = deep.fileno()
         if built is not None:
             poll.register(built, select.POLLIN)
-            ready = dict(poll.poll(milliseconds))
+            ready = dict(self._peek(poll, milliseconds))
             poll.unregister(built)
             if self._stopping or built not in ready:
                 return bool(ready)
@@ -192,17 +193,17 @@ class Agent:
         self._follow(Changes(settings=True), push=True)
         return False  # the next time, if there are some
 
-    def _peek(self, poll: select.poll, milliseconds: int) -> bool:
+    def _peek(self, poll: select.poll, milliseconds: int) -> list[tuple[int, int]]:
         """Wait for events, following meanwhile the settings that decide most."""
         step = int(PEEK_SECONDS * 1000)
         while milliseconds > step:
-            if poll.poll(step):
-                return True
+            if ready := poll.poll(step):
+                return ready
             milliseconds -= step
             if self._mirror.peek():
                 self._follow(Changes(settings=True))
-                return False
-        return bool(poll.poll(milliseconds))
+                return []
+        return poll.poll(milliseconds)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -328,6 +329,9 @@ class Agent:
         self._lease.progress()
         now = time.monotonic()
         heard = self._drain()
+        if now >= self._peek_again:
+            self._peek_again = now + PEEK_SECONDS
+            heard |= Changes(settings=self._mirror.peek())
         if not self._held:
             self._held_until = now + BURST_SECONDS
         self._held |= heard
