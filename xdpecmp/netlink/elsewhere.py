@@ -48,7 +48,9 @@ SHARE = 10
 SOON = 0.005
 """Seconds that a look may take before what hangs on an event."""
 IDLE_SHARE = 3000
-"""Nor on looking without any at what is known to refer to ours."""
+"""Nor on looking without any at what is known to refer to ours,"""
+LATEST = 15.0
+"""unless so many seconds have passed."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Lookout:
                 found = _look_at(place, self._home)
                 differs = differs or (found is not None and found != before)
         end = time.monotonic()
-        self._next_again = end + IDLE_SHARE * (end - begin)
+        self._next_again = end + min(LATEST, IDLE_SHARE * (end - begin))
         self._is_overdue = differs and self._took > SOON
         return differs and not self._is_overdue
 

@@ -94,3 +94,18 @@ def test_changes_without_an_event(
     wait_until(lambda: lookout.has_changed(ours), "seen")
     assert not lookout.look().peers[eth0].hides_tags
     assert Elsewhere() == Elsewhere({}, {})
+
+
+def test_looking_that_takes_long_is_not_put_off_for_long(
+    router: Namespace, peer: Namespace, lookout: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = frozenset({router.ifindex("eth0")})
+    monkeypatch.setattr(elsewhere, "IDLE_SHARE", 1_000_000_000)
+    monkeypatch.setattr(elsewhere, "LATEST", 0.01)
+    assert lookout.has_changed(ours)
+    lookout.look()
+    assert not lookout.has_changed(ours)  # it has looked, so the next look has to wait
+    peer.ip("link add br9 type bridge")
+    peer.ip("link set peer0 master br9")
+    wait_until(lambda: lookout.has_changed(ours), "seen")
+    peer.ip("link del br9")
