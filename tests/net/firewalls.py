@@ -120,7 +120,7 @@ class _Held:
 
     def tcx_link(self, device: str, attach_type: int) -> Load:
         def load(router: Router) -> None:
-            program = _program(_SCHED_CLS, 2, 0)  # TCX_DROP
+            program = _program(_SCHED_CLS, 0, 0)  # TCX_PASS: next hops have to stay resolved
             self._undo.callback(os.close, program)
             with router.ns.enter():
                 target = router.ns.ifindex(device)
