@@ -100,8 +100,10 @@ class Round:
 
     @property
     def share(self) -> float:
-        """Of what was forwarded, what xdpecmp forwarded itself."""
-        return self.by_xdp / max(self.forwarded, 1)
+        """Of what was forwarded, what xdpecmp forwarded itself. The first packets of a resilient
+        group's buckets pass, so that Linux knows which are in use: of few frames that is much."""
+        first = self.reasons.get("BUCKET_USE", 0)
+        return self.by_xdp / max(self.forwarded - first, 1)
 
     def __str__(self) -> str:
         return (
