@@ -34,7 +34,7 @@ from .keys import (
     flow_keys,
 )
 from .selection import HASH_BITS, HASH_SPACE, bounds, moved_share, select, shares
-from .siphash import SipState, jhash_2words, sip_absorb, sip_state, siphash24, siphash32
+from .siphash import SipState, jhash_2words, key_halves, sip_absorb, sip_state, siphash24, siphash32
 
 __all__ = [
     "DEFAULT_FIELDS",
@@ -53,6 +53,7 @@ __all__ = [
     "flow_key",
     "flow_keys",
     "jhash_2words",
+    "key_halves",
     "moved_share",
     "select",
     "shares",

@@ -11,6 +11,7 @@ import sys
 from enum import IntEnum, IntFlag
 from typing import Literal, NamedTuple
 
+from ..model.hashkey import HashKey
 from .headers import Walk, be32, quote_offset, trimmed
 from .siphash import jhash_2words, siphash32
 
@@ -82,8 +83,8 @@ class FlowKey(NamedTuple):
     def for_policy(self, policy: int, fields: int = DEFAULT_FIELDS) -> FlowKey:
         """This key without the fields that `policy` leaves out, of a packet without encapsulation.
 
-        For flows given by their fields, without a packet: `FlowKeys(policy, key).hash(seed)` is the
-        hash of their packets. Raises ValueError for a policy that does not exist.
+        For flows given by their fields, without a packet: `FlowKeys(policy, key).hash(secret)` is
+        the hash of their packets. Raises ValueError for a policy that does not exist.
         """
         _check_policy(policy)
         if policy == Policy.L3:
@@ -136,13 +137,13 @@ class FlowKey(NamedTuple):
             )
         )
 
-    def hash32(self, seed: int) -> int:
-        """The kernel's 32-bit hash of this key; `seed` and errors as in `sip_state` and `pack`."""
-        return siphash32(self.pack(), seed)
+    def hash32(self, secret: HashKey | int) -> int:
+        """The kernel's 32-bit hash; `secret` and errors as in `sip_state` and `pack`."""
+        return siphash32(self.pack(), secret)
 
-    def hash(self, seed: int) -> int:
+    def hash(self, secret: HashKey | int) -> int:
         """The 31-bit hash of a flow of which this is the only key: policies 0, 1 and 2."""
-        return self.hash32(seed) >> 1
+        return self.hash32(secret) >> 1
 
 
 class FlowKeys(NamedTuple):
@@ -162,11 +163,11 @@ class FlowKeys(NamedTuple):
         """The one key of policies 0, 1 and 2; None under policy 3."""
         return None if self.policy == Policy.CUSTOM else self.outer or self.inner
 
-    def hash(self, seed: int) -> int:
-        """The 31-bit hash of the packet; `seed` as in `sip_state`, errors too."""
+    def hash(self, secret: HashKey | int) -> int:
+        """The 31-bit hash of the packet; `secret` as in `sip_state`, errors too."""
         if self.only:
-            return self.only.hash(seed)
-        outer, inner = (key.hash32(seed) if key else 0 for key in (self.outer, self.inner))
+            return self.only.hash(secret)
+        outer, inner = (key.hash32(secret) if key else 0 for key in (self.outer, self.inner))
         return jhash_2words(outer, inner) >> 1
 
 
@@ -207,12 +208,12 @@ def flow_keys(
 def flow_hash(
     packet: bytes,
     policy: int,
-    seed: int,
+    secret: HashKey | int,
     fields: int = DEFAULT_FIELDS,
     follow_label: bool = True,
 ) -> int:
     """The 31-bit hash of a packet; arguments and errors as in `flow_keys` and `sip_state`."""
-    return flow_keys(packet, policy, fields, follow_label).hash(seed)
+    return flow_keys(packet, policy, fields, follow_label).hash(secret)
 
 
 def flow_key(packet: bytes, policy: int) -> FlowKey:

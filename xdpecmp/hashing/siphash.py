@@ -6,7 +6,9 @@ The reference model of bpf/siphash.h and jhash.h. What is hashed is in `keys`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from ..model.hashkey import HashKey
 
 SipState = tuple[int, int, int, int]
 """v0, v1, v2, v3 of SipHash: four unsigned 64-bit numbers."""
@@ -44,23 +46,27 @@ def _sip_start(key0: int, key1: int) -> SipState:
     )
 
 
-def sip_state(seed: int) -> SipState:
+def sip_state(key: HashKey | int) -> SipState:
     """State of SipHash for the kernel's multipath key, nothing hashed yet.
 
-    `seed` is net.ipv4.fib_multipath_hash_seed, unsigned 32-bit; the key is the seed twice in each
-    half (fib_multipath_hash_construct_key() in include/net/ip_fib.h). Raises ValueError for a
-    seed that does not fit; 0 is a seed like any other here, though the sysctl means "random" by it.
+    A number is net.ipv4.fib_multipath_hash_seed and stands for the key that Linux makes of it, as
+    wherever a key is asked for: see `HashKey.of_seed`, errors too.
     """
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed {seed} is not an unsigned 32-bit number")
-    key = seed << 32 | seed
-    return _sip_start(key, key)
+    if isinstance(key, int):
+        key = HashKey.of_seed(key)
+    return _sip_start(key.key0, key.key1)
+
+
+def key_halves(state: Sequence[int]) -> tuple[int, int]:
+    """The two halves of the key that `sip_state` made this state of."""
+    zero = _sip_start(0, 0)
+    return state[0] ^ zero[0], state[1] ^ zero[1]
 
 
 def sip_absorb(state: SipState, words: Iterable[int]) -> SipState:
     """The state after hashing `words` too: unsigned 64-bit, as read little-endian from the key.
 
-    `sip_absorb(sip_state(seed), [0] * 4)` is `config.sip_after_zero`.
+    `sip_absorb(sip_state(key), [0] * 4)` is `config.sip_after_zero`.
     """
     for word in words:
         v0, v1, v2, v3 = state
@@ -86,13 +92,13 @@ def siphash24(message: bytes, key0: int, key1: int) -> int:
     return _sip_message(_sip_start(key0, key1), message)
 
 
-def siphash32(key_bytes: bytes, seed: int) -> int:
+def siphash32(key_bytes: bytes, key: HashKey | int) -> int:
     """The kernel's 32-bit hash of a flow key as `FlowKey.pack` lays it out.
 
     The low half of SipHash-2-4, 0 becoming 1: flow_hash_from_keys_seed() in
-    net/core/flow_dissector.c. `seed` as in `sip_state`, errors too.
+    net/core/flow_dissector.c. `key` as in `sip_state`, errors too.
     """
-    return _sip_message(sip_state(seed), key_bytes) & _MASK32 or 1
+    return _sip_message(sip_state(key), key_bytes) & _MASK32 or 1
 
 
 def jhash_2words(a: int, b: int, initval: int = 0) -> int:

@@ -12,9 +12,11 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import XdpecmpError
 from . import compiler, image, libbpf
@@ -37,9 +39,14 @@ class Variant(Enum):
     """What the main program calls if the hash takes a walk through the packet."""
     EXPLAIN = "EXPLAIN"
     """The same decisions, recorded. A separate generation, with its own deep program."""
+    KEY_READ = "KEY_READ"
+    """bpf/key_read.c, which nothing pins; as the next."""
+    KEY_SEARCH = "KEY_SEARCH"
+    """bpf/key_search.c."""
 
 
 _PINNED = {Variant.MAIN: (PROGRAM, CLOCK), Variant.DEEP: (), Variant.EXPLAIN: (EXPLAIN,)}
+"""Of the variants that are pinned at all."""
 _CALLED = {Variant.DEEP: "xdpecmp_deep", Variant.EXPLAIN: "xdpecmp_explain_deep"}
 _CALLS = "programs"
 """The map through which those are called."""
@@ -68,20 +75,32 @@ class BuildFailed(XdpecmpError):
     """The BPF programs do not compile, or the kernel does not load them."""
 
 
-class Build:
-    """A running build. Pins appear in `directory`; existing maps there are used again."""
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raises BuildFailed for what the kernel has against loading."""
+    try:
+        yield
+    except libbpf.Refused as error:
+        raise BuildFailed(
+            f"the kernel does not load the XDP program: {_essence(error.log)}",
+            "see what may prevent it: xdpecmp doctor",
+        ) from error
+    except OSError as error:
+        raise BuildFailed(
+            f"cannot load the XDP program: {error.filename}: {error.strerror}",
+            "see what may prevent it: xdpecmp doctor",
+        ) from error
 
-    def __init__(
-        self,
-        directory: Path,
-        generation: str,
-        variant: Variant = Variant.MAIN,
-        source: Path | None = None,
-    ) -> None:
-        """Starts to compile at once, unless the cache has the image. `directory` must exist, in a
-        bpffs. A variant that others call has the generation of the main one. `source`: another
-        file than bpf/xdpecmp.c."""
-        self._directory, self._generation, self._variant = directory, generation, variant
+
+Loaded = TypeVar("Loaded")
+
+
+class Compilation:
+    """A running compilation."""
+
+    def __init__(self, variant: Variant, source: Path | None = None) -> None:
+        """Starts at once, unless the cache has the image. `source`: another than the variant's."""
+        self._variant = variant
         self._request = json.dumps(compiler.request(variant.value, source))
         self._compiler = compiler.version()
         self._key = _cache_key(variant, self._request, self._compiler)
@@ -113,20 +132,20 @@ class Build:
             return None
         return self._process.stdout.fileno()
 
-    def result(self) -> Layout:
-        """Waits for the compiler and loads the image. Raises BuildFailed with the line of its
-        output that names the cause."""
+    def load_by(self, load: Callable[[Image], Loaded]) -> Loaded:
+        """Waits for the compiler and has `load` load the image. Raises BuildFailed, as `load` may,
+        with the line of its output that names the cause."""
         if self._cached:
             try:
-                return self._load(self._cached)
+                return load(self._cached)
             except BuildFailed:  # perhaps another verifier's: compile the sources again
                 image.forget(self._key)
                 self._process = self._compile()
         compiled, compiler_version = self._compiled()
-        layout = self._load(compiled)
+        loaded = load(compiled)
         if compiler_version == self._compiler:  # bcc may have been upgraded meanwhile
             image.keep(self._key, compiled)
-        return layout
+        return loaded
 
     def _compiled(self) -> tuple[Image, str]:
         """The image, and the version of the compiler that made it."""
@@ -145,28 +164,40 @@ class Build:
             )
         return Image.parse(out), str(json.loads(out)["compiler"])
 
-    def _load(self, compiled: Image) -> Layout:
-        try:
-            load(compiled, self._directory, self._generation, self._variant)
-        except libbpf.Refused as error:
-            raise BuildFailed(
-                f"the kernel does not load the XDP program: {_essence(error.log)}",
-                "see what may prevent it: xdpecmp doctor",
-            ) from error
-        except OSError as error:
-            raise BuildFailed(
-                f"cannot load the XDP program: {error.filename}: {error.strerror}",
-                "see what may prevent it: xdpecmp doctor",
-            ) from error
-        shown = (*NAMES, EXPLANATION)
-        return Layout({m.name: (m.key, m.value) for m in compiled.maps if m.name in shown})
-
     def abandon(self) -> None:
         """Ends the build if it still runs."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             self._process.communicate()
+
+
+class Build(Compilation):
+    """A running build. Pins appear in `directory`; existing maps there are used again."""
+
+    def __init__(
+        self,
+        directory: Path,
+        generation: str,
+        variant: Variant = Variant.MAIN,
+        source: Path | None = None,
+    ) -> None:
+        """Starts to compile at once, unless the cache has the image. `directory` must exist, in a
+        bpffs. A variant that others call has the generation of the main one. `source`: another
+        file than bpf/xdpecmp.c."""
+        self._directory, self._generation = directory, generation
+        super().__init__(variant, source)
+
+    def result(self) -> Layout:
+        """Waits for the compiler and loads the image. Raises BuildFailed with the line of its
+        output that names the cause."""
+        return self.load_by(self._load)
+
+    def _load(self, compiled: Image) -> Layout:
+        with explained():
+            load(compiled, self._directory, self._generation, self._variant)
+        shown = (*NAMES, EXPLANATION)
+        return Layout({m.name: (m.key, m.value) for m in compiled.maps if m.name in shown})
 
 
 def compiling(variant: Variant) -> list[str]:

@@ -31,8 +31,13 @@ FUNCTIONS = {
     "MAIN": ("xdpecmp", "xdpecmp_clock"),
     "DEEP": ("xdpecmp_deep",),
     "EXPLAIN": ("xdpecmp_explain", "xdpecmp_explain_deep"),
+    "KEY_READ": ("xdpecmp_key_read",),
+    "KEY_SEARCH": ("xdpecmp_key_search",),
 }
 """The programs of each variant: what bpf/xdpecmp.c and explain.c define under VARIANT_*."""
+
+SOURCE = {"KEY_READ": "key_read.c", "KEY_SEARCH": "key_search.c"}
+"""The sources of those that are not made of bpf/xdpecmp.c."""
 
 BOOT = (
     "import json, sys; asked = json.load(sys.stdin); "
@@ -95,7 +100,7 @@ def request(variant: str, source: Path | None = None) -> dict[str, Any]:
     `source`: another file than bpf/xdpecmp.c."""
     from .abi import CAPACITY, SOURCES
 
-    name = "xdpecmp.c" if source is None else source.name
+    name = SOURCE.get(variant, "xdpecmp.c") if source is None else source.name
     text = SOURCES[name] if source is None else source.read_text()
     return {
         "code": CODE,

@@ -93,16 +93,29 @@ class _ProgLoadOpts(ctypes.Structure):
     ]
 
 
-_BPF_PROG_TYPE_XDP = 6
+_BPF_PROG_TYPE_XDP, _BPF_PROG_TYPE_SYSCALL = 6, 31
+_PROG_FLAGS = 1
+"""Index of prog_flags among the numbers."""
+_BPF_F_SLEEPABLE = 1 << 4
 _LOG_SIZE = 1 << 20
 
 
 def load_xdp(name: str, code: bytes) -> int:
     """Loads an XDP program and returns its descriptor; the caller closes it. Raises Refused."""
+    return _load(name, code, _BPF_PROG_TYPE_XDP)
+
+
+def load_syscall(name: str, code: bytes) -> int:
+    """Loads a program that only `run_syscall` runs; otherwise as `load_xdp`."""
+    return _load(name, code, _BPF_PROG_TYPE_SYSCALL, _BPF_F_SLEEPABLE)
+
+
+def _load(name: str, code: bytes, kind: int, flags: int = 0) -> int:
     options = _ProgLoadOpts(sz=ctypes.sizeof(_ProgLoadOpts))
+    options.numbers[_PROG_FLAGS] = flags
     what = f"program {name}"
     arguments = (
-        ctypes.c_int(_BPF_PROG_TYPE_XDP),
+        ctypes.c_int(kind),
         name.encode(),
         b"GPL",
         code,
@@ -185,6 +198,13 @@ MIN_TEST_FRAME = 14
 
 _XDP_HEADROOM = 256
 """XDP_PACKET_HEADROOM: a program may make a frame longer by that."""
+
+
+def run_syscall(fd: int, argument: ctypes.Array[ctypes.c_char]) -> int:
+    """Runs a program of `load_syscall` on its argument, a buffer; returns what it returns."""
+    options = RunOptions(ctx_in=ctypes.addressof(argument), ctx_size_in=len(argument))
+    run(fd, options)
+    return int(options.retval)
 
 
 def run_program(fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> ProgramRun:
