@@ -83,9 +83,9 @@ struct config {
 	__u8 pass6;              /* likewise IPv6 */
 	__u8 pass_multipath4;    /* enum reason: not FORWARDED = pass IPv4 multipath routes only */
 	__u8 pass_multipath6;    /* likewise IPv6 */
-	__u8 own_seed;           /* for readers: 1 = the seed is ours, since Linux's is secret */
+	__u8 key_origin;         /* for readers: Origin in model/hashkey.py; 0 = no key */
 	__u8 pass_fragments;     /* FRAGMENTS_OF_*: pass fragments on multipath routes */
-	__u32 seed;              /* net.ipv4.fib_multipath_hash_seed or ours; 0 = not known */
+	__u32 seed;              /* for readers: what the key is made of; 0 = a secret, or no key */
 	__u32 label_mask;        /* bits of the flow label that POLICY_L3 hashes, wire order */
 	__u32 fields4;           /* net.ipv4.fib_multipath_hash_fields, for POLICY_CUSTOM */
 	__u32 fields6;           /* likewise IPv6 */

@@ -151,9 +151,7 @@ def one_armed(world: World) -> World:
     return world.choose(OUT)
 
 
-STATUS = Status(
-    interfaces=(InterfaceState("eth1", "native", 1),), agent_pid=42, lease_s=2.5, seed=7
-)
+STATUS = Status(interfaces=(InterfaceState("eth1", "native", 1),), agent_pid=42, lease_s=2.5)
 """Attached to eth1."""
 
 

@@ -32,6 +32,7 @@ from tests.bpf.world import (
 from xdpecmp.compile import compile_tables
 from xdpecmp.dataplane.plane import Dataplane
 from xdpecmp.hashing import bounds, flow_key
+from xdpecmp.model.hashkey import HashKey, Origin
 from xdpecmp.model.values import Neighbour, NextHop, NexthopGroup, Prefix, Route, RouteKind
 from xdpecmp.model.values import Path as Leg
 from xdpecmp.program.abi import GroupKind
@@ -150,7 +151,9 @@ def load(
         ),
         [world.ifindex["in"]],
     )
-    config = tables.config._replace(own_seed=own_seed, follow_label=follow_label)
+    origin = Origin.OWN if own_seed else Origin.SYSCTL
+    key = None if seed is None else HashKey.of_seed(seed, origin)
+    config = tables.config._replace(key=key, follow_label=follow_label)
     plane.load_tables(replace(tables, config=config))
 
 

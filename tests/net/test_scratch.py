@@ -10,11 +10,14 @@ import pytest
 from tests.capabilities import Since, require, since
 from xdpecmp import hashing
 from xdpecmp.model.flow import Flow
+from xdpecmp.model.hashkey import HashKey
 from xdpecmp.netlink.namespace import fresh
 from xdpecmp.observe import scratch
 from xdpecmp.observe.explain import HashSettings
 
 pytestmark = pytest.mark.root
+
+KEY = HashKey.of_seed(7)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,7 @@ def here() -> int:
 def test_this_kernel(family: int, policy: int) -> None:
     before = here()
     for weights in ((1, 2, 5), (256, 1), (), (1,), (70_000, 1)):
-        trial = scratch.try_packets(family, HashSettings(policy, 0x37, 7), weights)
+        trial = scratch.try_packets(family, HashSettings(policy, 0x37, KEY), weights)
         assert trial == (64, 64)
     assert here() == before
 
@@ -42,20 +45,20 @@ def test_this_kernel(family: int, policy: int) -> None:
 def test_another_hash(family: int, monkeypatch: pytest.MonkeyPatch) -> None:
     right = hashing.select
     monkeypatch.setattr(hashing, "select", lambda b, n: (right(b, n) + 1) % len(b))
-    assert scratch.try_packets(family, HashSettings(1, 7, 7), (1, 1)) == (64, 0)
+    assert scratch.try_packets(family, HashSettings(1, 7, KEY), (1, 1)) == (64, 0)
 
 
 def test_what_cannot_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     before = here()
     monkeypatch.setattr(scratch, "_TUNSETIFF", 0)
-    assert scratch.try_packets(4, HashSettings(1, 7, 7), (1, 1)) is None
+    assert scratch.try_packets(4, HashSettings(1, 7, KEY), (1, 1)) is None
     assert here() == before
 
 
 def test_packets_that_get_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "_SECONDS", 0.05)
     monkeypatch.setattr(scratch, "_random_flow", _to_nowhere)
-    assert scratch.try_packets(4, HashSettings(1, 7, 7), (1, 1)) is None
+    assert scratch.try_packets(4, HashSettings(1, 7, KEY), (1, 1)) is None
 
 
 def _to_nowhere(_rng: random.Random, _prefix: object) -> Flow:

@@ -46,7 +46,7 @@ def test_without_being_told_so_linux_decides(
     """Which moves no flow, and is counted and said."""
     linux = servers.all_answers(flows[family])
     with attached(net) as said:
-        assert "multipath routes pass to Linux, since it keeps its hash seed to itself" in said
+        assert "multipath routes pass to Linux, since its hash key is unavailable" in said
         assert servers.all_answers(flows[family]) == linux
         moved = reasons(net)
         assert moved["SEED_UNKNOWN"] == FLOWS

@@ -15,6 +15,7 @@ from tests.capabilities import Since, kernel_has
 from tests.net.sabotage import rotated, sabotaged, set_policy
 from tests.net.topology import SEED, VIP_PREFIX, Anycast
 from xdpecmp.compile import compile_tables
+from xdpecmp.model.hashkey import HashKey
 from xdpecmp.netlink import Kernel
 from xdpecmp.observe.quickcheck import first_disagreement
 
@@ -239,7 +240,7 @@ def test_the_short_check(net: Anycast, policy: int) -> None:
         tables = compile_tables(snapshot, [ifindex])
         assert first_disagreement(kernel, tables, ifindex) is None
         wrong = compile_tables(snapshot, [ifindex])
-        object.__setattr__(wrong, "config", wrong.config._replace(seed=SEED + 1))
+        object.__setattr__(wrong, "config", wrong.config._replace(key=HashKey.of_seed(SEED + 1)))
         found = first_disagreement(kernel, wrong, ifindex, random.Random(1))
         assert found is not None
         assert str(found) in VIP_PREFIX.values()

@@ -10,6 +10,7 @@ import pytest
 from tests.doctor import IN, OUT, ipv6_multipath
 from tests.doctor import World as Router
 from xdpecmp.control import advice
+from xdpecmp.model.hashkey import NO_KEY, KeyState
 from xdpecmp.model.values import Prefix
 from xdpecmp.observe.scratch import Trial
 
@@ -22,6 +23,7 @@ def said(router: Router, **more: object) -> list[str]:
     told = {
         "bypassed": False,
         "tells_features": True,
+        "key": NO_KEY,
         "has_seed_setting": True,
         "found": None,
     } | more
@@ -39,6 +41,16 @@ def test_the_seed() -> None:
     (known,), (unknown,) = said(router), said(router, has_seed_setting=False)
     assert known.endswith("xdpecmp attach IFACE --set-seed")
     assert unknown.endswith("xdpecmp attach IFACE --own-seed")
+
+
+def test_a_key_that_is_searched() -> None:
+    """No option helps to it: it takes some minutes."""
+    router = Router()
+    router.settings(seed=None)
+    (note,) = said(router, key=KeyState(missing="no symbol", searching=True))
+    assert "until its hash key is found" in note
+    assert "no symbol" in note
+    assert note.endswith("xdpecmp status")
 
 
 def test_the_flow_label() -> None:

@@ -32,6 +32,7 @@ from xdpecmp.doctor import Verdict, examine
 from xdpecmp.doctor.facts import Running, Trial
 from xdpecmp.errors import XdpecmpError
 from xdpecmp.instance.instance import FLOW_LABEL_TEXT
+from xdpecmp.model.hashkey import HashKey, KeyState, Origin
 from xdpecmp.model.values import (
     INGRESS,
     Filter,
@@ -42,6 +43,7 @@ from xdpecmp.model.values import (
     Prefix,
     RouteKind,
 )
+from xdpecmp.observe.hashkey import KNOWN
 from xdpecmp.observe.losses import Losses
 from xdpecmp.observe.missing import Missing
 from xdpecmp.places import Untrusted
@@ -58,6 +60,16 @@ def test_all_is_well() -> None:
     assert not any(finding.fix for finding in findings)
 
 
+@pytest.mark.parametrize("origin", [Origin.MEMORY, Origin.SEARCH])
+def test_a_key_that_was_found(origin: Origin) -> None:
+    """It is said where it comes from, and nothing is advised."""
+    world = World()
+    world.settings(seed=None, found_key=HashKey.of_seed(0xABCDEF, origin))
+    (seed,) = (each for each in examine(world.facts()) if each.check == "seed")
+    assert (seed.verdict, seed.fix) == (Verdict.OK, "")
+    assert KNOWN[origin] in seed.found
+
+
 def _nexthop_object(world: World) -> None:
     world.snap(nexthop_groups={5: NexthopGroup(5, RouteKind.UNSUPPORTED, ())})
     world.routes(route("10.7.0.0/16", nhid=5))
@@ -69,6 +81,10 @@ def own_seed(world: World, *chosen: int) -> None:
     world.option(own_seed=5)
     for ifindex in chosen:
         world.links(ifindex, xdp_mode="native")
+
+
+def key_state(**known: Any) -> Callable[[World], object]:
+    return run(key_state=KeyState(**known))
 
 
 def filters(*found: Filter) -> Callable[[World], object]:
@@ -155,11 +171,22 @@ CASES = {
     # the namespace
     "no seed": Case(
         lambda world: world.settings(seed=None),
-        *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --set-seed"),
+        *("note", "seed", "key is unavailable", "xdpecmp attach IFACE --set-seed"),
     ),
     "no setting for a seed": Case(
         lambda world: (world.settings(seed=None), run(has_seed_setting=False)(world)),
-        *("note", "seed", "hash seed to itself", "xdpecmp attach IFACE --own-seed"),
+        *("note", "seed", "key is unavailable", "xdpecmp attach IFACE --own-seed"),
+    ),
+    "a key that cannot be read": Case(
+        lambda world: (world.settings(seed=None), key_state(missing="lockdown forbids it")(world)),
+        *("note", "seed", "is unavailable: lockdown forbids it", "xdpecmp attach IFACE --set-seed"),
+    ),
+    "a key that is searched": Case(
+        lambda world: (
+            world.settings(seed=None),
+            key_state(missing="no symbol", searching=True)(world),
+        ),
+        *("note", "seed", "until its hash key is found", "xdpecmp status"),
     ),
     "a seed of our own": Case(
         lambda world: own_seed(world, IN, OUT),

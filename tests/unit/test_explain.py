@@ -16,6 +16,7 @@ from scapy.packet import Packet
 from xdpecmp.errors import XdpecmpError
 from xdpecmp.hashing import flow_hash
 from xdpecmp.model.flow import Flow
+from xdpecmp.model.hashkey import HashKey
 from xdpecmp.model.values import Link, NextHop, NexthopGroup, Path, Prefix, RouteKind
 from xdpecmp.netlink import Answer, Query
 from xdpecmp.netlink.getroute import takes_flow_label
@@ -34,6 +35,7 @@ from xdpecmp.observe.verify import random_flow
 from xdpecmp.program.abi import GroupKind, Reason
 
 SEED = 7
+KEY = HashKey.of_seed(SEED)
 IN = 3
 V4: dict[str, Any] = {"src": "198.18.0.5", "dst": "192.0.2.80"}
 V6: dict[str, Any] = {"src": "2001:db8::5", "dst": "2001:db8:80::80"}
@@ -51,7 +53,7 @@ def decision(
     **changes: Any,
 ) -> Decision:
     raw = bytes(made)
-    settings = HashSettings(policy, 0x3F, SEED, follows_label)
+    settings = HashSettings(policy, 0x3F, KEY, follows_label)
     values: dict[str, Any] = {
         "reason": reason,
         "family": raw[0] >> 4,
@@ -198,14 +200,14 @@ def test_a_bucket_that_linux_has_moved() -> None:
 
 def test_reference() -> None:
     packet = bytes(udp6(9))
-    ignoring = reference(packet, HashSettings(0, 0x3F, SEED, follows_label=False))
-    following = reference(packet, HashSettings(0, 0x3F, SEED))
-    plain = reference(bytes(udp6()), HashSettings(0, 0x3F, SEED))
+    ignoring = reference(packet, HashSettings(0, 0x3F, KEY, follows_label=False))
+    following = reference(packet, HashSettings(0, 0x3F, KEY))
+    plain = reference(bytes(udp6()), HashSettings(0, 0x3F, KEY))
     assert ignoring is not None
     assert following is not None
     assert plain is not None
     assert ignoring.hash == plain.hash != following.hash
-    assert reference(packet[:30], HashSettings(0, 0x3F, SEED)) is None
+    assert reference(packet[:30], HashSettings(0, 0x3F, KEY)) is None
 
 
 def test_comparison_of_nothing() -> None:

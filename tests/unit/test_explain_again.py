@@ -12,6 +12,7 @@ from scapy.layers.inet import UDP
 from scapy.layers.inet6 import IPv6
 
 from xdpecmp.control.advice import Disagreement, disagreement
+from xdpecmp.model.hashkey import HashKey, Origin
 from xdpecmp.model.values import (
     NextHop,
     NexthopGroup,
@@ -48,7 +49,7 @@ def decision(own_seed: bool = False) -> Decision:
         group=(GroupKind.THRESHOLD, 0, 2),
         is_icmp_error=False,
         quote_offset=0,
-        settings=HashSettings(1, 7, 7, own_seed=own_seed),
+        settings=HashSettings(1, 7, HashKey.of_seed(7, Origin.OWN if own_seed else Origin.SYSCTL)),
     )
 
 

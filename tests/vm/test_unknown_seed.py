@@ -1,4 +1,4 @@
-"""Linux keeps its hash seed to itself: always before 6.11, and by default since.
+"""Linux keeps its hash seed to itself, and xdpecmp may not look for the key (see test_hash_key.py).
 
 Nobody can tell then which way it sends a flow. So xdpecmp leaves multipath routes to Linux, which
 keeps flows where they are whatever becomes of xdpecmp; all else is forwarded as ever. It says so,
@@ -47,9 +47,11 @@ def test_attach_and_status_say_so(net: Anycast) -> None:
     assert note.endswith(f"xdpecmp attach IFACE {advice}")
     status = net.json("status")
     assert (status["seed"], status["seed_known"]) == (None, False)
+    assert (status["key_origin"], status["key_search"]) == (None, None)
+    assert "--no-find-key" in status["key_missing"]
     text = net.run("status").stdout
-    assert "seed not known" in text
-    assert "IPv4 multipath: multipath, and the kernel's hash seed is not known" in text
+    assert "key not known" in text
+    assert "IPv4 multipath: multipath, and the kernel's hash key is not known" in text
 
 
 def test_setting_a_seed_is_refused_where_there_is_none(net: Anycast) -> None:

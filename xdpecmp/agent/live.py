@@ -15,6 +15,7 @@ from ..compile import Adjacency, Doubts, Group, Key, TableChange, Tables, compil
 from ..compile.change import compile_updates
 from ..compile.doubts import hiding
 from ..compile.follow import NeighbourKey, counts
+from ..model.hashkey import NO_KEY, KeyState
 from ..model.options import Options
 from ..model.packed import Layered
 from ..model.routetable import RouteTable
@@ -53,11 +54,18 @@ class LiveRouting:
     """The routing of a namespace as last heard, and what the maps must hold for it."""
 
     def __init__(
-        self, snapshot: Snapshot, options: Options, attached: Collection[int], deep: bool
+        self,
+        snapshot: Snapshot,
+        options: Options,
+        attached: Collection[int],
+        deep: bool,
+        key_state: KeyState = NO_KEY,
     ) -> None:
         """Compiles the snapshot: see `compile_tables`."""
         self.options = options
-        self.snapshot = snapshot
+        self.key_state = key_state
+        """What is known of Linux's hash key beside its sysctl."""
+        self.snapshot = self.with_key(snapshot)
         """Its route table, nexthop table and neighbours change in place."""
         self.doubtful: set[Prefix] = set()
         """What waits for a dump, and passes to Linux until then."""
@@ -81,6 +89,13 @@ class LiveRouting:
         return Doubts(self.doubtful, self.covering)
 
     # --- all of it --------------------------------------------------------------------------------
+
+    def with_key(self, snapshot: Snapshot) -> Snapshot:
+        """With what is known of Linux's hash key, which the kernel does not say."""
+        if snapshot.settings.found_key == self.key_state.key:
+            return snapshot
+        settings = replace(snapshot.settings, found_key=self.key_state.key)
+        return replace(snapshot, settings=settings)
 
     def compile(self, attached: Collection[int], deep: bool) -> None:
         """Compile the snapshot: see `compile_tables`."""

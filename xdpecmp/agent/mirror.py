@@ -17,6 +17,7 @@ from ..compile import Config, TableChange, Tables, bearing, ownseed
 from ..compile.config import stop_at_firewall
 from ..compile.follow import compile_neighbours, differ
 from ..dataplane.plane import Dataplane
+from ..model.hashkey import KeyState
 from ..model.options import Options
 from ..model.routetable import RouteTable
 from ..model.values import NeighbourUpdate, NextHop, RouteUpdate, Snapshot
@@ -76,6 +77,15 @@ class Mirror:
     def options(self) -> Options:
         """What `attach` was asked for."""
         return self._live.options
+
+    @property
+    def key_state(self) -> KeyState:
+        """What is known of Linux's hash key beside its sysctl."""
+        return self._live.key_state
+
+    def know_key(self, state: KeyState) -> None:
+        """The next `pull` of settings goes by it."""
+        self._live.key_state = state
 
     @property
     def snapshot(self) -> Snapshot:
@@ -144,6 +154,7 @@ class Mirror:
             new = replace(new, filters=self.kernel.filters(new.links.values()))
         if new.filters is not old.filters or new.settings is not old.settings:
             new = replace(new, settings=new.filters.settings(new.settings))
+        new = self._live.with_key(new)
         if new.filters != old.filters:
             self._stop_at_firewall(new)
         if changes.rules or changes.lost:

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from ..control.owners import protocol_name
+from ..model.hashkey import Origin
 from ..observe.devices import device_name, hop
 from ..program.abi import REASON_TEXT
 
@@ -48,10 +49,13 @@ def status(of: Status) -> Row:
         "policy6": of.policy6,
         "flow_label": of.flow_label,
         "flow_label_matters": of.flow_label_matters,
-        "seed": of.seed,
-        "seed_known": of.seed_known,
-        "own_seed": of.own_seed,
-        "own_seed_in_force": of.own_seed_in_force,
+        "seed": of.key.seed,
+        "seed_known": of.key.is_linuxs,
+        "own_seed": of.key.origin is Origin.OWN,
+        "own_seed_in_force": of.key.own_in_force,
+        "key_origin": of.key.origin.name.lower() if of.key.origin else None,
+        "key_missing": of.key.missing or None,
+        "key_search": of.key.search and asdict(of.key.search),
         "lease_s": of.lease_s,
         "behind_s": {"4": behind, "6": behind},
         "agent_pid": of.agent_pid,

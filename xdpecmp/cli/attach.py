@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from ..control.attach import Wishes, attach
 from ..control.attachment import MODES, Attached
+from ..instance.instance import Instance
+from ..instance.keystore import KeyStore
 from ..model.options import FLOW_LABEL
+from ..observe.hashkey import progress
 from . import output
 
 
@@ -22,15 +27,23 @@ from . import output
 @click.option(
     "--set-seed",
     is_flag=True,
-    help="If Linux keeps its hash seed to itself, set a random one. Flows move once.",
+    help="If Linux keeps its hash seed to itself, set a random one that is known. Flows move "
+    "once. Needed only if its key is unavailable: see doctor.",
 )
 @click.option(
     "--own-seed/--no-own-seed",
     default=None,
-    help="If Linux keeps its hash seed to itself (always, before 6.11), hash with one of "
+    help="If Linux's hash key is unavailable (doctor says why), hash with a seed of "
     "xdpecmp's own, the same each time on this machine, if it is known that no flow is parted: "
     "otherwise multipath passes to Linux, and it is said why. Kept when attaching again; off at "
     "first.",
+)
+@click.option(
+    "--find-key/--no-find-key",
+    default=None,
+    help="If the sysctl does not tell Linux's hash key, read it from kernel memory or, since Linux "
+    "6.11, search it (a few minutes at idle priority); without it multipath passes to Linux then. "
+    "Kept when attaching again; on at first.",
 )
 @click.option(
     "--flow-label",
@@ -56,6 +69,7 @@ def command(
     set_seed: bool,
     flow_label: str | None,
     own_seed: bool | None,
+    find_key: bool | None,
     bypass_firewall: bool | None,
     foreground: bool,
 ) -> None:
@@ -69,11 +83,13 @@ def command(
         raise click.UsageError(
             "--set-seed makes Linux's hash seed known, --own-seed does without it: choose one"
         )
-    wishes = Wishes(mode, set_seed, flow_label, own_seed, bypass_firewall)
+    wishes = Wishes(mode, set_seed, flow_label, own_seed, find_key, bypass_firewall)
     if foreground:
         attach(interfaces, wishes, netns, foreground=_tell)
     else:
         _tell(attach(interfaces, wishes, netns))
+        if sys.stderr.isatty():
+            _watch_search()
 
 
 def _tell(result: Attached) -> None:
@@ -81,3 +97,16 @@ def _tell(result: Attached) -> None:
         click.echo(f"{name}: attached, {mode} mode", err=True)
     for note in result.notes:
         output.note(note)
+
+
+def _watch_search() -> None:
+    """Show how far the search of Linux's key is, until it ends. Ctrl-C ends no more than that."""
+    shown = False
+    try:
+        for said in progress(Instance(), KeyStore()):
+            click.echo(f"\r\033[Ksearching Linux's hash key: {said}", err=True, nl=False)
+            shown = True
+        if shown:
+            click.echo("", err=True)
+    except KeyboardInterrupt:
+        click.echo("\nthe search goes on: xdpecmp status", err=True)

@@ -13,7 +13,8 @@ from ..netlink import Kernel
 from ..observe import losses
 from ..observe.bypass import sentences
 from ..observe.columns import Columns
-from ..observe.state import Status
+from ..observe.hashkey import KNOWN
+from ..observe.state import KeyInForce, Status
 from ..observe.view import View
 from . import asjson, output
 from .common import json_option
@@ -45,11 +46,12 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for missing in status.missing:
         yield "missing", f"{missing.ifname}: {missing.why}"
     yield "agent", _agent(status)
-    seed = str(status.seed or "not known")
-    if status.own_seed:
-        seed += " of its own (Linux keeps its to itself)"
-    yield "hash", f"policy {status.policy4} (IPv4), {status.policy6} (IPv6); seed {seed}"
-    if status.own_seed_in_force and status.groups:
+    policies = f"policy {status.policy4} (IPv4), {status.policy6} (IPv6)"
+    yield "hash", f"{policies}; {_key(status.key)}"
+    if status.key.missing:
+        search = f"; {status.key.search}" if status.key.search else ""
+        yield "key", f"{status.key.missing}{search}"
+    if status.key.own_in_force and status.groups:
         yield "seed", IN_WORDS
     if status.flow_label_matters:
         yield "label", FLOW_LABEL_TEXT[status.flow_label]
@@ -64,6 +66,12 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield "lost", losses.sentence(device)
     for passed in status.passed:
         yield "to Linux", f"{passed.what}: {passed.text}"
+
+
+def _key(key: KeyInForce) -> str:
+    if not key.origin:
+        return "key not known"
+    return f"{f'seed {key.seed}' if key.seed else 'key'}: {KNOWN[key.origin]}"
 
 
 def _agent(status: Status) -> str:

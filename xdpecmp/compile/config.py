@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from ..model.hashkey import HashKey, Origin
 from ..model.options import FOLLOW, Options
 from ..model.values import Prefix, Route, RouteKind, Settings, Snapshot
 from ..program.abi import (
@@ -41,7 +42,7 @@ def compile_config(
 ) -> Config:
     """The entry for these settings and routes; `counts`: prefixes by family that go with it."""
     settings = snapshot.settings
-    seed = options.own_seed if settings.seed is None else settings.seed
+    key = hash_key(settings, options)
     suspect, custom_local = _suspect_sources4(table)
     pass4 = pass6 = int(Reason.FORWARDED)
     if settings.ip_forward_use_pmtu:
@@ -59,12 +60,11 @@ def compile_config(
         policy6=settings.policy6,
         fields4=settings.fields4,
         fields6=settings.fields6,
-        seed=seed,
-        own_seed=settings.seed is None and seed is not None,
+        key=key,
         pass4=pass4,
         pass6=pass6,
-        pass_multipath4=_multipath_reason(settings, seed, settings.policy4, deep),
-        pass_multipath6=_multipath_reason(settings, seed, settings.policy6, deep),
+        pass_multipath4=_multipath_reason(settings, key, settings.policy4, deep),
+        pass_multipath6=_multipath_reason(settings, key, settings.policy6, deep),
         # IPv4's policy 0 hashes addresses alone, IPv6's the fragment header's number too
         pass_fragments4=settings.defragments4 and settings.policy4 != 0,
         pass_fragments6=settings.defragments6,
@@ -88,11 +88,21 @@ def stop_at_firewall(config: Config, findings: Findings) -> Config:
     return config
 
 
-def _multipath_reason(settings: Settings, seed: int | None, policy: int, deep: bool) -> int:
+def hash_key(settings: Settings, options: Options) -> HashKey | None:
+    """What to hash with: Linux's own key, wherever it is known; else a seed of ours, if that was
+    asked for."""
+    if settings.seed is not None:
+        return HashKey.of_seed(settings.seed, Origin.SYSCTL)
+    if settings.found_key is not None or options.own_seed is None:
+        return settings.found_key
+    return HashKey.of_seed(options.own_seed, Origin.OWN)
+
+
+def _multipath_reason(settings: Settings, key: HashKey | None, policy: int, deep: bool) -> int:
     known = SIMPLE_POLICIES | (DEEP_POLICIES if deep else set())
     if policy not in known or (settings.flow_dissector and policy != 0):
         return int(Reason.POLICY_UNSUPPORTED)
-    return int(Reason.SEED_UNKNOWN if seed is None else Reason.FORWARDED)
+    return int(Reason.SEED_UNKNOWN if key is None else Reason.FORWARDED)
 
 
 def own_addresses4(snapshot: Snapshot) -> frozenset[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from ..model.hashkey import HashKey
 from ..model.prefixes import Networks
 from ..model.values import NextHop, Prefix
 from .firewall import Findings
@@ -109,14 +110,13 @@ class Adjacency(NamedTuple):
 
 
 class Config(NamedTuple):
-    """One entry of the map `config`, before the seed is turned into SipHash states."""
+    """One entry of the map `config`, before the key is turned into SipHash states."""
 
     policy4: int
     policy6: int
     fields4: int
     fields6: int
-    seed: int | None
-    own_seed: bool
+    key: HashKey | None
     pass4: int
     pass6: int
     pass_multipath4: int
@@ -131,6 +131,11 @@ class Config(NamedTuple):
     parting4: tuple[Parting, ...] = ()
     """Why IPv4 multipath passes by OWN_SEED: one cause, for each device that it is about."""
     parting6: tuple[Parting, ...] = ()
+
+    @property
+    def own_seed(self) -> bool:
+        """Whether the key is made of a seed of ours."""
+        return self.key is not None and self.key.is_ours
 
 
 class Dependencies(NamedTuple):

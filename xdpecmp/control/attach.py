@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +30,7 @@ from ..program.build import Build, Variant, new_generation
 from ..program.clock import Clock
 from .attachment import Attached, attach_all, check_interfaces
 from .detach import tear_down
+from .hashkey import key_finder
 from .leftovers import sweep
 from .process import Running, leave_agent, run_agent
 
@@ -48,7 +49,9 @@ class Wishes(NamedTuple):
     flow_label: str | None = None
     """One of options.FLOW_LABEL."""
     own_seed: bool | None = None
-    """Whether to hash with a seed of ours if Linux's is not known."""
+    """Whether to hash with a seed of ours if Linux's key is not known."""
+    find_key: bool | None = None
+    """Whether to read or search Linux's hash key if the sysctl does not tell it."""
     bypass_firewall: bool | None = None
     """Whether to forward past a firewall, NAT, connection tracking and traffic control."""
 
@@ -63,7 +66,11 @@ class Wishes(NamedTuple):
 
     def options(self, before: Options) -> Options:
         """What holds from now on."""
-        options = before.updated(flow_label=self.flow_label, bypass_firewall=self.bypass_firewall)
+        options = before.updated(
+            flow_label=self.flow_label,
+            bypass_firewall=self.bypass_firewall,
+            find_key=self.find_key,
+        )
         if self.own_seed is not None:
             options = replace(options, own_seed=machine_seed() if self.own_seed else None)
         return options
@@ -141,6 +148,8 @@ def _prepare(attempt: _Attempt) -> tuple[LiveRouting, DeepProgram]:
     with ExitStack() as builds:
         build = Build(instance.directory, generation)
         builds.callback(build.abandon)
+        finder = key_finder(options, is_set=attempt.wishes.set_seed)
+        builds.callback(finder.close)
         snapshot = kernel.snapshot()
         deep = _deep_program(instance, generation)
         builds.callback(deep.abandon)
@@ -148,7 +157,7 @@ def _prepare(attempt: _Attempt) -> tuple[LiveRouting, DeepProgram]:
         from ..agent.live import LiveRouting  # takes 0.1 s: while the compiler runs
 
         ours = {link.ifindex for link in attempt.links}
-        live = LiveRouting(snapshot, options, ours, deep.is_ready)
+        live = LiveRouting(snapshot, options, ours, deep.is_ready, finder.result())
         instance.save_layout(build.result())
         deep.complete()
     instance.stage(options, attempt.wishes.wanted(instance.wanted(), attempt.links))
@@ -177,6 +186,7 @@ def _switch(attempt: _Attempt, live: LiveRouting, deep: DeepProgram) -> tuple[Mi
     mirror.lease.renew()
     _carry_counters(instance)
     instance.remove_other_versions(attempt.generation)
+    instance.record_key_state(mirror.key_state)
     _record_losses(instance, kernel)
     instance.commit()
     if places.root().borrowed:
@@ -246,11 +256,13 @@ def _resume(attempt: _Attempt) -> None:
     snapshot, ours = kernel.snapshot(), instance.program_ids()
     attached = {link.ifindex for link in snapshot.links.values() if link.xdp_prog_id in ours}
     deep = _deep_program(instance, generation)
-    live = LiveRouting(snapshot, instance.options(), attached, deep.is_ready)
+    options = instance.options()
+    with closing(key_finder(options)) as finder:
+        live = LiveRouting(snapshot, options, attached, deep.is_ready, finder.result())
     mirror = _open_mirror(instance, kernel, live, deep)
     mirror.push()
     mirror.lease.renew()
-    instance.stage(instance.options(), instance.wanted())
+    instance.stage(options, instance.wanted())
     leave_agent(Running(instance, mirror, attempt.monitor, attempt.namespace))
 
 

@@ -18,6 +18,7 @@ def notes(mirror: Mirror) -> list[str]:
     said = advice.notes(
         advice.World(mirror.snapshot, mirror.tables, mirror.attached()),
         bypassed=mirror.options.bypass_firewall,
+        key=mirror.key_state,
         tells_features=mirror.kernel.tells_features,
         has_seed_setting=has_seed(),
         found=found,

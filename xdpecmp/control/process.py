@@ -18,6 +18,7 @@ from ..errors import XdpecmpError
 from ..instance.instance import Busy, Instance
 from ..netlink import Monitor, netns
 from .detach import stays, tear_down
+from .keykeeper import KeyKeeper
 from .reattach import Reattacher
 
 if TYPE_CHECKING:
@@ -119,11 +120,13 @@ def _be_agent(
     claim = instance.claim_agent()
     namespace_gone = _Namespace(instance.nsid, running.namespace, in_front).is_gone
     started()
-    reattacher = Reattacher(instance, kernel)
+    reattacher, keeper = Reattacher(instance, kernel), KeyKeeper(instance, mirror)
 
     def tend() -> tuple[bool, bool]:
-        """See `Reattacher.tend`."""
-        return reattacher.tend(mirror.snapshot.links, mirror.attached())
+        """See `Reattacher.tend`. A key that was found is followed as an interface that is back."""
+        found = keeper.tend()
+        stays_on, attached = reattacher.tend(mirror.snapshot.links, mirror.attached())
+        return stays_on, attached or found
 
     agent = Agent(mirror, running.monitor, namespace_gone, tend)
     try:
@@ -134,6 +137,7 @@ def _be_agent(
                     tear_down(instance, kernel)
                     break
     finally:
+        keeper.close()
         mirror.deep.abandon()
     os.close(claim)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..compile import Config, local4_filter
 from ..hashing import sip_absorb, sip_state
+from ..model.hashkey import HashKey, Origin
 from ..program import libbpf
 from ..program.abi import FRAGMENTS_OF, Reason
 from ..program.maps import Maps
@@ -58,8 +59,8 @@ class Control:
                 control.behind_jiffies = 0  # an earlier agent's
 
     def _config_struct(self, config: Config) -> Any:
-        seed = config.seed or 0
-        state = sip_state(seed)
+        key = config.key or HashKey(0, 0, Origin.NONE)
+        state = sip_state(key)
         struct = self._maps.layout.value("config")(
             policy4=config.policy4,
             policy6=config.policy6,
@@ -71,8 +72,8 @@ class Control:
                 config.pass_fragments4 * FRAGMENTS_OF["IPV4"]
                 | config.pass_fragments6 * FRAGMENTS_OF["IPV6"]
             ),
-            seed=seed,
-            own_seed=config.own_seed,
+            seed=key.seed or 0,
+            key_origin=key.origin,
             label_mask=_swap32(FLOW_LABEL_MASK if config.follow_label else 0),
             fields4=config.fields4,
             fields6=config.fields6,

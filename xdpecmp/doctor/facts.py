@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..compile import Tables
 from ..errors import XdpecmpError
+from ..model.hashkey import NO_KEY, KeyState
 from ..model.values import Link, Prefix, Snapshot
 from ..observe.state import Status
 
@@ -108,6 +109,8 @@ class Facts:
     """Whether `attach` was told to (--bypass-firewall)."""
     disagreement: Prefix | None = None
     """A route for which Linux chooses otherwise than we compute."""
+    key_state: KeyState = NO_KEY
+    """What `attach` would find out about Linux's hash key beside its sysctl."""
     has_seed_setting: bool = True
     """Whether the kernel knows net.ipv4.fib_multipath_hash_seed."""
     cpus: int = 1

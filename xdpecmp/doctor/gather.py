@@ -11,14 +11,17 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from .. import places
 from ..compile import Stacking, compile_tables, needs_walk
 from ..control.attachment import expanded
+from ..control.hashkey import key_finder
 from ..errors import NoSuchInterface, NotPermitted, XdpecmpError
 from ..instance.instance import Instance, NotAttached
+from ..model.hashkey import NO_KEY, KeyState
+from ..model.options import Options
 from ..model.values import Link, Settings, Snapshot
 from ..netlink import Kernel, has_seed, sysctl
 from ..observe import losses
@@ -45,6 +48,9 @@ def gather(names: Sequence[str] = ()) -> Facts:
         host = _host(snapshot.settings)
         works = host.trial is None or host.trial.error is None
         options = Instance().options()
+        key_state = _key_state(options, works)
+        settings = replace(snapshot.settings, found_key=key_state.key)
+        snapshot = replace(snapshot, settings=settings)
         tables = compile_tables(replace(snapshot, links=links), chosen, options, works)
         return Facts(
             host=host,
@@ -55,6 +61,7 @@ def gather(names: Sequence[str] = ()) -> Facts:
             running=running,
             bypasses_firewall=options.bypass_firewall,
             disagreement=disagreeing_route(kernel, tables, tables.interfaces),
+            key_state=key_state,
             has_seed_setting=has_seed(),
             cpus=libbpf.possible_cpus() if host.libbpf else os.cpu_count() or 1,
             unseen=tuple(unseen),
@@ -105,6 +112,14 @@ def _could_be_attached(link: Link, stacking: Stacking) -> bool:
     free = not link.master or stacking.receiver(link) is not link
     fits = link.mac and link.name != "lo" and link.kind not in ("vlan", "bond")
     return bool(link.up and free and fits)
+
+
+def _key_state(options: Options, works: bool) -> KeyState:
+    """As `attach` would find it; nothing of it is kept. `works`: whether programs can be built."""
+    if os.geteuid() != 0 or not works:
+        return NO_KEY
+    with closing(key_finder(options, keep=False)) as finder:
+        return finder.result()
 
 
 # --- what is attached ----------------------------------------------------------------------------

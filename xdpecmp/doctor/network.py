@@ -11,6 +11,7 @@ from ..control import advice
 from ..model.values import Prefix, Route, RouteKind
 from ..netlink.neighbours import NUD_FAILED
 from ..observe import bypass
+from ..observe.hashkey import KNOWN
 from ..program.abi import MAX_BUCKETS, MAX_PATHS, Reason
 from .facts import Facts
 from .finding import Finding, from_note, note, ok
@@ -68,8 +69,10 @@ def _whole_families(facts: Facts) -> Iterator[Finding]:
 def _seed(facts: Facts) -> Iterator[Finding]:
     settings = facts.snapshot.settings
     config = facts.tables.config
-    if settings.seed is not None and not config.own_seed:
+    if settings.seed is not None:
         yield ok("seed", "the kernel's hash seed is known")
+    elif config.key is not None and not config.own_seed:
+        yield ok("seed", f"the kernel's hash key is known: {KNOWN[config.key.origin]}")
     elif not advice.multipath_families(facts.tables):
         yield ok("seed", "no multipath route, so no hash seed is needed")
     elif config.own_seed:
@@ -77,8 +80,14 @@ def _seed(facts: Facts) -> Iterator[Finding]:
             yield from_note("seed", each)
         if ownseed.in_force(config):
             yield from_note("seed", advice.OWN_SEED)
+    elif not facts.host.root:
+        yield note(
+            "seed",
+            "multipath routes need Linux's hash key, which takes root to look for",
+            "sudo xdpecmp doctor",
+        )
     else:
-        yield from_note("seed", advice.seed_unknown(facts.has_seed_setting))
+        yield from_note("seed", advice.key_unknown(facts.key_state, facts.has_seed_setting))
 
 
 def _policies(facts: Facts) -> Iterator[Finding]:

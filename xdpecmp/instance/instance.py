@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .. import places
 from ..errors import NotPermitted, XdpecmpError
+from ..model.hashkey import KeyState
 from ..model.options import FOLLOW, IGNORE, Options, Wanted
 from ..model.values import NextHop
 from ..netlink import netns
@@ -244,6 +245,18 @@ class Instance:
     def record_wanted(self, wanted: Mapping[str, Wanted]) -> None:
         """Keep it for the agent, which attaches to them when they come back."""
         places.write_file(self.run / "wanted.json", _dump_wanted(wanted))
+
+    def key_state(self) -> KeyState:
+        """Why Linux's hash key is not known, and whether it is searched for."""
+        with suppress(OSError, ValueError, TypeError):
+            return KeyState(**json.loads(places.read_file(self.run / "key.json")))
+        return KeyState()
+
+    def record_key_state(self, state: KeyState) -> None:
+        """Keep it for `status`: never the key itself."""
+        with suppress(OSError):
+            shown = {"missing": state.missing, "searching": state.searching}
+            places.write_file(self.run / "key.json", json.dumps(shown))
 
     def stage(self, options: Options, wanted: Mapping[str, Wanted]) -> None:
         """Write all that `commit` brings into use, and what an agent takes: so a full disk stops an

@@ -70,3 +70,6 @@ class KeyState:
     """Where there is none: why it could not be read."""
     searching: bool = False
     """And whether it is searched for."""
+
+
+NO_KEY = KeyState()

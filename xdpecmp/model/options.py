@@ -20,8 +20,10 @@ class Options:
     flow_label: str = FOLLOW
     """One of FLOW_LABEL."""
     own_seed: int | None = None
-    """What to hash with if Linux does not tell its seed; None: nothing, such routes pass."""
-
+    """What to hash with if Linux's key is not known; None: nothing, such routes pass."""
+    find_key: bool = True
+    """Whether to read Linux's hash key from kernel memory, or else to search it, if the sysctl does
+    not tell it."""
     bypass_firewall: bool = False
     """Whether to forward what firewalls, NAT and traffic control of Linux will not see then."""
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from .hashkey import HashKey
+
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSettings:
@@ -36,6 +38,8 @@ class Settings:
     policy6: int = 0
     seed: int | None = None
     """fib_multipath_hash_seed; None: the kernel has none or does not tell it (0)."""
+    found_key: HashKey | None = None
+    """Linux's own key if the sysctl does not tell it: read or searched, and confirmed."""
     fields4: int = 0x7
     """net.ipv4.fib_multipath_hash_fields, for policy 3."""
     fields6: int = 0x7

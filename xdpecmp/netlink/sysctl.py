@@ -82,7 +82,7 @@ def read_settings(links: Iterable[Link]) -> Settings:
         policy6=_read("ipv6/fib_multipath_hash_policy"),
         fields4=_read("ipv4/fib_multipath_hash_fields"),
         fields6=_read("ipv6/fib_multipath_hash_fields"),
-        seed=_read("ipv4/fib_multipath_hash_seed") or None,
+        seed=read_seed(),
         use_neigh=bool(_read("ipv4/fib_multipath_use_neigh")),
         ip_forward_use_pmtu=bool(_read("ipv4/ip_forward_use_pmtu")),
         proxy_ndp=bool(_read("ipv6/conf/all/proxy_ndp")),
@@ -204,6 +204,11 @@ class Watch:
 
 def _read_all(files: list[int]) -> list[bytes]:
     return [os.pread(file, 64, 0) for file in files]
+
+
+def read_seed() -> int | None:
+    """net.ipv4.fib_multipath_hash_seed; None where there is none, or Linux keeps it to itself."""
+    return _read("ipv4/fib_multipath_hash_seed") or None
 
 
 def has_seed() -> bool:

@@ -15,6 +15,7 @@ from ..compile import Resilient, Tables
 from ..errors import XdpecmpError
 from ..hashing import select
 from ..model.flow import Flow
+from ..model.hashkey import HashKey, Origin
 from ..model.values import NextHop, Prefix
 from ..netlink import Kernel
 from ..program.abi import GroupKind, Reason
@@ -96,7 +97,7 @@ def _settings(tables: Tables, family: int) -> HashSettings:
     policy, fields = (
         (config.policy4, config.fields4) if family == 4 else (config.policy6, config.fields6)
     )
-    return HashSettings(policy, fields, config.seed or 0, own_seed=config.own_seed)
+    return HashSettings(policy, fields, config.key or HashKey(0, 0, Origin.NONE))
 
 
 def _agree(kernel: Kernel, tables: Tables, prefix: Prefix, flow: Flow, ifindex: int) -> bool:

@@ -45,6 +45,7 @@ _FLOWS = 64
 _SECONDS = 2.0
 """For all of them."""
 
+_SEED = "ipv4/fib_multipath_hash_seed"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SIOCSIFFLAGS = 0x8914
@@ -117,12 +118,14 @@ class _Router:
 
 def _sysctls(family: int, settings: HashSettings) -> list[tuple[str, int]]:
     policy = f"ipv{family}/fib_multipath_hash_"
+    # without one the namespace goes by the host's own key, which is in question then
+    seed = [] if settings.key.seed is None else [(_SEED, settings.key.seed)]
     return [
+        *seed,
         ("ipv4/ip_forward", 1),
         ("ipv6/conf/all/forwarding", 1),
         ("ipv4/conf/all/rp_filter", 0),
         ("ipv4/conf/default/rp_filter", 0),
-        ("ipv4/fib_multipath_hash_seed", settings.seed),
         (f"{policy}policy", settings.policy),
         (f"{policy}fields", settings.fields),
     ]

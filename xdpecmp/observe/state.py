@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..compile import Findings
+from ..model.hashkey import Origin
 from ..model.values import Prefix
 from .losses import Losses
 from .missing import Missing
@@ -100,6 +101,42 @@ class FirewallState:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchState:
+    """How far the search of Linux's hash key is."""
+
+    tried: int
+    """Seeds."""
+    of: int
+    """All there are."""
+    seconds_left: float | None
+    """At most; None while that cannot be told."""
+
+    def __str__(self) -> str:
+        text = f"{100 * self.tried / self.of:.0f} % of all seeds tried"
+        left = self.seconds_left
+        return text if left is None else f"{text}, {left:.0f} s to go at most"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInForce:
+    """Where the key of the hash comes from; never the key itself."""
+
+    origin: Origin = Origin.NONE
+    seed: int | None = None
+    """What it is made of; None if that is a secret, or there is no key."""
+    own_in_force: bool = False
+    """Whether a family's multipath routes go by a seed of ours."""
+    missing: str = ""
+    """Why Linux's own is not known, "" if it is."""
+    search: SearchState | None = None
+    """None: it is not searched for."""
+
+    @property
+    def is_linuxs(self) -> bool:
+        return self.origin not in (Origin.NONE, Origin.OWN)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How an instance is doing."""
 
@@ -115,14 +152,7 @@ class Status:
     """One of options.FLOW_LABEL."""
     flow_label_matters: bool = False
     """Whether there are IPv6 multipath routes under hash policy 0."""
-    seed: int | None = None
-    """Of the hash; None if it is not known."""
-    seed_known: bool = False
-    """Whether it is Linux's."""
-    own_seed: bool = False
-    """Whether it is one of ours."""
-    own_seed_in_force: bool = False
-    """Whether a family's multipath routes go by that."""
+    key: KeyInForce = KeyInForce()
     lease_s: float = 0.0
     """What is left; 0 once it has run out and all passes to Linux."""
     behind_s: float = 0.0

@@ -17,6 +17,8 @@ from ..compile import bearing, ownseed
 from ..dataplane import counters
 from ..hashing import shares
 from ..instance.instance import Instance
+from ..instance.keystore import KeyStore
+from ..model.hashkey import NO_KEY, Origin
 from ..model.options import FOLLOW, IGNORE
 from ..model.values import Filters, Link, NextHop, Prefix
 from ..program.abi import (
@@ -30,6 +32,7 @@ from ..program.abi import (
 from ..program.clock import HZ, read_jiffies
 from ..program.maps import Maps, nexthop_of
 from .devices import device_name, hop, our_links
+from .hashkey import search_state, why_missing
 from .losses import Losses
 from .missing import missing
 from .obstacles import told
@@ -37,6 +40,7 @@ from .state import (
     FirewallState,
     HopCounters,
     InterfaceState,
+    KeyInForce,
     Passed,
     PathState,
     RouteState,
@@ -247,11 +251,7 @@ class View:
             policy6=config.policy6,
             flow_label=FOLLOW if config.label_mask else IGNORE,
             flow_label_matters=config.policy6 == 0 and 6 in multipath,
-            seed=config.seed or None,
-            seed_known=bool(config.seed) and not config.own_seed,
-            own_seed=bool(config.own_seed),
-            own_seed_in_force=bool(config.own_seed)
-            and not (config.pass_multipath4 and config.pass_multipath6),
+            key=_key(instance, config),
             lease_s=max(0.0, -self._ago(instance, control.lease_jiffies)),
             behind_s=max(0.0, self._ago(instance, since)) if since else 0.0,
             agent_pid=instance.agent_pid(),
@@ -270,3 +270,18 @@ class View:
             return round((read_jiffies(clock) - jiffies) / HZ, 3)
         finally:
             os.close(clock)
+
+
+def _key(instance: Instance, config: Any) -> KeyInForce:
+    """Of an entry of the map `config`."""
+    origin = Origin(config.key_origin)
+    own, state = origin is Origin.OWN, NO_KEY
+    if own or origin is Origin.NONE:
+        state = instance.key_state()
+    return KeyInForce(
+        origin,
+        config.seed or None,
+        own and not (config.pass_multipath4 and config.pass_multipath6),
+        why_missing(state),
+        search_state(state, KeyStore()),
+    )

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.compile.values import LOCAL, QINQ, SERVICE, VIA1, VLAN, hop, links, route, snapshot
 from xdpecmp.compile import VlanKey, compile_tables, local4_filter
+from xdpecmp.model.hashkey import HashKey, Origin
+from xdpecmp.model.options import Options
 from xdpecmp.model.values import InterfaceSettings, Prefix, RouteKind, Settings
 from xdpecmp.program.abi import CAPACITY, INTERFACE_FLAGS, Reason
 
@@ -63,6 +65,25 @@ def test_an_interface_that_strips_tags_is_no_ingress() -> None:
     assert compile_tables(snapshot(links=links(stripping)), {2}).interfaces == {}
 
 
+READ = HashKey(3, 4, Origin.MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "key"),
+    [
+        (Settings(), Options(), None),
+        (Settings(seed=7, found_key=READ), Options(own_seed=5), HashKey.of_seed(7)),
+        (Settings(found_key=READ), Options(own_seed=5), READ),
+        (Settings(), Options(own_seed=5), HashKey.of_seed(5, Origin.OWN)),
+    ],
+)
+def test_which_key_counts(settings: Settings, options: Options, key: HashKey | None) -> None:
+    """Linux's own before a seed of ours; the sysctl first, since it is what Linux goes by then."""
+    config = compile_tables(snapshot(settings=settings), {2}, options).config
+    assert config.key == key
+    assert config.own_seed is (key is not None and key.origin is Origin.OWN)
+
+
 @pytest.mark.parametrize(
     ("parts", "field", "reason"),
     [
@@ -87,6 +108,7 @@ def test_an_interface_that_strips_tags_is_no_ingress() -> None:
         ({"settings": Settings(seed=None)}, "pass_multipath4", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=None)}, "pass_multipath6", Reason.SEED_UNKNOWN),
         ({"settings": Settings(seed=1)}, "pass_multipath4", Reason.FORWARDED),
+        ({"settings": Settings(found_key=READ)}, "pass_multipath4", Reason.FORWARDED),
     ],
 )
 def test_what_passes_as_a_whole(parts: dict[str, object], field: str, reason: int) -> None:

@@ -14,18 +14,19 @@ shows them one by one before anything is attached.
 
 from __future__ import annotations
 
+from ...model.hashkey import KeyState
 from .families import (
     OWN_SEED,
     disagreement,
     disagrees,
     firewall,
     flow_label_use,
+    key_unknown,
     multipath_families,
     own_seed_passes,
     passed,
     passed_whole,
     policy_unsupported,
-    seed_unknown,
 )
 from .incoming import (
     generic_mode,
@@ -58,6 +59,7 @@ __all__ = [
     "heeding",
     "idle_interfaces",
     "keeps_offload",
+    "key_unknown",
     "multipath_families",
     "no_transmit_names",
     "no_transmit_remedies",
@@ -68,7 +70,6 @@ __all__ = [
     "own_seed_passes",
     "passed_whole",
     "policy_unsupported",
-    "seed_unknown",
     "whole_only",
 ]
 
@@ -77,16 +78,18 @@ def notes(
     world: World,
     *,
     bypassed: bool,
+    key: KeyState,
     tells_features: bool,
     has_seed_setting: bool,
     found: Disagreement | None,
 ) -> list[Note]:
-    """All that there is to say. `bypassed`: whether filters of Linux are; `tells_features`: whether
+    """All that there is to say. `bypassed`: whether filters of Linux are; `key`: what is known of
+    its hash key beside its sysctl; `tells_features`: whether
     the kernel tells which devices transmit XDP frames (Linux 6.3); `has_seed_setting`: whether its
     hash seed can be set (Linux 6.11); `found`: where it was seen to choose otherwise."""
     return [
         *generic_mode(world),
-        *passed(world.tables, world.snapshot.links, has_seed_setting),
+        *passed(world.tables, world.snapshot.links, key, has_seed_setting),
         *firewall(world.tables, bypassed),
         *no_transmit(world, tells_features),
         *(note for _, note in (*heeding(world), *whole_only(world))),

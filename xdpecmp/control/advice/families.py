@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from ...compile import Config, Resilient, Tables, ownseed
 from ...hashing.keys import INNER_SHIFT, Field
 from ...instance.instance import FLOW_LABEL_TEXT
+from ...model.hashkey import KeyState
 from ...model.options import FOLLOW, IGNORE
 from ...model.values import Link, Prefix
 from ...observe.bypass import sentences
+from ...observe.hashkey import why_missing
 from ...program.abi import REASON_TEXT, Reason
 from .note import Disagreement, Note
 
@@ -28,11 +30,18 @@ def own_seed_passes(config: Config, links: Mapping[int, Link]) -> Iterator[Note]
         yield Note(text, fix)
 
 
-def seed_unknown(has_setting: bool) -> Note:
+def key_unknown(state: KeyState, has_setting: bool) -> Note:
     """`has_setting`: whether this kernel lets its seed be set, and so be known."""
+    why = why_missing(state) or "it was not looked for"
+    if state.searching:
+        return Note(
+            "multipath routes pass to Linux until its hash key is found, which takes a few minutes "
+            f"at most ({why}); to see how far it is",
+            "xdpecmp status",
+        )
     price = "" if has_setting else ", and what passes to Linux goes by another hash"
     return Note(
-        "multipath routes pass to Linux, since it keeps its hash seed to itself; to have them "
+        f"multipath routes pass to Linux, since its hash key is unavailable: {why}; to have them "
         f"forwarded here (flows move once{price})",
         f"xdpecmp attach IFACE {'--set-seed' if has_setting else '--own-seed'}",
     )
@@ -57,7 +66,9 @@ def multipath_families(tables: Tables) -> set[int]:
     return {f for f in (4, 6) if any(True for _ in tables.targets.where(has_choice, [f]))}
 
 
-def passed(tables: Tables, links: Mapping[int, Link], has_seed_setting: bool) -> Iterator[Note]:
+def passed(
+    tables: Tables, links: Mapping[int, Link], key: KeyState, has_seed_setting: bool
+) -> Iterator[Note]:
     """What passes to Linux: all of a family, or its multipath routes."""
     config = tables.config
     for family, reason in ((4, config.pass4), (6, config.pass6)):
@@ -71,7 +82,7 @@ def passed(tables: Tables, links: Mapping[int, Link], has_seed_setting: bool) ->
     reasons = {4: config.pass_multipath4, 6: config.pass_multipath6}
     reasons = {family: reasons[family] for family in sorted(families)}
     if Reason.SEED_UNKNOWN in reasons.values():
-        yield seed_unknown(has_seed_setting)
+        yield key_unknown(key, has_seed_setting)
     for family, reason in reasons.items():
         if reason == Reason.POLICY_UNSUPPORTED:
             yield policy_unsupported(family)

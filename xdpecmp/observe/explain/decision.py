@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...hashing import FlowKeys, flow_keys
+from ...model.hashkey import HashKey
 from ...program.abi import GroupKind, Reason
 
 
@@ -14,10 +15,13 @@ class HashSettings(NamedTuple):
 
     policy: int
     fields: int
-    seed: int
+    key: HashKey
     follows_label: bool = True
-    own_seed: bool = False
-    """Whether the seed is not Linux's."""
+
+    @property
+    def own_seed(self) -> bool:
+        """Whether the key is not Linux's."""
+        return self.key.is_ours
 
 
 @dataclass(frozen=True)
@@ -79,4 +83,4 @@ def reference(packet: bytes, settings: HashSettings) -> Reference | None:
         keys = flow_keys(packet, settings.policy, settings.fields, settings.follows_label)
     except ValueError:
         return None
-    return Reference(keys, keys.hash(settings.seed))
+    return Reference(keys, keys.hash(settings.key))

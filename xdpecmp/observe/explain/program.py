@@ -11,7 +11,9 @@ from pathlib import Path
 from ... import places
 from ...closing import Closing
 from ...errors import XdpecmpError
+from ...hashing import key_halves
 from ...instance.instance import Instance
+from ...model.hashkey import HashKey, Origin
 from ...program import libbpf
 from ...program.abi import EXPLAINED_NOTHING, Reason
 from ...program.build import EXPLAIN, EXPLANATION, Build, Variant, new_generation, pin_name
@@ -98,14 +100,11 @@ def hash_settings(maps: Maps, family: int, slot: int | None = None) -> HashSetti
     if slot is None:
         slot = maps["control"].entries[0].config_slot
     config = maps["config"].entries[slot]
+    origin = Origin(config.key_origin)
+    if config.seed:  # rather than what was computed from it, so that a mistake there is seen
+        key = HashKey.of_seed(config.seed, origin)
+    else:
+        key = HashKey(*key_halves(config.sip_start), origin)
     if family == 4:
-        return HashSettings(
-            config.policy4, config.fields4, config.seed, own_seed=bool(config.own_seed)
-        )
-    return HashSettings(
-        config.policy6,
-        config.fields6,
-        config.seed,
-        bool(config.label_mask),
-        bool(config.own_seed),
-    )
+        return HashSettings(config.policy4, config.fields4, key)
+    return HashSettings(config.policy6, config.fields6, key, bool(config.label_mask))
