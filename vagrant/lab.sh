@@ -52,7 +52,7 @@ case $name in
         # Policy 1: ports are hashed too, so that one client is enough to see a split.
         sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
             net.ipv4.fib_multipath_hash_policy=1 net.ipv6.fib_multipath_hash_policy=1
-        # Vagrant's own NIC forwards nothing: --own-seed takes all that do to be attached.
+        # Vagrant's own NIC forwards nothing: it is not attached.
         for device in /sys/class/net/*; do
             device=${device##*/}
             if [[ -e /sys/class/net/$device/device && ! $device =~ ^eth[1-$#]$ ]]; then
