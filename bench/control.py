@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xdpecmp.control.hashkey import candidates, confirmed
 from xdpecmp.errors import XdpecmpError
+from xdpecmp.netlink.choices import ask_linux
 from xdpecmp.program.image import CACHE
+from xdpecmp.program.keyread import Reader, Unreadable
+from xdpecmp.program.keysearch import SEEDS, STEP, Question, Searcher
 
 from . import report
 from .changes import HEAVY, LIGHT, Watcher, burst, departures, paces, weight_changes
@@ -41,6 +46,7 @@ BURST, BURST_AT = 100_000, 100_000
 IDLE_SECONDS = 10.0
 _IDLE_LOOK_SECONDS = 1.0
 _FIRST_TIMES = 3
+_KEY_TIMES = 20
 _PEAK = Path(__file__).parent / "peak.py"
 
 Say = Callable[..., object]
@@ -94,7 +100,38 @@ class Costs:
     agent_mib: float = 0.0
 
 
+def _measure_key(say: Say) -> None:
+    """What it takes to find Linux's hash key: to ask Linux, to read it, to search it."""
+    say(task="hash key", steps=3)
+    seconds = []
+    for _ in range(_KEY_TIMES):
+        begin = time.perf_counter()
+        choices = ask_linux()
+        seconds.append(time.perf_counter() - begin)
+    say(row=report.seconds_row("key_confirm", "hash key: to confirm one by asking", seconds))
+    say()
+    with contextlib.suppress(Unreadable), contextlib.closing(Reader()) as reader:
+        begin = time.perf_counter()
+        if confirmed(candidates(reader.read()), choices):
+            took = [time.perf_counter() - begin]
+            say(row=report.seconds_row("key_read", "hash key: read from kernel memory", took))
+    say()
+    question = Question(choices[0].words(), choices[0].low, choices[0].low)
+    with Searcher(1) as searcher:
+        took = []
+        for start in range(0, _KEY_TIMES * STEP, STEP):
+            begin = time.thread_time()
+            searcher.step(0, question, start)
+            took.append(time.thread_time() - begin)
+    each, cpus = statistics.median(took) / STEP, len(os.sched_getaffinity(0))
+    say(row=report.value_row("key_search", "hash key: to try a seed", "ns", each * 1e9, None))
+    name = f"hash key: to try all seeds, {cpus} CPUs (extrapolated)"
+    say(row=report.value_row("key_search_all", name, "s", each * SEEDS / cpus, None))
+    say()
+
+
 def _measure(say: Say) -> None:
+    _measure_key(say)
     for size, attaches in SIZES.items():
         steps = attaches + CHANGES * (size == CHANGES_AT) + (size == BURST_AT) + 1
         steps += 2 * DEPARTURES * (size == DEPARTURES_AT)
