@@ -48,7 +48,7 @@ def test_a_peer_that_begins_to_leave_tags_beside_the_frames(net: Wires) -> None:
         net.arrive()
     assert verdicts["FORWARDED"] == 2
     net.bridge(net.near, "eth0")
-    wait_until(lambda: net.passes("c0"), "c0 passes", DEADLINE)
+    wait_until(lambda: net.passes("c0"), "c0 passes", 4 * DEADLINE)
     with net.counted() as verdicts:
         assert "unknown VLAN" not in net.arrive()
     assert verdicts["FORWARDED"] == 0
@@ -115,7 +115,8 @@ def test_who_owns_the_frames_of_a_nic(net: Wires, kind: str, elsewhere: bool) ->
     assert "own0" in done.stdout
     assert not verdicts["FORWARDED"]
     place.ip("link del own0")
-    wait_until(lambda: not net.passes("c0"), "c0 forwards", DEADLINE)
+    # no event tells of other namespaces: they are looked at every 15 s on a slow machine
+    wait_until(lambda: not net.passes("c0"), "c0 forwards", 4 * DEADLINE)
 
 
 def test_a_macvlan_moved_away(net: Wires) -> None:
