@@ -109,8 +109,9 @@ class Lookout:
                 return False
             before = self._known
             self._look()
-            self._is_overdue, self._is_fresh = False, True
-            return self._known != before
+            # fresh for whoever is told to ask; nobody is if there is nothing new
+            self._is_overdue, self._is_fresh = False, self._known != before
+            return self._is_fresh
         if begin < self._next_again:
             return False
         differs = False

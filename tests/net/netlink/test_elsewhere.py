@@ -109,3 +109,20 @@ def test_looking_that_takes_long_is_not_put_off_for_long(
     peer.ip("link set peer0 master br9")
     wait_until(lambda: lookout.has_changed(ours), "seen")
     peer.ip("link del br9")
+
+
+def test_what_was_put_off_and_found_unchanged_is_not_taken_for_fresh(
+    router: Namespace, lookout: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eth0 = router.ifindex("eth0")
+    assert lookout.has_changed(frozenset({eth0}))
+    lookout.look()
+    monkeypatch.setattr(elsewhere, "SHARE", 0)
+    lookout._took = 1.0
+    lookout.look()  # put off
+    assert not lookout.has_changed(frozenset({eth0}))
+    with Namespace("there") as there:
+        router.ip(f"link add own0 link eth0 netns {there.name} type macvlan mode source")
+        lookout._took = 0.0
+        lookout._next = 0.0
+        assert [upper.name for upper in lookout.look().uppers[eth0]] == ["own0"]
