@@ -118,11 +118,11 @@ def test_what_was_put_off_and_found_unchanged_is_not_taken_for_fresh(
     assert lookout.has_changed(frozenset({eth0}))
     lookout.look()
     monkeypatch.setattr(elsewhere, "SHARE", 0)
-    lookout._took = 1.0
+    lookout._took, lookout._next = 1.0, 0.0
     lookout.look()  # put off
     assert not lookout.has_changed(frozenset({eth0}))
+    assert not lookout._is_overdue
     with Namespace("there") as there:
         router.ip(f"link add own0 link eth0 netns {there.name} type macvlan mode source")
-        lookout._took = 0.0
-        lookout._next = 0.0
+        lookout._took, lookout._next = 0.0, 0.0
         assert [upper.name for upper in lookout.look().uppers[eth0]] == ["own0"]
