@@ -111,7 +111,7 @@ def test_other_sources_are_compiled(
         Build(directory, "test", source=other).result()
 
 
-def test_what_the_kernel_refuses_is_compiled_anew(
+def test_what_the_kernel_refuses_is_compiled_again(
     cache: Path, directory: Path, compiled: Image
 ) -> None:
     key = fill(cache, refuse(compiled))

@@ -1,7 +1,7 @@
 """One round: the same frames through Linux alone and through Linux with xdpecmp.
 
 For each frame everything that came out is compared: by which link, to which neighbour, and every
-byte. Not compared is what the router itself has to say, such as ICMP errors, ARP and neighbour
+byte. Not compared is what the router itself sends, such as ICMP errors, ARP and neighbour
 discovery: a frame from one of the router's own addresses (or from a link-local one, or ARP) that is
 not a frame of ours. It depends on rate limits and timers, and is not made by the data path.
 

@@ -56,7 +56,7 @@ def store(tmp_path: Path) -> KeyStore:
 
 
 def test_a_key_is_not_shown() -> None:
-    """Neither by itself nor by what it is in."""
+    """Neither alone nor in what holds it."""
     key = HashKey.of_seed(0xDEADBEEF, Origin.SEARCH)
     for shown in (repr(key), str(key), f"{KeyState(key)}"):
         assert not [half for half in ("deadbeef", str(0xDEADBEEF), str(key.key0)) if half in shown]

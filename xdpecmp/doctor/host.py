@@ -110,6 +110,6 @@ def _kernel(host: Host) -> Iterator[Finding]:
     if host.tickless:
         yield note(
             "nohz_full",
-            f"CPUs {host.tickless} run without timer tick (nohz_full=), where membarrier(2) is not "
-            "to be had: a change that uses a place in the maps again waits 0.2 s",
+            f"CPUs {host.tickless} run without timer tick (nohz_full=), where membarrier(2) is "
+            "unavailable: a change that uses a place in the maps again waits 0.2 s",
         )

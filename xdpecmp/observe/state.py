@@ -63,7 +63,7 @@ class Stats:
 
     nexthops: tuple[HopCounters, ...]
     reasons: Mapping[str, int]
-    """Packets by Reason; all but FORWARDED passed to Linux."""
+    """Packets by Reason; all except FORWARDED passed to Linux."""
     icmp_errors: Mapping[str, int]
     """Packets by type of ICMP error."""
     devices: tuple[Losses, ...] = ()
