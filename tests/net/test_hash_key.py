@@ -319,7 +319,7 @@ def test_the_agent_finds_it_and_goes_by_it(net: Unknown, key: HashKey) -> None:
             wait_until(lambda: net.status()["seed_known"], "the key is found", SECONDS)
 
             def goes_by_it() -> bool:
-                """`status` may know of it a moment before the data path does."""
+                """What passed as a whole does so until all else is in (publish_cautiously)."""
                 assert servers.all_answers(flows) == linux
                 return net.reason("FORWARDED") > 0
 
