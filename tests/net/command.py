@@ -47,8 +47,8 @@ def command(
     as_typed: bool = False,
     **options: Any,
 ) -> Done:
-    """Run `xdpecmp ARGUMENTS`; `prefix` is what stands before it, such as `unshare -m`. The `-n
-    NETNS` that advice repeats is left out, so that tests read alike, but with `as_typed`."""
+    """Run `xdpecmp ARGUMENTS`; `prefix` is what stands before it, such as `unshare -m`. What
+    advice repeats of `-n NETNS` is left out, so that tests read alike, except with `as_typed`."""
     done = subprocess.run(
         (*prefix, *program, *arguments),
         cwd=ROOT,
@@ -63,4 +63,5 @@ def command(
     said = [done.stdout, done.stderr]
     if arguments[:1] == ("-n",) and not as_typed:
         said = [text.replace(f" -n {arguments[1]}", "") for text in said]
+        said = [text.replace(f"nsenter --net=/run/netns/{arguments[1]} ", "") for text in said]
     return Done(done.returncode, *said)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,8 @@ def test_candidates_are_found_where_they_are() -> None:
         assert [s for s in found if explains(HashKey.of_seed(s), choices)] == [PLANTED]
         assert searcher.reached(1) == start + STEP
         assert PLANTED not in searcher.step(0, question, start + STEP)
+        with pytest.raises(OverflowError):  # rather than that candidates are lost
+            searcher.step(0, replace(question, low=0, high=(1 << 31) - 1), 0)
 
 
 def children() -> set[int]:

@@ -11,7 +11,7 @@ from enum import IntEnum
 import pytest
 
 from xdpecmp.hashing import Policy, headers
-from xdpecmp.program import abi, maps
+from xdpecmp.program import abi, build, keysearch, maps
 from xdpecmp.program.abi import (
     BPF_DIR,
     CAPACITY,
@@ -130,6 +130,16 @@ def test_paths_that_are_searched() -> None:
     assert 2 ** define("select.h", "SEARCH_STEPS") == abi.MAX_PATHS
     assert CAPACITY["PATHS_MAX"] >= abi.MAX_PATHS
     assert abi.MAX_PATHS < 1 << 16  # struct group's count
+
+
+def test_what_searching_a_key_takes() -> None:
+    assert define("key_search.c", "TRIES") == keysearch._TRIES
+    assert keysearch.STEP % keysearch._TRIES == 0
+    assert define("key_search.c", "FOUND_MAX") == keysearch._PLACES
+
+
+def test_the_place_of_the_deep_program() -> None:
+    assert define("maps.c", "DEEP_PROGRAM") == build._DEEP_PROGRAM
 
 
 def test_hash_policies() -> None:

@@ -109,4 +109,4 @@ def _watch_search() -> None:
         if shown:
             click.echo("", err=True)
     except KeyboardInterrupt:
-        click.echo("\nthe search goes on: xdpecmp status", err=True)
+        click.echo(f"\n{output.placed('the search goes on: xdpecmp status')}", err=True)

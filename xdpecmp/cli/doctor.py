@@ -48,7 +48,7 @@ def _lines(findings: Sequence[Finding], width: int | None) -> Iterator[str]:
     for finding in findings:
         name = finding.interface
         who = f"{name}: " if name and not finding.found.startswith(f"{name} ") else ""
-        text = [who + finding.found]
+        text = [output.placed(who + finding.found)]
         if width is not None:
             text = textwrap.wrap(text[0], max(_NARROWEST, width - _MARGIN)) or text
         verdict = output.styled(f"{finding.verdict.value:<{_MARGIN}}", _STYLES[finding.verdict])

@@ -83,16 +83,17 @@ def note(text: str) -> None:
     print(f"note: {placed(text)}", file=sys.stderr)
 
 
-_namespace = _ip = ""
+_namespace = _ip = _enter = ""
 
 
 def work_in(netns: str) -> None:
     """Commands that are named from now on are for that network namespace, as `-n NETNS` said."""
-    global _namespace, _ip
+    global _namespace, _ip, _enter
     _namespace = shlex.quote(netns)
     path = str(namespaces.file_of(netns))
+    _enter = f"nsenter --net={shlex.quote(path)} "
     is_named = "/" not in netns and path == str(namespaces.NAMED / netns)  # as ip(8) has it
-    _ip = f"ip -n {_namespace} " if is_named else f"nsenter --net={shlex.quote(path)} ip "
+    _ip = f"ip -n {_namespace} " if is_named else f"{_enter}ip "
 
 
 _OURS = re.compile(
@@ -100,8 +101,15 @@ _OURS = re.compile(
 )
 _IP = re.compile(
     r"\bip (?=(?:-(?:6|br|d|s) )?(?:link|addr|route|rule|neigh|nexthop|xfrm) "
-    r"(?:show|set|add|del|get))"
+    r"(?:show|set|add|del|get|replace))"
 )
+_OTHERS = re.compile(
+    r"(nsenter --net=\S+ )?(?<![\w-])"
+    r"(sysctl -w net\.(?!ipv6\.flowlabel_reflect)ipv[46]\.|ethtool -[KLSk] (?!PEER\b)|nft list |"
+    r"tc (?:qdisc|filter) show|ip6?tables-legacy-save|ipvsadm -|bpftool net\b)"
+)
+"""What else works on the namespace that it is typed in. Left out is what is for other hosts
+(servers reflect flow labels, PEER is somewhere else), or says already where."""
 
 
 def placed(text: str) -> str:
@@ -109,4 +117,5 @@ def placed(text: str) -> str:
     if not _namespace:
         return text
     text = _OURS.sub(lambda _: f"xdpecmp -n {_namespace} ", text)
-    return _IP.sub(lambda _: _ip, text)
+    text = _IP.sub(lambda _: _ip, text)
+    return _OTHERS.sub(lambda found: found[0] if found[1] else _enter + found[2], text)

@@ -39,7 +39,7 @@ def command(as_json: bool) -> None:
     )
     click.echo()
     for name, text in _lines(status):
-        click.echo(f"{name:<10}{text}")
+        click.echo(f"{name:<10}{output.placed(text)}")
 
 
 def _lines(status: Status) -> Iterator[tuple[str, str]]:

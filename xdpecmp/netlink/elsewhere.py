@@ -48,9 +48,9 @@ SHARE = 10
 SOON = 0.005
 """Seconds that a look may take before what hangs on an event."""
 IDLE_SHARE = 3000
-"""Nor on looking without any at what is known to refer to ours,"""
+"""One part in so many is spent on looking, without events, at what is known to refer to ours."""
 LATEST = 15.0
-"""unless so many seconds have passed."""
+"""Seconds after which that is looked at again, however long it takes."""
 
 
 @dataclass(frozen=True)

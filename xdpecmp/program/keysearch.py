@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from errno import EINVAL
 from typing import Any
 
 from ..closing import Closing
@@ -70,8 +71,9 @@ class Searcher(Closing):
         number = ctypes.create_string_buffer(process.to_bytes(4, sys.byteorder), 4)
         for _ in range(STEP // _TRIES):
             search.count = 0
-            libbpf.run_syscall(self._program, number)
-            if search.count > _PLACES:
+            if libbpf.run_syscall(self._program, number) != 0:
+                raise OSError(EINVAL, "the search has no entry for this process")
+            if search.count >= _PLACES:  # what comes after the last one overwrites the first
                 raise OverflowError(f"{search.count} candidates: the question says too little")
             if search.count:
                 found += search.found[: search.count]

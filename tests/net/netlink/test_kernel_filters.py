@@ -11,6 +11,7 @@ from testbed.netns import Namespace
 from testbed.waiting import wait_until
 from xdpecmp.model.values import Filters
 from xdpecmp.netlink import Kernel, Monitor
+from xdpecmp.netlink.firewall.iptables import Table
 
 SET = (
     "table inet t { set s { type ipv4_addr; }\nchain c { type filter hook input priority 0;\n}\n}\n"
@@ -96,6 +97,23 @@ def test_a_policy_of_a_large_table(namespace: Namespace, kernel: Kernel) -> None
     namespace.run("iptables-legacy", "-P", "FORWARD", "DROP")
     assert kernel.filters_changed()
     assert read(kernel) != Filters()
+
+
+def test_a_table_of_which_no_policy_counts_is_not_read_again(
+    namespace: Namespace, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large: rules filter in any case. That they come and go is seen all the same."""
+    namespace.run("iptables-legacy", "-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP")
+    assert read(kernel) != Filters()
+
+    def refuse(_table: Table) -> bytes:
+        raise AssertionError("read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "entries", refuse)
+        assert not kernel.filters_changed()
+    namespace.run("iptables-legacy", "-F", "FORWARD")
+    assert kernel.filters_changed()
 
 
 def test_who_has_not_read_knows_nothing(kernel: Kernel) -> None:

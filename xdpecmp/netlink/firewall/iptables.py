@@ -91,9 +91,15 @@ class Table:
         return self._entries
 
     def fingerprint(self) -> bytes:
-        """Changes when rules come or go, and when a policy changes."""
-        verdicts = (self._verdict(self._policies[hook]) for hook in _WAY if self._hooks & 1 << hook)
-        return self.info + bytes(str(list(verdicts)), "ascii")
+        """Changes when rules come or go, and when a policy changes that counts: of a hook without
+        rules. So a large table is not read."""
+        hooks = [hook for hook in _WAY if self._hooks & 1 << hook and not self._has_rules(hook)]
+        verdicts = [self._verdict(self._policies[hook]) for hook in hooks]
+        return self.info + bytes(str(verdicts), "ascii")
+
+    def _has_rules(self, hook: int) -> bool:
+        """Whether there is anything before the policy."""
+        return bool(self._begins[hook] != self._policies[hook])
 
     def filters(self) -> Iterator[Filter]:
         """A hook each that counts."""
@@ -101,7 +107,7 @@ class Table:
         for hook, chain in _WAY.items():
             if not self._hooks & 1 << hook:
                 continue
-            ruled = self._begins[hook] != self._policies[hook]
+            ruled = self._has_rules(hook)
             if ruled or self._verdict(self._policies[hook]) != _ACCEPT:
                 what = f"{self._family.program}-legacy {self.name} {chain}"
                 if not ruled:
