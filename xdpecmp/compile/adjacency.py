@@ -11,9 +11,7 @@ from .tables import Adjacency
 from .tags import tag_stack
 
 
-def compile_adjacency(
-    snapshot: Snapshot, nexthop: NextHop, guarded: Collection[int] = ()
-) -> Adjacency:
+def compile_adjacency(snapshot: Snapshot, nexthop: NextHop, guarded: Collection[int]) -> Adjacency:
     """The entry of a next hop: whether it can be sent to now, and how. `guarded`: the devices that
     nothing may be sent by."""
     links = snapshot.links

@@ -95,7 +95,9 @@ def compile_neighbours(
     new = {target for target in routes.values() if isinstance(target, NextHop)}
     return TableChange(
         routes=routes,
-        nexthops={each: compile_adjacency(snapshot, each) for each in new.union(used)},
+        nexthops={
+            each: compile_adjacency(snapshot, each, tables.guarded) for each in new.union(used)
+        },
         gateways=set(),
         groups=groups,
     )
@@ -218,7 +220,7 @@ def compile_objects(
         TableChange(
             routes=change.routes,
             nexthops={
-                each: compile_adjacency(snapshot, each)
+                each: compile_adjacency(snapshot, each, tables.guarded)
                 for each in members
                 if each not in tables.nexthops
             },
