@@ -74,7 +74,7 @@ class Control:
             ),
             seed=key.seed or 0,
             key_origin=key.origin,
-            label_mask=_swap32(FLOW_LABEL_MASK if config.follow_label else 0),
+            label_mask=socket.htonl(FLOW_LABEL_MASK if config.follow_label else 0),
             fields4=config.fields4,
             fields6=config.fields6,
         )
@@ -140,7 +140,3 @@ def _cautious(passing: Mapping[str, Any], new: Config) -> Config:
     """The new configuration, still passing what the old one passed: until the routes are in."""
     fields: dict[str, Any] = {name: getattr(new, name) or old for name, old in passing.items()}
     return new._replace(**fields)
-
-
-def _swap32(value: int) -> int:
-    return int.from_bytes(value.to_bytes(4, "big"), "little")

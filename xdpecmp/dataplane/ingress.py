@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ class Ingress:
                 self._interfaces[ifindex] = Interface(b"", 0, 0, 0)  # differs from any wanted one
         for key, ifindex in self._maps.items("vlans"):
             fields = (key.outer_tpid, key.outer_vid, key.inner_tpid, key.inner_vid)
-            swapped = (_swap16(fields[0]), fields[1], _swap16(fields[2]), fields[3])
+            swapped = (socket.htons(fields[0]), fields[1], socket.htons(fields[2]), fields[3])
             self._vlans[VlanKey(key.ifindex, *swapped)] = ifindex & ~INDIRECT_INGRESS
         for key, ifindex in self._maps.items("macs"):
             mac = key.mac.to_bytes(8, "little")[:6]
@@ -94,9 +95,9 @@ class Ingress:
         return bytes(
             self._maps.layout.key("vlans")(
                 ifindex=key.ifindex,
-                outer_tpid=_swap16(key.outer_tpid),
+                outer_tpid=socket.htons(key.outer_tpid),
                 outer_vid=key.outer_vid,
-                inner_tpid=_swap16(key.inner_tpid),
+                inner_tpid=socket.htons(key.inner_tpid),
                 inner_vid=key.inner_vid,
             )
         )
@@ -117,7 +118,3 @@ def _seated(
             taken.add(ifindex % places)
             seated[ifindex] = interfaces[ifindex]
     return seated, crowded_out
-
-
-def _swap16(value: int) -> int:
-    return int.from_bytes(value.to_bytes(2, "big"), "little")

@@ -6,6 +6,7 @@ the agent too.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Mapping
 
 from ..compile import Adjacency
@@ -92,8 +93,8 @@ class Nexthops:
         struct.device_mac[:] = adjacency.device_mac
         struct.via[: len(nexthop.via)] = nexthop.via
         for side, tag in zip(("outer", "inner"), adjacency.tags, strict=False):
-            setattr(struct, f"{side}_tpid", _swap16(tag.tpid))
-            setattr(struct, f"{side}_tci", _swap16(tag.vid))
+            setattr(struct, f"{side}_tpid", socket.htons(tag.tpid))
+            setattr(struct, f"{side}_tci", socket.htons(tag.vid))
         self._maps["nexthops"].store(slot, struct, publish=NEIGHBOUR_WORD)
         self._maps["control"].entries[0].nexthops_used = self.slots.used
 
@@ -166,7 +167,3 @@ class Nexthops:
         if slot is None:
             return None
         return sum(int(each.packets) for each in self._maps.per_cpu("path_stats", slot))
-
-
-def _swap16(value: int) -> int:
-    return int.from_bytes(value.to_bytes(2, "big"), "little")
