@@ -397,6 +397,35 @@ def test_why_a_search_failed_is_said_once(store: KeyStore, script: str, said: st
     assert agent.keeper._process is None
 
 
+def test_a_kept_key_waits_until_linux_can_be_asked(
+    store: KeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is searched meanwhile: it would end with the same key."""
+    agent = Agent(store, "import time; time.sleep(60)", missing="why", searching=True)
+    asked = agent.keeper._ask
+
+    def fail() -> Sequence[Choice]:
+        raise OSError(24, "Too many open files")
+
+    agent.keeper._ask = fail
+    store.keep(KEY)
+    for _ in range(3):
+        assert not agent.keeper.tend()
+        assert agent.keeper._process is None
+    assert len(caplog.records) == 1
+    assert "not Linux's" not in caplog.text
+    agent.keeper._ask = asked
+    assert agent.keeper.tend()
+    assert agent.key_state == KeyState(KEY)
+
+
+def test_a_search_that_cannot_begin_is_recorded(store: KeyStore) -> None:
+    agent = Agent(store, "", missing="why", searching=True)
+    agent.keeper._command = ("/nonexistent",)
+    assert not agent.keeper.tend()
+    assert agent.recorded == [KeyState(missing="it cannot be searched: No such file or directory")]
+
+
 def test_nothing_is_searched_where_it_is_of_no_use(store: KeyStore) -> None:
     script = "import time; time.sleep(60)"
     known = Agent(store, script, key=KEY)

@@ -262,6 +262,7 @@ def _resume(attempt: _Attempt) -> None:
     mirror = _open_mirror(instance, kernel, live, deep)
     mirror.push()
     mirror.lease.renew()
+    instance.record_key_state(mirror.key_state)
     instance.stage(options, instance.wanted())
     leave_agent(Running(instance, mirror, attempt.monitor, attempt.namespace))
 

@@ -90,7 +90,10 @@ class Finder:
             self._reader.close()
 
     def result(self) -> KeyState:
-        """The key, or why there is none."""
+        """The key, or why there is none. It is not searched for if Linux cannot be asked, since
+        nothing could be confirmed."""
+        if not self.choices:
+            return self.state
         return searchable(self.state if self._reader is None else self._read(), self._options)
 
     def _read(self) -> KeyState:

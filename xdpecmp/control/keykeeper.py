@@ -50,6 +50,8 @@ class KeyKeeper:
         self._store = store or KeyStore()
         self._seen = None if mirror.key_state.key is None else self._store.stamp()
         """The kept key that was looked at."""
+        self._unasked = False
+        """Whether there is one that Linux could not be asked about."""
         self._process: subprocess.Popen[str] | None = None
         self._failed = bool(mirror.key_state.missing) and not mirror.key_state.searching
 
@@ -69,7 +71,7 @@ class KeyKeeper:
         key = self._kept()
         if key is not None:
             self.close()
-            self._record(KeyState(key))
+            self._mirror.know_key(KeyState(key))  # what is recorded is for while there is none
             log.info("Linux's hash key is known: multipath goes by it")
             return True
         self._search()
@@ -86,13 +88,18 @@ class KeyKeeper:
         stamp = self._store.stamp()
         if stamp is None or stamp == self._seen:
             return None
-        self._seen = stamp
         key = self._store.load()
-        with suppress(XdpecmpError, OSError):
-            if key is not None and is_confirmed(key, self._ask()):
-                return key
-        log.warning("the hash key that was kept is not Linux's")
-        return None
+        try:
+            found = key if key is not None and is_confirmed(key, self._ask()) else None
+        except (XdpecmpError, OSError) as error:  # the next time it may do
+            if not self._unasked:
+                log.warning("a hash key was kept, and Linux cannot be asked about it: %s", error)
+            self._unasked = True
+            return None
+        self._seen, self._unasked = stamp, False
+        if found is None:
+            log.warning("the hash key that was kept is not Linux's")
+        return found
 
     def _search(self) -> None:
         if self._process is not None:
@@ -101,12 +108,11 @@ class KeyKeeper:
             said, _ = self._process.communicate()
             status, self._process = self._process.returncode, None
             if status:
-                why = said.strip() or f"the process that searches it has ended with status {status}"
-                self._failed = True
-                self._record(KeyState(missing=why))
-                log.warning("Linux's hash key is unavailable: %s", why)
+                self._give_up(
+                    said.strip() or f"the process that searches it has ended with status {status}"
+                )
             return  # what it has kept is looked at the next time
-        if self._failed or self._store.is_searched():
+        if self._failed or self._unasked or self._store.is_searched():
             return
         try:
             self._process = subprocess.Popen(
@@ -115,16 +121,19 @@ class KeyKeeper:
                 env=os.environ | {"PYTHONPATH": _PACKAGE},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
                 text=True,
             )
         except OSError as error:
-            self._failed = True
-            log.warning("cannot search Linux's hash key: %s", error.strerror)
+            self._give_up(f"it cannot be searched: {error.strerror}")
             return
         if not self._mirror.key_state.searching:
             self._record(replace(self._mirror.key_state, searching=True))
         log.info("Linux's hash key is searched for; multipath passes to Linux until it is found")
+
+    def _give_up(self, why: str) -> None:
+        self._failed = True
+        self._record(KeyState(missing=why))
+        log.warning("Linux's hash key is unavailable: %s; to try again: xdpecmp attach IFACE", why)
 
     def _record(self, state: KeyState) -> None:
         self._mirror.know_key(state)

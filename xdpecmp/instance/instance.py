@@ -247,7 +247,8 @@ class Instance:
         places.write_file(self.run / "wanted.json", _dump_wanted(wanted))
 
     def key_state(self) -> KeyState:
-        """Why Linux's hash key is not known, and whether it is searched for."""
+        """Why Linux's hash key is not known, and whether it is searched for: of use as long as none
+        is in force."""
         with suppress(OSError, ValueError, TypeError):
             return KeyState(**json.loads(places.read_file(self.run / "key.json")))
         return KeyState()

@@ -274,7 +274,9 @@ class View:
 
 def _key(instance: Instance, config: Any) -> KeyInForce:
     """Of an entry of the map `config`."""
-    origin = Origin(config.key_origin)
+    # a key is put in force before multipath is: see Control.publish_cautiously
+    unknown = Reason.SEED_UNKNOWN in (config.pass_multipath4, config.pass_multipath6)
+    origin = Origin.NONE if unknown else Origin(config.key_origin)
     own, state = origin is Origin.OWN, NO_KEY
     if own or origin is Origin.NONE:
         state = instance.key_state()
